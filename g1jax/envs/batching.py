@@ -1,0 +1,107 @@
+"""What `vmap` alone does not do well: keep work apart that XLA would do again and again, and not wait for the slowest.
+
+Both are rules of how a batch is computed, never of what: with or without them the results are the same.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
+
+from g1jax.typing import Array, Pytree
+
+_SHARE = 16  # a pass of `loop_while` takes a batch's 16th, so that one slow environment costs little
+
+
+def fenced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, computed apart from what uses its result; at least one argument must hold integers.
+
+    XLA's CPU compiler fuses a cheap producer into every consumer and computes it again for each of their elements. Here
+    the function stands in a branch that is always taken, which the compiler cannot know. Elsewhere it is left alone.
+    """
+
+    @custom_vmap
+    def run(*args: Any) -> Any:
+        return lax.platform_dependent(*args, cpu=lambda *args: _in_branch(function, *args), default=function)
+
+    @run.def_vmap
+    def _(axis_size: int, in_batched: Sequence[Any], *args: Any) -> tuple[Any, Any]:
+        in_axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, tuple(in_batched))
+        out = fenced(jax.vmap(function, in_axes, axis_size=axis_size))(*args)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return lambda *args: run(*args)
+
+
+@fenced
+def fence(values: Pytree) -> Pytree:
+    """The same values, computed once and kept, rather than again by each of their consumers."""
+    return values
+
+
+def _in_branch(function: Callable[..., Any], *args: Any) -> Any:
+    integers = next(leaf for leaf in jax.tree.leaves(args) if jnp.issubdtype(leaf.dtype, jnp.integer))
+    is_true = (integers.reshape(-1)[0] | jnp.ones((), integers.dtype)) != 0
+
+    def nothing(*args: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *args))
+
+    return lax.cond(is_true, function, nothing, *args)
+
+
+def loop_while(is_active: Callable[[Any], Array], body: Callable[[Any], Any], carry: Any) -> Any:
+    """`lax.while_loop`, of which a batch does not compute all its environments until the last one is done.
+
+    Every pass gathers some of the environments that are still active, runs the body for those, and puts them back. The
+    functions must not close over traced values; what they need travels in the carry.
+    """
+
+    @custom_vmap
+    def run(carry: Any) -> Any:
+        return lax.while_loop(is_active, body, carry)
+
+    @run.def_vmap
+    def _(axis_size: int, in_batched: Sequence[Any], carry: Any) -> tuple[Any, Any]:
+        carry = _all_batched(axis_size, in_batched[0], carry)
+        out = _loop_batch(jax.vmap(is_active), jax.vmap(body), carry)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return run(carry)
+
+
+def _loop_batch(is_active: Callable[[Any], Array], body: Callable[[Any], Any], carry: Any) -> Any:
+    """`loop_while` over a carry whose leaves all have one leading batch axis; a further axis is folded into it."""
+
+    @custom_vmap
+    def run(carry: Any) -> Any:
+        size = jax.tree.leaves(carry)[0].shape[0]
+        chunk = min(size, max(64, size // _SHARE))
+
+        def advance(loop: tuple[Array, Any]) -> tuple[Array, Any]:
+            active, carry = loop
+            chosen = jnp.nonzero(active, size=chunk, fill_value=size)[0].astype(jnp.int32)
+            some = body(jax.tree.map(lambda leaf: leaf.at[chosen].get(mode="clip"), carry))
+            carry = jax.tree.map(lambda leaf, new: leaf.at[chosen].set(new, mode="drop"), carry, some)
+            return active.at[chosen].set(is_active(some), mode="drop"), carry
+
+        return lax.while_loop(lambda loop: jnp.any(loop[0]), advance, (is_active(carry), carry))[1]
+
+    @run.def_vmap
+    def _(axis_size: int, in_batched: Sequence[Any], carry: Any) -> tuple[Any, Any]:
+        carry = _all_batched(axis_size, in_batched[0], carry)
+        folded = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), carry)
+        out = _loop_batch(is_active, body, folded)
+        out = jax.tree.map(lambda leaf: leaf.reshape(axis_size, -1, *leaf.shape[1:]), out)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return run(carry)
+
+
+def _all_batched(size: int, in_batched: Any, values: Any) -> Any:
+    def batched(is_batched: bool, leaf: Array) -> Array:
+        return leaf if is_batched else jnp.broadcast_to(leaf[None], (size, *leaf.shape))
+
+    return jax.tree.map(batched, in_batched, values)

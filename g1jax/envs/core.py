@@ -1,0 +1,354 @@
+"""The Game contract: what every game gives, and what all games share.
+
+A game file opens with its State and its Level, then has a thin subclass of `Game`, then its rules as small pure
+functions. The subclass says how to begin (`begin`), move (`move`), which moves there are (`legal_actions`), what a cell
+is called (`cell_names`), what it looks like (`draw_tiles`); text, pixels, freezing at the end and the answer format
+come from here.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from g1jax.envs import random, text
+from g1jax.envs.level import Level, make_level, names_of, require, traced_keys, unknown
+from g1jax.envs.render import Renderer
+from g1jax.typing import Array, ArrayLike, HostImages, Key
+
+TracedLevel = dict[str, Array]
+"""The traced keys of a level: float32[] or int32[] each. Names (palette, background) as an index, -1 for any."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StepResult:
+    """What a step gives besides the next state."""
+
+    reward: Array  # float32[]
+    terminated: Array  # bool[], the game is over
+    truncated: Array  # bool[], the episode was cut by a time limit; never by a game itself
+    is_legal: Array  # bool[], the action was one of `legal_actions`
+
+
+class State(Protocol):
+    """What the state of any game holds; a frozen dataclass registered with JAX."""
+
+    @property
+    def terminated(self) -> Array:
+        """Whether the game is over: bool[]."""
+
+    @property
+    def seed(self) -> Array:
+        """Decides what an episode looks like, never how it goes: uint32[]."""
+
+    @property
+    def level(self) -> TracedLevel:
+        """The traced part of the difficulty."""
+
+
+S = TypeVar("S", bound=State)
+
+ANY = "any"
+"""A traced palette or background: draw one of the game's own for each episode."""
+
+_ANSWER_FORMS = {1: "#", 2: "(#, #)", 4: "(#, #) (#, #)"}
+
+ANSWER_FORMAT = (
+    "Reply in three parts, each in its tags.\n"
+    "<perception>the board as you see it: one line per row, cells separated by ' | ', '-' for an empty cell"
+    "</perception>\n"
+    "<think>your reasoning</think>\n"
+    "<answer>your move</answer>"
+)
+"""The reply format, for prompts."""
+
+
+class Game(Generic[S]):
+    """One game at one level: pure functions of its state, for one environment; `jax.vmap` makes thousands of it.
+
+    Every method but `traced_level`, `from_text` on a string, `format_action` and `prompt` can be traced by JAX. Two
+    games are equal, and share compiled programs, if their class and level are.
+
+    >>> from g1jax import envs
+    >>> game = envs.make("game_2048")
+    >>> state = game.reset(jax.random.key(0))
+    >>> state, result = game.step(state, jnp.int32(3), jax.random.key(1))
+    >>> game.render(state).shape
+    (112, 112, 3)
+    """
+
+    id: ClassVar[str]
+    Level: ClassVar[type[Level]] = Level
+    default_prompt: ClassVar[str]
+
+    def __init__(self, level: Any) -> None:
+        self.level = level
+        self.rows, self.cols = level.rows, level.cols
+        self.action_shape = self.shape_actions()
+        self.num_actions = math.prod(self.action_shape)
+        self.invalid_action = self.num_actions
+        self._strides = np.array(
+            [math.prod(self.action_shape[i + 1 :]) for i in range(len(self.action_shape))], np.int32
+        )
+        self.answer_text = text.AnswerText(_ANSWER_FORMS[len(self.action_shape)], self.action_shape)
+        self.board_text = text.BoardText(self.cell_names(), self.rows, self.cols)
+        self.prompt = self._fill_prompt()
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.level == other.level
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.level))
+
+    def __repr__(self) -> str:
+        changed = [
+            f"{f.name}={getattr(self.level, f.name)!r}"
+            for f in dataclasses.fields(self.level)
+            if getattr(self.level, f.name) != f.default
+        ]
+        return f"make({', '.join([repr(self.id), *changed])})"
+
+    # What a game defines
+
+    def shape_actions(self) -> tuple[int, ...]:
+        """The numbers an action is made of, each below its bound: (4,) one number, (R, C) a cell, (R, C, R, C) two."""
+        raise NotImplementedError
+
+    def cell_names(self) -> Sequence[str]:
+        """The text of every kind of cell; kind 0 is the empty cell, `-`, where there is one."""
+        raise NotImplementedError
+
+    def draw_tiles(self, palette: str, background: str) -> HostImages:
+        """The sprites, uint8[K, Z, Z, 3]."""
+        raise NotImplementedError
+
+    def begin(self, key: Key, seed: Array, level: TracedLevel) -> S:
+        """A fresh state."""
+        raise NotImplementedError
+
+    def move(self, state: S, action: Array, key: Key) -> tuple[S, Array, Array]:
+        """A move in a running game: (next state, reward float32[], is_legal bool[])."""
+        raise NotImplementedError
+
+    def cells(self, state: S) -> Array:
+        """The kind of every cell, as the text names it: int32[R, C]."""
+        raise NotImplementedError
+
+    def tiles(self, state: S) -> Array:
+        """The sprite of every cell: int32[R, C]. The kind, unless a kind has several sprites."""
+        return self.cells(state)
+
+    def from_cells(self, cells: Array, seed: Array, level: TracedLevel) -> S:
+        """The state with this board, `terminated` as the rules say."""
+        raise NotImplementedError
+
+    def legal_actions(self, state: S) -> Array:
+        """Which actions are legal: bool[num_actions], without the invalid action. None once the game is over."""
+        raise NotImplementedError
+
+    def expert(self, state: S, key: Key) -> Array:
+        """A strong scripted player's action: int32[]. The invalid action where no action is legal."""
+        raise NotImplementedError
+
+    # What all games share: playing
+
+    def reset(self, key: Key, level: TracedLevel | None = None) -> S:
+        """A fresh state, of the game's own level or of one `traced_level` made."""
+        seed_key, begin_key = jax.random.split(key)
+        return self.begin(begin_key, jax.random.bits(seed_key, dtype=jnp.uint32), self._or_own(level))
+
+    def step(self, state: S, action: ArrayLike | int, key: Key) -> tuple[S, StepResult]:
+        """One move. A finished game stays as it is, with reward 0; any integer is an action, legal or not."""
+        action = jnp.asarray(action, jnp.int32)
+        action = jnp.where((action >= 0) & (action < self.num_actions), action, self.invalid_action)
+        after, reward, is_legal = self.move(state, action, key)
+        is_over = state.terminated
+        after = jax.tree.map(lambda old, new: jnp.where(is_over, old, new), state, after)
+        reward = jnp.where(is_over, jnp.float32(0), reward)
+        return after, StepResult(reward, after.terminated, jnp.zeros_like(is_over), is_legal & ~is_over)
+
+    def sample_action(self, state: S, key: Key, *, legal: bool = True) -> Array:
+        """A random action, int32[]: of the legal ones (the invalid action if there is none), or of all."""
+        bits = jax.random.bits(key)
+        if not legal:
+            return random.dice(bits, self.num_actions)[0]
+        return jnp.minimum(random.choose(self.legal_actions(state), bits), self.invalid_action)
+
+    def branch(self, state: S, actions: Array, key: Key, *, common: bool = True) -> tuple[S, StepResult]:
+        """One state under K actions, int32[K]: the K next states and results, each leaf with a leading K.
+
+        With `common` randomness all see the same future and differ by their action alone; else each draws its own.
+        """
+        keys = key if common else jax.random.split(key, actions.shape[0])
+        return jax.vmap(self.step, (None, 0, None if common else 0))(state, actions, keys)
+
+    # What all games share: pixels
+
+    @functools.cached_property
+    def renderer(self) -> Renderer:
+        """The atlas of this game's sprites, drawn when first needed."""
+        return Renderer(self.level, self.draw_tiles)
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """(H, W, 3) of a frame."""
+        size = self.level.cell_size
+        height, width = self.level.frame_size or (self.rows * size, self.cols * size)
+        return height, width, 3
+
+    def render(self, state: S) -> Array:
+        """The frame of a state: uint8[H, W, 3]."""
+        return self.renderer.paint(self.sprite_rows(state), state.seed, state.level)
+
+    def sprite_rows(self, state: S) -> Array:
+        """The atlas rows a frame is made of: int32[R, Z, C]."""
+        return self.renderer.rows(self.tiles(state), state.seed, state.level)
+
+    # What all games share: text
+
+    def describe(self, state: S) -> Array:
+        """The true board text: uint8[L], zero-padded."""
+        return self.board_text.write(self.cells(state))
+
+    def read_board(self, board_text: str | bytes | ArrayLike) -> Array:
+        """The cell kinds a text names: uint8[N] -> int32[R, C], -1 where it names none."""
+        if isinstance(board_text, str | bytes):
+            return cast(Array, _on_device(self, "read_board", text.encode(board_text)))
+        return self.board_text.read(jnp.asarray(board_text))
+
+    def from_text(self, board_text: str | bytes | ArrayLike, level: TracedLevel | None = None, seed: int = 0) -> S:
+        """The state a board text describes. In a jit (an array, not a string), an unreadable cell reads as kind 0.
+
+        Raises:
+            ValueError: a string that is no board of this game; the message has the row and the column.
+        """
+        if isinstance(board_text, str | bytes):
+            self._check_board(board_text)
+            return cast(S, _on_device(self, "from_text", text.encode(board_text), self._or_own(level), seed))
+        cells = jnp.maximum(self.read_board(board_text), 0)
+        return self.from_cells(cells, jnp.asarray(seed, jnp.uint32), self._or_own(level))
+
+    def parse(self, response: str | bytes | ArrayLike) -> Array:
+        """The action a response asks for, uint8[N] or a string -> int32[]; the invalid action where it is unreadable.
+
+        The answer is the first `<answer>…</answer>`, and in it one action number, or two cells `(r1, c1) (r2, c2)`.
+        """
+        if isinstance(response, str | bytes):
+            return cast(Array, _on_device(self, "parse", text.encode(response)))
+        numbers, is_valid = self.answer_text.read(jnp.asarray(response))
+        return jnp.where(is_valid, jnp.sum(numbers * self._strides), self.invalid_action).astype(jnp.int32)
+
+    def write_action(self, action: ArrayLike | int) -> Array:
+        """An action as a response that `parse` reads: int32[] -> uint8[A]. The invalid action has an empty answer."""
+        action = jnp.asarray(action, jnp.int32)
+        numbers = action[None] // self._strides % np.array(self.action_shape, np.int32)
+        return self.answer_text.write(numbers, (action >= 0) & (action < self.num_actions))
+
+    def format_action(self, action: ArrayLike | int) -> str:
+        """An action as a response: `parse(format_action(a)) == a` for every a, the invalid action too."""
+        return text.decode(cast(Array, _on_device(self, "write_action", jnp.asarray(action, jnp.int32))))
+
+    def perception_exact(self, response: str | bytes | ArrayLike, state: S) -> Array:
+        """Whether a response's `<perception>` is exactly the true board text: uint8[N] -> bool[]."""
+        if isinstance(response, str | bytes):
+            return cast(Array, _on_device(self, "perception_exact", text.encode(response), state))
+        return self.board_text.exact_score(jnp.asarray(response), self.cells(state))
+
+    def perception_cells(self, response: str | bytes | ArrayLike, state: S) -> Array:
+        """The share of cells a response's `<perception>` names rightly: uint8[N] -> float32[], 0 to 1."""
+        if isinstance(response, str | bytes):
+            return cast(Array, _on_device(self, "perception_cells", text.encode(response), state))
+        return self.board_text.cell_score(jnp.asarray(response), self.cells(state))
+
+    # Difficulty
+
+    def traced_level(self, **changes: Any) -> TracedLevel:
+        """The traced part of this game's level, with changes, for `reset`; no change compiles anything anew.
+
+        Raises:
+            LevelError: the key is static, or its value is not playable in this game (beyond the tables the game was
+                made with, or of an effect that was compiled out).
+        """
+        rules = traced_keys(self.level)
+        for key in changes:
+            require(key in rules, f"{self.id}: {unknown('traced level key', key, rules)}")
+        names = {key: value for key, value in changes.items() if value != ANY}
+        level = make_level(type(self.level), self.id, {**_fields(self.level), **names})
+        for key, value in changes.items():
+            rule = rules[key]
+            own: Any = getattr(self.level, key)
+            require(rule != "at_most" or value <= own, f"{key}={value}: the game was made for at most {own}")
+            require(rule != "if_on" or own > 0, f"{key}={value}: make the game with {key} above 0 to compile it in")
+            if rule == "choice" and value != ANY:
+                require(value in names_of(own), unknown(f"{key} of this game", value, names_of(own)))
+        out = {}
+        for key, rule in rules.items():
+            value = getattr(level, key)
+            if rule == "choice":
+                chosen = changes.get(key, ANY)
+                value = -1 if chosen == ANY else names_of(getattr(self.level, key)).index(chosen)
+            out[key] = jnp.asarray(value, jnp.float32 if isinstance(value, float) else jnp.int32)
+        return out
+
+    def _or_own(self, level: TracedLevel | None) -> TracedLevel:
+        return self.traced_level() if level is None else level
+
+    # Checks on the host
+
+    def _check_board(self, board_text: str | bytes) -> None:
+        """Raises ValueError, with row and column, unless a string is a board of this game."""
+        board_text = board_text.decode() if isinstance(board_text, bytes) else board_text
+        rows = board_text.strip(" \t\r\n").split("\n")
+        known = {name.strip() for name in self.cell_names()}
+        for r, row in enumerate(rows[: self.rows]):
+            cells = [cell.strip(" \t\r\n") for cell in row.split("|")]
+            for c, cell in enumerate(cells[: self.cols]):
+                if cell not in known:
+                    raise ValueError(f"row {r}, column {c}: {unknown(f'cell of {self.id}', cell, known)}")
+            if len(cells) != self.cols:
+                c = min(len(cells), self.cols)
+                raise ValueError(f"row {r}, column {c}: {len(cells)} cells in this row, the board has {self.cols}")
+        if len(rows) != self.rows:
+            raise ValueError(f"row {min(len(rows), self.rows)}, column 0: {len(rows)} rows, the board has {self.rows}")
+
+    def _fill_prompt(self) -> str:
+        template = self.level.prompt or self.default_prompt
+        if template.startswith("@"):
+            template = Path(template[1:]).read_text("utf-8")
+        fields = self.prompt_fields()
+
+        def fill(match: re.Match[str]) -> str:
+            require(match[1] in fields, f"{self.id}: prompt: {unknown('placeholder', match[1], fields)}")
+            return fields[match[1]]
+
+        return re.sub(r"\{(\w+)\}", fill, template)
+
+    def prompt_fields(self) -> dict[str, str]:
+        """What a prompt template's `{name}` may be. A game adds its own."""
+        return {
+            "rows": str(self.rows),
+            "cols": str(self.cols),
+            "last_row": str(self.rows - 1),
+            "last_col": str(self.cols - 1),
+            "num_actions": str(self.num_actions),
+            "cell_names": ", ".join(self.cell_names()),
+            "format": ANSWER_FORMAT,
+        }
+
+
+def _fields(level: Level) -> dict[str, Any]:
+    return {f.name: getattr(level, f.name) for f in dataclasses.fields(level)}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _on_device(game: Game[Any], method: str, *args: Any) -> Any:
+    """Runs a method in one compiled program, for callers with Python strings."""
+    return getattr(game, method)(*args)

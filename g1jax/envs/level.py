@@ -1,0 +1,157 @@
+"""Level: a game's difficulty as data. Frozen, validated keys along two axes, rules and looks.
+
+A key is *static* when it sets a shape or a table (rows, cell size); changing it compiles anew. A key is *traced* when
+it does not (spawn odds, noise): its value travels in the state, may differ between environments of one batch, and
+changing it compiles nothing. `Game.traced_level(...)` makes the traced values, `Game.reset(key, level)` takes them.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from g1jax.envs import looks
+
+TracedRule = Literal["free", "at_most", "if_on", "choice"]
+"""What a traced key's value may become, against the value the game was made with.
+
+`free`: any valid value. `at_most`: up to the game's own, which sized its tables. `if_on`: any, if the game's own is not
+zero (an effect that is off is compiled out). `choice`: one of the game's own names, or "any" to draw one per episode.
+"""
+
+
+class LevelError(ValueError):
+    """A level that cannot be played, or a key that does not exist; the message names the key and says why."""
+
+
+def traced(default: Any, rule: TracedRule = "free") -> Any:
+    """A level key whose value does not change shapes, so that a curriculum can change it without compiling anew."""
+    return field(default=default, metadata={"traced": rule})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """The keys every game has. A game's own Level adds its rules and extends `check`.
+
+    Raises:
+        LevelError: a value has the wrong type, or the level cannot be played.
+    """
+
+    rows: int = 4
+    cols: int = 4
+    cell_size: int = 28
+    """Side of a cell in pixels; 28 makes one cell one visual token."""
+    frame_size: tuple[int, int] | None = None
+    """(height, width) of the frame in pixels, the board in its middle. None: just the board."""
+    palette: str | tuple[str, ...] = traced("classic", "choice")
+    """Colours of the tiles: a name of `looks.PALETTES`, or several, of which an episode draws one."""
+    background: str | tuple[str, ...] = traced("light", "choice")
+    """Colours behind the tiles: a name of `looks.BACKGROUNDS`, or several, of which an episode draws one."""
+    noise: float = traced(0.0, "if_on")
+    """Standard deviation of the pixel noise, in grey levels of 255. New noise whenever the board changes."""
+    jitter: int = traced(0, "at_most")
+    """Tiles stand up to this many pixels off the middle of their cell."""
+    distractors: float = traced(0.0, "if_on")
+    """Chance that a cell carries a small grey mark that means nothing."""
+    prompt: str = ""
+    """The prompt template, or `@path` of a file that holds it; empty: the game's own. `{name}` is filled in."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, list):
+                value = tuple(value)
+            if hints[f.name] is float and type(value) is int:
+                value = float(value)
+            if not _has_type(value, hints[f.name]):
+                raise LevelError(f"{f.name}={value!r}: expected {_spell(hints[f.name])}, not {type(value).__name__}")
+            object.__setattr__(self, f.name, value)
+        self.check()
+
+    def check(self) -> None:
+        """Refuses what cannot be played. A subclass calls `super().check()` first."""
+        require(1 <= self.rows <= 30, f"rows={self.rows}: a board has 1 to 30 rows")
+        require(1 <= self.cols <= 30, f"cols={self.cols}: a board has 1 to 30 columns")
+        require(4 <= self.cell_size <= 512, f"cell_size={self.cell_size}: a cell has 4 to 512 pixels a side")
+        if self.frame_size is not None:
+            height, width = self.rows * self.cell_size, self.cols * self.cell_size
+            require(
+                self.frame_size[0] >= height and self.frame_size[1] >= width,
+                f"frame_size={self.frame_size}: the board alone is {height}×{width} pixels; "
+                "make the frame larger or cell_size smaller",
+            )
+        for key, known in (("palette", looks.PALETTES), ("background", looks.BACKGROUNDS)):
+            for name in names_of(getattr(self, key)):
+                require(name in known, unknown(key, name, known))
+            require(len(names_of(getattr(self, key))) > 0, f"{key}: name at least one of {', '.join(known)}")
+        require(0 <= self.noise <= 255, f"noise={self.noise}: a standard deviation in grey levels, 0 to 255")
+        require(
+            0 <= self.jitter <= self.cell_size // 4,
+            f"jitter={self.jitter}: 0 to a quarter of a cell, {self.cell_size // 4} pixels",
+        )
+        require(0 <= self.distractors <= 1, f"distractors={self.distractors}: a chance, 0 to 1")
+        if self.prompt.startswith("@"):
+            require(Path(self.prompt[1:]).is_file(), f"prompt={self.prompt!r}: no such file")
+
+
+def names_of(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The names a `choice` key stands for."""
+    return (value,) if isinstance(value, str) else value
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises LevelError(message) unless the condition holds."""
+    if not condition:
+        raise LevelError(message)
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """The message for an unknown name: it, the near ones, and all there are."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+    return f"unknown {what} {name!r}{hint} There are: {', '.join(known)}"
+
+
+def make_level(level_type: type[Level], game_id: str, keys: dict[str, Any]) -> Level:
+    """A game's level from keys.
+
+    Raises:
+        LevelError: a key does not exist (the near ones are named), or the level cannot be played.
+    """
+    known = [f.name for f in dataclasses.fields(level_type)]
+    for key in keys:
+        require(key in known, unknown("level key", key, known))
+    try:
+        return level_type(**keys)
+    except LevelError as error:
+        raise LevelError(f"{game_id}: {error}") from None
+
+
+def traced_keys(level: Level) -> dict[str, TracedRule]:
+    """The traced keys of a level and their rules."""
+    return {f.name: f.metadata["traced"] for f in dataclasses.fields(level) if "traced" in f.metadata}
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    """Whether a value fits an annotation; knows what level keys use: plain types, unions and tuples."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_has_type(value, arg) for arg in args)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        kinds = (args[0],) * len(value) if len(args) == 2 and args[1] is Ellipsis else args
+        return len(value) == len(kinds) and all(map(_has_type, value, kinds))
+    if hint is None or hint is type(None):
+        return value is None
+    return type(value) is hint
+
+
+def _spell(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)

@@ -1,0 +1,306 @@
+"""Text on the device: boards, answers and tags as `uint8` arrays, so that writing, reading and scoring happen in a jit.
+
+Everything is made of two primitives: `join` writes names one after another, and a `Span` is the piece of a text that a
+reader (`find_tag`, `read_numbers`, `BoardText.read_span`) looks at. Texts are padded with zero bytes. A zero byte in
+a text is a byte like any other, one that fits nothing. White space is the four ASCII bytes of ` \\t\\r\\n`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from g1jax.typing import Array, ArrayLike
+
+CELL_SEPARATOR = " | "
+EMPTY_CELL = "-"
+_MIN_BUCKET = 64
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """The bytes `start <= i < end` of a text; nothing, with `is_found` False, where there is no such piece."""
+
+    start: Array  # int32[]
+    end: Array  # int32[]
+    is_found: Array  # bool[]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NameTable:
+    """Names by index, as bytes: what `join` writes and `read_cells` knows."""
+
+    names: np.ndarray  # uint8[K, M]
+    lengths: np.ndarray  # int32[K]
+
+    @staticmethod
+    def of(names: Sequence[str]) -> "NameTable":
+        """The table of these names."""
+        encoded = [name.encode() for name in names]
+        width = max(map(len, encoded))
+        rows = [np.frombuffer(name.ljust(width, b"\0"), np.uint8) for name in encoded]
+        return NameTable(np.stack(rows), np.array([len(name) for name in encoded], np.int32))
+
+
+# Host strings to device bytes and back
+
+
+def encode(text: str | bytes, length: int | None = None) -> np.ndarray:
+    """Bytes of a string, `uint8[N]`, zero-padded to `length` or else to a power of two, so that few lengths compile.
+
+    >>> encode("4 | 2", 8).tolist()
+    [52, 32, 124, 32, 50, 0, 0, 0]
+
+    Raises:
+        ValueError: the text is longer than `length` bytes.
+    """
+    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    if length is None:
+        length = max(_MIN_BUCKET, 1 << max(len(raw) - 1, 0).bit_length())
+    if len(raw) > length:
+        raise ValueError(f"a text of {len(raw)} bytes does not fit in {length}")
+    return np.frombuffer(raw.ljust(length, b"\0"), np.uint8)
+
+
+def decode(text: ArrayLike) -> str:
+    """The string of zero-padded bytes; what is not UTF-8 shows as the replacement character.
+
+    >>> decode(encode("- | Red circle"))
+    '- | Red circle'
+    """
+    return np.asarray(text, np.uint8).tobytes().rstrip(b"\0").decode("utf-8", "replace")
+
+
+# Writing
+
+
+def join(pieces: Array, table: NameTable, length: int) -> Array:
+    """The names of `pieces`, int32[T], one after another: uint8[length], zero-padded (cut off if longer)."""
+    lengths = jnp.asarray(table.lengths)[pieces]
+    starts = jnp.minimum(jnp.cumsum(lengths) - lengths, length)
+    # Every name is laid down with its padding. Where a padding overlaps the next name, the larger byte is the name's.
+    text = jnp.zeros(length + table.names.shape[1], jnp.uint8)
+    rows = jax.lax.ScatterDimensionNumbers((1,), (), (0,))
+    names = jnp.asarray(table.names)[pieces]
+    return jax.lax.scatter_max(text, starts[:, None], names, rows, mode="promise_in_bounds")[:length]
+
+
+class BoardText:
+    """Board texts of one size and one set of cell names: how a board is written, read, and scored."""
+
+    def __init__(self, names: Sequence[str], rows: int, cols: int) -> None:
+        self.rows, self.cols = rows, cols
+        self.names = NameTable.of(names)
+        # A cell is written with what follows it: another cell of its row, another row, or nothing.
+        self._cells = NameTable.of([name + after for after in (CELL_SEPARATOR, "\n", "") for name in names])
+        follower = np.zeros((rows, cols), np.int32)
+        follower[:, -1] = 1
+        follower[-1, -1] = 2
+        self._follower = follower * len(names)
+        longest = max(len(name.encode()) for name in names)
+        self.length = rows * cols * longest + rows * (cols - 1) * len(CELL_SEPARATOR) + rows - 1
+
+    def write(self, board: Array) -> Array:
+        """The text of a board of cell kinds, int32[R, C] -> uint8[L]."""
+        return join((board.astype(jnp.int32) + self._follower).reshape(-1), self._cells, self.length)
+
+    def read(self, text: Array) -> Array:
+        """The cell kinds a text names, uint8[N] -> int32[R, C]; -1 where it names none. Inverse of `write`."""
+        return self.read_span(text, whole(text))
+
+    def read_span(self, text: Array, span: Span) -> Array:
+        """As `read`, of a piece of a text."""
+        span = strip(text, span)
+        starts, ends, is_there = self._split(text, span)
+        longest = self.names.names.shape[1]
+        inside = starts[..., None] + jnp.arange(longest + 1, dtype=jnp.int32)  # one more byte: longer names differ
+        cell = jnp.where(inside < ends[..., None], take(text, inside), jnp.uint8(0))
+        known = jnp.asarray(np.pad(self.names.names, ((0, 0), (0, 1))))
+        is_kind = jnp.all(cell[:, :, None, :] == known[None, None], axis=-1)  # [R, C, K]
+        is_kind &= (ends - starts)[..., None] == jnp.asarray(self.names.lengths)[None, None]
+        kind = jnp.max(jnp.where(is_kind, jnp.arange(is_kind.shape[-1], dtype=jnp.int32), -1), axis=-1)
+        return jnp.where(is_there, kind, -1)
+
+    def _split(self, text: Array, span: Span) -> tuple[Array, Array, Array]:
+        """Where each cell's stripped bytes start and end, and whether it is there at all: three [R, C]."""
+        position = jnp.arange(text.shape[0], dtype=jnp.int32)
+        inside = (position >= span.start) & (position < span.end)
+        is_row_end = inside & (text == ord("\n"))
+        is_cell_end = inside & (text == ord("|"))
+        row = jnp.cumsum(is_row_end.astype(jnp.int32)) - is_row_end  # of each byte
+        bars = jnp.cumsum(is_cell_end.astype(jnp.int32)) - is_cell_end
+        bars_before_row = jax.lax.cummax(jnp.where(is_row_end, bars, 0))
+        col = bars - bars_before_row
+        is_ink = inside & ~is_space(text) & ~is_row_end & ~is_cell_end
+        on_board = (row < self.rows) & (col < self.cols)
+        cell = jnp.where(on_board, row * self.cols + col, self.rows * self.cols)
+        count, shape, n = self.rows * self.cols, (self.rows, self.cols), text.shape[0]
+        to_cell = jnp.where(is_ink, cell, count)
+        starts = jnp.full(count + 1, n, jnp.int32).at[to_cell].min(position)
+        ends = jnp.zeros(count + 1, jnp.int32).at[to_cell].max(position + 1)
+        is_there = jnp.zeros(count + 1, bool).at[to_cell].set(True)
+        return starts[:-1].reshape(shape), ends[:-1].reshape(shape), is_there[:-1].reshape(shape)
+
+    def exact_score(self, response: Array, board: Array) -> Array:
+        """Whether the stripped content of the response's first perception tag is the true board text: bool[]."""
+        span = strip(response, find_tag(response, "perception"))
+        truth = self.write(board)
+        length = jnp.sum((truth != 0).astype(jnp.int32))
+        position = jnp.arange(self.length, dtype=jnp.int32)
+        same = (take(response, span.start + position) == truth) | (position >= length)
+        return span.is_found & (span.end - span.start == length) & jnp.all(same)
+
+    def cell_score(self, response: Array, board: Array) -> Array:
+        """The share of cells that the response's first perception tag names rightly: float32[] from 0 to 1."""
+        span = find_tag(response, "perception")
+        is_right = self.read_span(response, span) == board.astype(jnp.int32)
+        return jnp.where(span.is_found, jnp.mean(is_right.astype(jnp.float32)), 0.0)
+
+
+class AnswerText:
+    """Actions as numbers in a form, such as `(#, #) (#, #)`, within an answer tag: how they are written and read."""
+
+    def __init__(self, form: str, bounds: Sequence[int]) -> None:
+        self.form, self.bounds = form, tuple(bounds)
+        between = form.split("#")
+        between[0], between[-1] = "<answer>" + between[0], between[-1] + "</answer>"
+        numbers = [str(i) for i in range(max(bounds))]
+        self._words = NameTable.of([*numbers, *between, "<answer>", "</answer>", ""])
+        first = len(numbers)
+        self._between = np.arange(first, first + len(between), dtype=np.int32)
+        opening, closing, nothing = range(first + len(between), first + len(between) + 3)
+        self._no_answer = np.full(2 * len(between) - 1, nothing, np.int32)
+        self._no_answer[0], self._no_answer[-1] = opening, closing
+        self.length = sum(map(len, between)) + len(bounds) * len(numbers[-1])
+
+    def write(self, numbers: Array, is_valid: Array) -> Array:
+        """The answer of these numbers, int32[n] -> uint8[A]; an empty answer if not `is_valid`."""
+        pieces = jnp.zeros(self._no_answer.shape, jnp.int32)
+        pieces = pieces.at[0::2].set(self._between).at[1::2].set(numbers)
+        return join(jnp.where(is_valid, pieces, self._no_answer), self._words, self.length)
+
+    def read(self, response: Array) -> tuple[Array, Array]:
+        """The numbers of a response's first answer, uint8[N] -> (int32[n], is_valid bool[]); 0 where invalid."""
+        span = find_tag(response, "answer")
+        numbers, is_valid = read_numbers(response, span, self.form.replace(" ", ""), max(self.bounds))
+        is_valid &= jnp.all(numbers < np.array(self.bounds, np.int32))
+        return jnp.where(is_valid, numbers, 0), is_valid
+
+
+# Reading
+
+
+def is_space(text: Array) -> Array:
+    """Which bytes are white space: bool, of the shape of `text`."""
+    return (text == ord(" ")) | (text == ord("\n")) | (text == ord("\t")) | (text == ord("\r"))
+
+
+def take(text: Array, index: Array) -> Array:
+    """The bytes of a text at these places; zero outside of it."""
+    n = text.shape[0]
+    return jnp.where((index >= 0) & (index < n), text[jnp.clip(index, 0, n - 1)], jnp.uint8(0))
+
+
+def whole(text: Array) -> Span:
+    """A text without its zero padding."""
+    position = jnp.arange(text.shape[0], dtype=jnp.int32)
+    end = jnp.max(jnp.where(text != 0, position + 1, 0))
+    return Span(jnp.int32(0), end, jnp.bool_(True))
+
+
+def strip(text: Array, span: Span) -> Span:
+    """A span without the white space at its two ends."""
+    position = jnp.arange(text.shape[0], dtype=jnp.int32)
+    is_ink = (position >= span.start) & (position < span.end) & ~is_space(text)
+    start = _first(is_ink, span.end)
+    end = jnp.max(jnp.where(is_ink, position + 1, start))
+    return Span(start, end, span.is_found)
+
+
+def find(text: Array, what: str, after: Array | int = 0) -> Array:
+    """Where `what` first starts at or after a place, int32[]; N where it does not."""
+    n = text.shape[0]
+    padded = jnp.pad(text, (0, len(what) - 1))
+    is_match = jnp.arange(n, dtype=jnp.int32) >= after
+    for i, byte in enumerate(what.encode()):
+        is_match &= padded[i : i + n] == byte
+    return _first(is_match, n)
+
+
+def find_tag(text: Array, name: str) -> Span:
+    """The content of the first `<name>…</name>`: from the first opening tag to the first closing one after it.
+
+    >>> text = jnp.asarray(encode("<answer>2</answer>"))
+    >>> span = find_tag(text, "answer"); (int(span.start), int(span.end), bool(span.is_found))
+    (8, 9, True)
+    """
+    n = text.shape[0]
+    start = find(text, f"<{name}>") + len(name) + 2
+    end = find(text, f"</{name}>", start)
+    is_found = end < n
+    return Span(jnp.where(is_found, start, 0), jnp.where(is_found, end, 0), is_found)
+
+
+def read_numbers(text: Array, span: Span, form: str, limit: int) -> tuple[Array, Array]:
+    """The numbers in a span that has a given form: `(int32[count], is_valid)`.
+
+    The form is a string in which `#` stands for an unsigned decimal integer and every other byte for itself, such as
+    `(#,#)(#,#)`; no two `#` touch. White space may stand anywhere but within a number. Numbers above `limit` come out
+    as some number above it, of any length.
+    """
+    position = jnp.arange(text.shape[0], dtype=jnp.int32)
+    inside = (position >= span.start) & (position < span.end)
+    is_digit = inside & (text >= ord("0")) & (text <= ord("9"))
+    is_mark = inside & ~is_digit & ~is_space(text)
+    marks = form.replace("#", "").encode()
+    is_valid = span.is_found & (jnp.sum(is_mark.astype(jnp.int32)) == len(marks))
+    # Walk from mark to mark; the gap before each one, and after the last, holds a number or nothing.
+    here, numbers = span.start, []
+    for i, gap_has_number in enumerate(_gaps(form)):
+        until = _first(is_mark & (position >= here), span.end)
+        if i < len(marks):
+            is_valid &= take(text, until) == marks[i]
+        is_gap_digit = is_digit & (position >= here) & (position < until)
+        if gap_has_number:
+            number, is_number = _read_number(text, position, is_gap_digit, limit)
+            numbers.append(number)
+            is_valid &= is_number
+        else:
+            is_valid &= ~jnp.any(is_gap_digit)
+        here = until + 1
+    return jnp.stack(numbers), is_valid
+
+
+def _gaps(form: str) -> list[bool]:
+    """Whether a number stands before each mark of a form, and after the last: `(#,#)` -> F T T F."""
+    gaps = [False]
+    for char in form:
+        if char == "#":
+            gaps[-1] = True
+        else:
+            gaps.append(False)
+    return gaps
+
+
+def _read_number(text: Array, position: Array, is_digit: Array, limit: int) -> tuple[Array, Array]:
+    """The value of marked digits, and whether they are one number: at least one, with nothing between."""
+    n = text.shape[0]
+    first, last = _first(is_digit, n), jnp.max(jnp.where(is_digit, position, -1))
+    count = jnp.sum(is_digit.astype(jnp.int32))
+    places = len(str(limit)) + 1
+    value = jnp.int32(0)
+    for place in range(places):
+        digit = take(text, last - place).astype(jnp.int32) - ord("0")
+        value += jnp.where(last - place >= first, digit, 0) * 10**place
+    is_beyond = jnp.any(is_digit & (position <= last - places) & (text != ord("0")))
+    return jnp.where(is_beyond, limit + 1, value), (count > 0) & (count == last - first + 1)
+
+
+def _first(mask: Array, otherwise: Array | int) -> Array:
+    """The first marked place, int32[]. (A minimum: XLA does not vectorise argmax on CPU.)"""
+    n = mask.shape[0]
+    first = jnp.min(jnp.where(mask, jnp.arange(n, dtype=jnp.int32), n))
+    return jnp.where(first < n, first, jnp.asarray(otherwise, jnp.int32))
