@@ -1,0 +1,353 @@
+"""Pictures for the image games: handwritten digits that ship with g1jax, or CIFAR-10 from the user's disk.
+
+    pictures = load_images("auto", per_class=100)     # CIFAR-10 if it is found, else the digits
+    tiles = resize(pictures.images, 28)               # uint8[10, 100, 28, 28, 3]
+
+CIFAR-10 is read where it lies, from an official archive or its extracted folder, in the Python or the binary version;
+nothing is downloaded or extracted. The Python version is made of pickles, which can run code when loaded, so
+`_BatchUnpickler` builds plain data only and never imports or calls what a file names.
+"""
+
+import io
+import os
+import pickle
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+Names = tuple[str, ...]  # of classes, in the order of their labels
+Batch = tuple[np.ndarray, np.ndarray]  # pixels uint8[n, 3072], labels uint8[n]
+
+CIFAR10_VARIABLE = "G1JAX_CIFAR10"
+CIFAR10_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+CIFAR10_CLASSES: Names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+DIGIT_CLASSES: Names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+_DIGITS_FILE = Path(__file__).parent / "data" / "digits.npz"
+_PIXELS = 3 * 32 * 32  # bytes of one CIFAR-10 image: the red plane, the green, the blue
+_MAX_FILE_BYTES = 64 * 2**20  # twice the size of an official batch; nothing larger is read
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """The same number of images, N, of each class."""
+
+    name: str
+    class_names: tuple[str, ...]
+    images: np.ndarray  # uint8[classes, N, h, w, 3], read-only
+
+
+def load_images(source: str, per_class: int) -> ImageSet:
+    """The first `per_class` images of each class, in file order (CIFAR-10: training batches, then the test batch).
+
+    Args:
+        source: "digits" (shipped), "cifar10" (from $G1JAX_CIFAR10 or the usual places), "auto" (CIFAR-10 if found, else
+            digits), or the path of an official CIFAR-10 archive or extracted folder.
+        per_class: images of each class; ValueError if the set has fewer.
+
+    Raises:
+        FileNotFoundError: CIFAR-10 was asked for, or named in $G1JAX_CIFAR10, and is not there.
+        ValueError: the files are damaged, or are not CIFAR-10.
+    """
+    if per_class < 1:
+        raise ValueError(f"per_class must be at least 1, not {per_class}.")
+    if source == "digits":
+        return _load_digits(per_class)
+    if source not in ("auto", "cifar10"):
+        path = _cifar10_in(Path(source))
+        if path is None:
+            raise FileNotFoundError(f"No CIFAR-10 at {source!r}. {_ADVICE}")
+        return _load_cifar10(path, per_class)
+    path = _find_cifar10()
+    if path is not None:
+        return _load_cifar10(path, per_class)
+    if source == "auto":
+        return _load_digits(per_class)
+    raise FileNotFoundError(f"No CIFAR-10 in {', '.join(_USUAL_PLACES)} ({', '.join(_USUAL_NAMES)}). {_ADVICE}")
+
+
+def resize(images: np.ndarray, size: int) -> np.ndarray:
+    """uint8[..., h, w, 3] -> uint8[..., size, size, 3], smooth (Lanczos, which keeps strokes darkest)."""
+    if images.dtype != np.uint8 or images.ndim < 3 or images.shape[-1] != 3:
+        raise ValueError(f"resize needs uint8[..., h, w, 3], not {images.dtype}{list(images.shape)}.")
+    flat = images.reshape(-1, *images.shape[-3:])
+    resized = np.empty((len(flat), size, size, 3), np.uint8)
+    for target, image in zip(resized, flat, strict=True):
+        target[:] = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
+    return resized.reshape(*images.shape[:-3], size, size, 3)
+
+
+# ---- the shipped digits ----------------------------------------------------------------------------------------------
+
+
+def _load_digits(per_class: int) -> ImageSet:
+    """Black ink on white paper, with a margin of one pixel because the digits touch the edges: 10 by 10 pixels."""
+    with np.load(_DIGITS_FILE, allow_pickle=False) as file:
+        ink = file["images"]  # uint8[10, N, 8, 8], 0..16
+    if per_class > ink.shape[1]:
+        raise ValueError(f"digits has {ink.shape[1]} images of each class, zero to nine; {per_class} were asked for.")
+    ink = np.pad(ink[:, :per_class], ((0, 0), (0, 0), (1, 1), (1, 1)))
+    grey = (255 - np.rint(ink * (255 / 16))).astype(np.uint8)
+    return _image_set("digits", DIGIT_CLASSES, np.repeat(grey[..., None], 3, axis=-1))
+
+
+def _image_set(name: str, class_names: Names, images: np.ndarray) -> ImageSet:
+    images = np.ascontiguousarray(images)
+    images.setflags(write=False)
+    return ImageSet(name, class_names, images)
+
+
+# ---- CIFAR-10: finding it --------------------------------------------------------------------------------------------
+
+_USUAL_PLACES = ("~/.cache/g1jax", "~/data", "data")
+_USUAL_NAMES = ("cifar-10-batches-py", "cifar-10-batches-bin", "cifar-10-python.tar.gz", "cifar-10-binary.tar.gz")
+_ADVICE = (
+    f"Download the Python or the binary version from {CIFAR10_PAGE} and set {CIFAR10_VARIABLE} to the archive or its "
+    "extracted folder; or use the images that ship with g1jax: source 'digits'."
+)
+
+
+def _find_cifar10() -> Path | None:
+    """CIFAR-10 in the place the variable names if it is set, else in the first usual place that has it."""
+    if variable := os.environ.get(CIFAR10_VARIABLE):
+        path = _cifar10_in(Path(variable))
+        if path is None:
+            raise FileNotFoundError(f"{CIFAR10_VARIABLE} is {variable!r}, and no CIFAR-10 is there. {_ADVICE}")
+        return path
+    return next((path for place in _USUAL_PLACES if (path := _cifar10_in(Path(place)))), None)
+
+
+def _cifar10_in(place: Path) -> Path | None:
+    """`place` itself if it is a file or a folder of batches, else the first of the usual names in it."""
+    place = place.expanduser()
+    if place.is_file() or any((place / layout.batches[0]).is_file() for layout in _LAYOUTS):
+        return place
+    return next((place / name for name in _USUAL_NAMES if (place / name).exists()), None)
+
+
+# ---- CIFAR-10: reading it --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """One of the two official versions: its folder, its files, and how their bytes are read."""
+
+    folder: str
+    meta: str
+    batches: tuple[str, ...]  # in the order in which images are taken
+    parse_meta: Callable[[bytes], Names]
+    parse_batch: Callable[[bytes], Batch]
+
+
+def _load_cifar10(path: Path, per_class: int) -> ImageSet:
+    layout = _layout_of(path)
+    first = _read_files(path, layout, (layout.meta, layout.batches[0]))
+    names = CIFAR10_CLASSES
+    if layout.meta in first:
+        with _naming(path / layout.meta):
+            names = layout.parse_meta(first[layout.meta])
+
+    def batches() -> Iterator[Batch]:
+        for name in layout.batches:
+            files = first if name in first else _read_files(path, layout, (name,))
+            if name not in files:
+                raise ValueError(f"{path} has no {name}: it is damaged or not the whole of CIFAR-10. {_ADVICE}")
+            with _naming(path / name):
+                batch = layout.parse_batch(files[name])
+            yield batch
+
+    pixels = _first_of_each_class(batches(), names, per_class)  # uint8[10, N, 3072]
+    images = pixels.reshape(len(names), per_class, 3, 32, 32).transpose(0, 1, 3, 4, 2)
+    return _image_set("cifar10", names, images)
+
+
+def _first_of_each_class(batches: Iterable[Batch], names: Sequence[str], per_class: int) -> np.ndarray:
+    """uint8[classes, per_class, 3072], from no more batches than that takes."""
+    chosen: list[list[np.ndarray]] = [[] for _ in names]
+    missing = [per_class for _ in names]
+    for pixels, labels in batches:
+        for label in range(len(names)):
+            rows = np.flatnonzero(labels == label)[: missing[label]]
+            chosen[label].append(pixels[rows])
+            missing[label] -= len(rows)
+        if not any(missing):
+            return np.stack([np.concatenate(parts) for parts in chosen])
+    fewest = int(np.argmax(missing))
+    raise ValueError(
+        f"CIFAR-10 has {per_class - missing[fewest]} images of class {names[fewest]!r}; {per_class} were asked for."
+    )
+
+
+def _layout_of(path: Path) -> _Layout:
+    """A folder is known by its first batch, an archive by the first member that lies in one of the two folders."""
+    if path.is_dir():
+        found = next((layout for layout in _LAYOUTS if (path / layout.batches[0]).is_file()), None)
+    else:
+        with _open_archive(path) as archive:
+            folders = (_member_name(member).split("/")[0] for member in archive)
+            found = next((layout for folder in folders for layout in _LAYOUTS if layout.folder == folder), None)
+    if found is None:
+        raise ValueError(f"{path} holds neither of the two versions of CIFAR-10. {_ADVICE}")
+    return found
+
+
+def _read_files(path: Path, layout: _Layout, names: Sequence[str]) -> dict[str, bytes]:
+    """Those of the named files that are there. An archive is read once, up to the last of them, and never extracted."""
+    found: dict[str, bytes] = {}
+    if path.is_dir():
+        for name in names:
+            if (path / name).is_file():
+                with (path / name).open("rb") as file, _naming(path / name):
+                    found[name] = _read(file)
+        return found
+    wanted = {f"{layout.folder}/{name}": name for name in names}
+    with _open_archive(path) as archive:
+        for member in archive:
+            name = wanted.get(_member_name(member), "")
+            if name and member.isreg() and (stream := archive.extractfile(member)):
+                found[name] = _read(stream)
+                if len(found) == len(names):
+                    break
+    return found
+
+
+def _read(file: IO[bytes]) -> bytes:
+    data = file.read(_MAX_FILE_BYTES + 1)
+    if len(data) > _MAX_FILE_BYTES:
+        raise ValueError(f"a file in it is larger than {_MAX_FILE_BYTES} bytes")
+    return data
+
+
+def _member_name(member: tarfile.TarInfo) -> str:
+    return member.name.removeprefix("./")
+
+
+@contextmanager
+def _open_archive(path: Path) -> Iterator[tarfile.TarFile]:
+    with path.open("rb") as file, _naming(path), tarfile.open(fileobj=file, mode="r:gz") as archive:
+        yield archive
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turns whatever reading a damaged or foreign file raises (pickle alone has a dozen) into one ValueError."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path} is damaged or not a plain CIFAR-10 file: {reason}. {_ADVICE}") from error
+
+
+def _checked_batch(pixels: np.ndarray, labels: np.ndarray) -> Batch:
+    if pixels.shape != (len(labels), _PIXELS):
+        raise ValueError(f"its images have the shape {pixels.shape}, not ({len(labels)} labels, {_PIXELS})")
+    if (labels >= len(CIFAR10_CLASSES)).any():
+        raise ValueError(f"it has the label {labels.max()}, and only 0 to 9 exist")
+    return pixels, labels
+
+
+def _checked_names(names: Sequence[str]) -> Names:
+    """Ten different plain words, since they are written into the board text."""
+    are_plain = all(re.fullmatch(r"[A-Za-z][A-Za-z0-9 _-]{0,31}", name) for name in names)
+    if not are_plain or len(set(names)) != len(names) or len(names) != len(CIFAR10_CLASSES):
+        raise ValueError("its class names are not ten different plain words")
+    return tuple(names)
+
+
+# ---- The binary version: records of a label byte and 3072 pixel bytes; names one a line ------------------------------
+
+
+def _parse_binary_batch(data: bytes) -> Batch:
+    if len(data) % (1 + _PIXELS):
+        raise ValueError(f"its length, {len(data)} bytes, is not a multiple of {1 + _PIXELS}")
+    records = np.frombuffer(data, np.uint8).reshape(-1, 1 + _PIXELS)
+    return _checked_batch(records[:, 1:], records[:, 0])
+
+
+def _parse_binary_meta(data: bytes) -> Names:
+    return _checked_names([line.strip() for line in data.decode("ascii").splitlines() if line.strip()])
+
+
+# ---- The Python version: dictionaries pickled by Python 2, keys and strings as bytes ---------------------------------
+
+
+class _PickledDtype:
+    """Stands in for `numpy.dtype`: uint8 and no other."""
+
+    def __init__(self, code: bytes | str, *_: object) -> None:
+        if (code.decode() if isinstance(code, bytes) else code) not in ("u1", "|u1", "uint8"):
+            raise ValueError(f"its images are {code!r}, not uint8")
+
+    def __setstate__(self, state: object) -> None:
+        """Byte order, fields and alignment: a byte has none."""
+
+
+class _PickledArray:
+    """Stands in for `numpy.ndarray` and the function that rebuilds it: `values` is uint8, whatever the file says."""
+
+    values: np.ndarray
+
+    def __init__(self, *_: object) -> None:
+        """The arguments say ndarray, (0,), b"b" in every pickle; what matters is the state."""
+
+    def __setstate__(self, state: tuple[int, tuple[int, ...], _PickledDtype, bool, bytes]) -> None:
+        _, shape, _, is_fortran, data = state
+        self.values = np.frombuffer(data, np.uint8).reshape(shape, order="F" if is_fortran else "C")
+
+
+class _BatchUnpickler(pickle.Unpickler):
+    """Knows three names and gives stand-ins for them, so that nothing from the file reaches NumPy or any other code."""
+
+    STAND_INS: ClassVar[dict[tuple[str, str], type]] = {
+        ("numpy", "ndarray"): _PickledArray,
+        ("numpy", "dtype"): _PickledDtype,
+        ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
+        ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
+    }
+
+    def find_class(self, module: str, name: str) -> type:
+        if (module, name) not in self.STAND_INS:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR-10 batch does")
+        return self.STAND_INS[module, name]
+
+
+def _unpickle(data: bytes) -> dict[bytes, Any]:
+    content = _BatchUnpickler(io.BytesIO(data), encoding="bytes").load()
+    if not isinstance(content, dict):
+        raise ValueError("it holds no dictionary")
+    return content
+
+
+def _parse_python_batch(data: bytes) -> Batch:
+    content = _unpickle(data)
+    pixels, labels = content.get(b"data"), content.get(b"labels")
+    if not isinstance(pixels, _PickledArray) or not isinstance(labels, list):
+        raise ValueError("it lacks the array b'data' or the list b'labels'")
+    if not all(type(label) is int and 0 <= label < 256 for label in labels):
+        raise ValueError("its labels are not whole numbers from 0 to 9")
+    return _checked_batch(pixels.values, np.array(labels, np.uint8))
+
+
+def _parse_python_meta(data: bytes) -> Names:
+    return _checked_names([name.decode("ascii") for name in _unpickle(data)[b"label_names"]])
+
+
+_TRAINING = tuple(f"data_batch_{number}" for number in range(1, 6))
+_PYTHON = _Layout(
+    "cifar-10-batches-py", "batches.meta", (*_TRAINING, "test_batch"), _parse_python_meta, _parse_python_batch
+)
+_BINARY = _Layout(
+    "cifar-10-batches-bin",
+    "batches.meta.txt",
+    tuple(f"{name}.bin" for name in _PYTHON.batches),
+    _parse_binary_meta,
+    _parse_binary_batch,
+)
+_LAYOUTS = (_PYTHON, _BINARY)
