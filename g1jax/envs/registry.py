@@ -1,0 +1,91 @@
+"""`make`: a game by name, at a level made of presets and keys."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import g1jax
+from g1jax.envs.core import Game
+from g1jax.envs.level import LevelError, make_level, require, unknown
+
+_GAMES: dict[str, type[Game[Any]]] = {}
+PRESETS_VARIABLE = "G1JAX_ENVS"
+"""Environment variable: the folder of `<game>.toml` preset files."""
+
+
+def register(game_type: type[Game[Any]]) -> type[Game[Any]]:
+    """Makes a game known by its `id`, also a user's own; a class decorator."""
+    _GAMES[game_type.id] = game_type
+    return game_type
+
+
+def game_ids() -> list[str]:
+    """The ids `make` knows."""
+    return list(_GAMES)
+
+
+def make(game_id: str, preset: str | None = None, **keys: Any) -> Game[Any]:
+    """A game at a level: the paper's settings, then presets from left to right, then keys.
+
+    >>> make("shisen_sho", rows=8, cols=8, colors=8)
+    make('shisen_sho', rows=8, cols=8, colors=8)
+
+    Args:
+        game_id: one of `game_ids()`.
+        preset: names from the game's preset file joined by `+`, such as `"base+more_tiles+noisy"`.
+        **keys: level keys, see the game's Level.
+
+    Raises:
+        LevelError: an unknown game, preset or key (the near ones are named), or a level that cannot be played.
+    """
+    require(game_id in _GAMES, unknown("game", game_id, _GAMES))
+    level: dict[str, Any] = {}
+    for name in preset.split("+") if preset else []:
+        known = presets(game_id)
+        require(name in known, f"{game_id}: {unknown('preset', name, known)}")
+        level.update(known[name])
+    game_type = _GAMES[game_id]
+    return game_type(make_level(game_type.Level, game_id, {**level, **keys}))
+
+
+def presets(game_id: str) -> Mapping[str, dict[str, Any]]:
+    """The named presets of a game: level keys by preset name, without their `about` lines.
+
+    Read from `<game>.toml` in the folder that the variable G1JAX_ENVS names, else in `envs/` of the working directory,
+    else in `envs/` of the source tree.
+
+    Raises:
+        LevelError: no such file, or not TOML.
+    """
+    file = _preset_file(game_id)
+    try:
+        tables = tomllib.loads(file.read_text("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise LevelError(f"{file}: {error}") from None
+    out = {}
+    for name, table in tables.items():
+        require(isinstance(table, dict), f"{file}: {name} stands outside of a [preset]")
+        out[name] = {key: _beside(file, key, value) for key, value in table.items() if key != "about"}
+    return out
+
+
+def _preset_file(game_id: str) -> Path:
+    named = os.environ.get(PRESETS_VARIABLE)
+    folders = [Path(named)] if named else [Path("envs"), Path(g1jax.__file__).parent.parent / "envs"]
+    for folder in folders:
+        if (folder / f"{game_id}.toml").is_file():
+            return folder / f"{game_id}.toml"
+    places = " or ".join(str(folder.resolve()) for folder in folders)
+    raise LevelError(
+        f"no presets for {game_id}: {game_id}.toml is not in {places}. "
+        f"Name the folder that has it in the variable {PRESETS_VARIABLE}, or give level keys instead."
+    )
+
+
+def _beside(file: Path, key: str, value: Any) -> Any:
+    """A prompt file is named relative to the preset file that names it."""
+    if key == "prompt" and isinstance(value, str) and value.startswith("@"):
+        return f"@{file.parent / value[1:]}"
+    return value
