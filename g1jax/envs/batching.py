@@ -17,10 +17,11 @@ _SHARE = 16  # a pass of `loop_while` takes a batch's 16th, so that one slow env
 
 
 def fenced(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, computed apart from what uses its result; at least one argument must hold integers.
+    """The same function, computed apart from what uses its result.
 
     XLA's CPU compiler fuses a cheap producer into every consumer and computes it again for each of their elements. Here
-    the function stands in a branch that is always taken, which the compiler cannot know. Elsewhere it is left alone.
+    the function stands in a branch that is always taken, which the compiler cannot know as long as the first element of
+    the first integer argument is not a constant. On accelerators the function is left alone.
     """
 
     @custom_vmap

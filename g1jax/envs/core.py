@@ -206,11 +206,7 @@ class Game(Generic[S]):
 
     def render(self, state: S) -> Array:
         """The frame of a state: uint8[H, W, 3]."""
-        return self.renderer.paint(self.sprite_rows(state), state.seed, state.level)
-
-    def sprite_rows(self, state: S) -> Array:
-        """The atlas rows a frame is made of: int32[R, Z, C]."""
-        return self.renderer.rows(self.tiles(state), state.seed, state.level)
+        return self.renderer.paint(self.tiles(state), state.seed, state.level)
 
     # What all games share: text
 
@@ -307,7 +303,7 @@ class Game(Generic[S]):
         """Raises ValueError, with row and column, unless a string is a board of this game."""
         board_text = board_text.decode() if isinstance(board_text, bytes) else board_text
         rows = board_text.strip(" \t\r\n").split("\n")
-        known = {name.strip() for name in self.cell_names()}
+        known = list(self.cell_names())
         for r, row in enumerate(rows[: self.rows]):
             cells = [cell.strip(" \t\r\n") for cell in row.split("|")]
             for c, cell in enumerate(cells[: self.cols]):

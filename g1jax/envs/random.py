@@ -3,8 +3,24 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.random import threefry_2x32
 
-from g1jax.typing import Array
+from g1jax.typing import Array, Key
+
+
+def seed_of(key: Key) -> Array:
+    """Two words that stand for a key of any kind where only plain arrays can go, such as a loop's carry: uint32[2]."""
+    return jax.random.bits(key, (2,))
+
+
+def words(seed: Array, draw: Array, count: int) -> Array:
+    """The random words of one draw from a seed: uint32[2], uint32[] -> uint32[count].
+
+    Threefry-2x32 of (draw, 0), (draw, 1), …: one cipher call where `fold_in` and `bits` make two.
+    """
+    half = -(-count // 2)
+    counter = jnp.concatenate([jnp.full(half, draw, jnp.uint32), jnp.arange(half, dtype=jnp.uint32)])
+    return threefry_2x32((seed[0], seed[1]), counter)[:count]
 
 
 def nth_marked(mask: Array, nth: Array) -> Array:

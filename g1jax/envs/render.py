@@ -2,9 +2,10 @@
 
 The unit of the gather is one pixel row of one sprite, `cell_size * 3` contiguous bytes: a frame is then written in its
 own order at the speed of memory. Whatever changes a tile's look without changing shapes (palette, background, a mark, a
-shift) is a choice of the row to gather; only noise touches pixels.
+shift) is a choice of the row to read; only noise touches pixels.
 """
 
+import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -24,20 +25,26 @@ _NOISE_UNIT = 24.0  # of the stored noise, so that int8 holds five standard devi
 
 
 class Renderer:
-    """A level's atlas and the two steps from a board to a frame: `rows` (which sprite rows) and `paint` (gather)."""
+    """A level's atlas, and the two steps from a board to a frame: `segments` (where to read), `paint` (read).
+
+    A frame is cut into segments: a row of pixels of one cell, or less where margins do not fit the grid of cells.
+    """
 
     def __init__(self, level: Level, draw_tiles: DrawTiles) -> None:
         self.level = level
         self.palettes, self.backgrounds = names_of(level.palette), names_of(level.background)
         self.jitter = level.jitter
         self.num_marks = sprites.NUM_MARKS if level.distractors > 0 else 0
-        size = level.cell_size
-        self.frame_size = level.frame_size or (level.rows * size, level.cols * size)
-        self.atlas = self._draw(draw_tiles)  # uint8[looks × kinds × marks × shifts × sprite rows, Z·3]
-        self._paint = painter(self.atlas)
+        board_size = (level.rows * level.cell_size, level.cols * level.cell_size)
+        self.frame_size = level.frame_size or board_size
+        self.above, self.left = ((f - b) // 2 for f, b in zip(self.frame_size, board_size, strict=True))
+        self.unit = math.gcd(level.cell_size, self.left, self.frame_size[1] - board_size[1] - self.left)
+        self.atlas = self._draw(draw_tiles)
+        self._read = reader(self.cut(self.unit))
 
     def _draw(self, draw_tiles: DrawTiles) -> np.ndarray:
-        looks_sprites = []
+        """The pixel rows of all sprites, uint8[looks · kinds · marks · shifts · rows, Z · 3]; the margin is a kind."""
+        all_looks = []
         for palette in self.palettes:
             for background in self.backgrounds:
                 tiles = draw_tiles(palette, background)
@@ -46,69 +53,58 @@ class Renderer:
                 variants = sprites.with_marks(tiles, self.num_marks)  # [K, marks, Z, Z, 3]
                 variants = sprites.with_shifts(variants, self.jitter)  # [K, marks, shifts, Z + 2·jitter, Z, 3]
                 blank = np.broadcast_to(np.array(margin, np.uint8), (1, *variants.shape[1:]))
-                looks_sprites.append(np.concatenate([variants, blank]))
-        atlas = np.stack(looks_sprites)
-        self._strides = [int(np.prod(atlas.shape[i + 1 : 5])) for i in range(4)]  # look, kind, mark, shift; in rows
+                all_looks.append(np.concatenate([variants, blank]))
+        atlas = np.stack(all_looks)
+        self._strides = [math.prod(atlas.shape[i + 1 : 5]) for i in range(4)]  # look, kind, mark, shift; in rows
         return atlas.reshape(-1, atlas.shape[-2] * 3)
 
-    def rows(self, tiles: Array, seed: Array, level: dict[str, Array]) -> Array:
-        """The atlas row of every pixel row of every cell: int32[R, C] kinds -> int32[R, Z, C]."""
-        per_look, per_kind, per_mark, per_shift = self._strides
-        start = tiles.astype(jnp.int32) * per_kind + self._look(seed, level) * per_look
-        if self.num_marks or self.jitter:
-            dice = mix_bits(seed[None, None], jnp.arange(tiles.size, dtype=jnp.uint32).reshape(tiles.shape))
+    def cut(self, unit: int) -> np.ndarray:
+        """The atlas in segments of `unit` pixels, which must divide the renderer's own: uint8[n, unit · 3]."""
+        return self.atlas.reshape(-1, unit * 3)
+
+    def segments(self, tiles: Array, seed: Array, level: dict[str, Array], unit: int, canvas: tuple[int, int]) -> Array:
+        """Where in the atlas each segment of a frame is: int32[R, C] sprites -> int32[H, W / unit].
+
+        The board stands in the middle of the game's own frame, and that at the top left of a larger canvas.
+        """
+        size = self.level.cell_size
+        look = self._look(seed, level) * self._strides[0]
+        start = look + tiles.astype(jnp.int32) * self._strides[1] + self._variant(tiles, seed, level)
+        row = start[:, None, :] + jnp.arange(size, dtype=jnp.int32)[None, :, None]  # [R, Z, C]
+        per_row = size // unit
+        cut = row[..., None] * per_row + jnp.arange(per_row, dtype=jnp.int32)[None, None, None]
+        board = cut.reshape(tiles.shape[0] * size, tiles.shape[1] * per_row)
+        below, left = canvas[0] - board.shape[0] - self.above, self.left // unit
+        right = canvas[1] // unit - board.shape[1] - left
+        if not any((self.above, below, left, right)):
+            return board
+        margin = (look + self.num_kinds * self._strides[1]) * per_row
+        return lax.pad(board, margin, [(self.above, below, 0), (left, right, 0)])
+
+    def paint(self, tiles: Array, seed: Array, level: dict[str, Array]) -> Array:
+        """The frame of a board of sprites: int32[R, C] -> uint8[H, W, 3]."""
+        frame = self._read(self.segments(tiles, seed, level, self.unit, self.frame_size), seed)
+        if self.level.noise > 0:
+            frame = _add_noise(frame, mix_bits(seed, _hash(tiles)), level["noise"])
+        return frame
+
+    def _variant(self, tiles: Array, seed: Array, level: dict[str, Array]) -> Array:
+        """How much further in the atlas a tile's mark and shift are, for this episode: int32[R, C]."""
+        _, _, per_mark, per_shift = self._strides
+        place = jnp.arange(tiles.size, dtype=jnp.uint32).reshape(tiles.shape)
+        dice = mix_bits(jnp.broadcast_to(seed, tiles.shape), place)
+        offset = jnp.zeros(tiles.shape, jnp.int32)
         if self.num_marks:
             is_marked = (dice >> 16).astype(jnp.float32) < level["distractors"] * 65536.0
             mark = 1 + (dice >> 8) % jnp.uint32(self.num_marks)
-            start += jnp.where(is_marked, mark, 0).astype(jnp.int32) * per_mark
+            offset += jnp.where(is_marked, mark, 0).astype(jnp.int32) * per_mark
         if self.jitter:
             reach = jnp.uint32(1) + 2 * level["jitter"].astype(jnp.uint32)
             dice = mix_bits(dice, dice)
             right = (dice % reach).astype(jnp.int32) - level["jitter"] + self.jitter
             down = ((dice >> 16) % reach).astype(jnp.int32) - level["jitter"] + self.jitter
-            start += right * per_shift + (2 * self.jitter - down)
-        return start[:, None, :] + jnp.arange(self.level.cell_size, dtype=jnp.int32)[None, :, None]
-
-    def paint(self, rows: Array, seed: Array, level: dict[str, Array]) -> Array:
-        """The frame of these atlas rows, int32[R, Z, C] -> uint8[H, W, 3], with margins and noise where asked for."""
-        height, width = self.frame_size
-        if self.is_plain:
-            return self._paint(self.with_margins(rows, seed, level, self.frame_size))
-        board = self._paint(rows)
-        color = jnp.asarray(self.atlas)[self._margin(seed, level), :3]
-        canvas = jnp.broadcast_to(color[None, None], (height, width, 3))
-        frame = lax.dynamic_update_slice(
-            canvas, board, ((height - board.shape[0]) // 2, (width - board.shape[1]) // 2, 0)
-        )
-        if self.level.noise > 0:
-            frame = _add_noise(frame, mix_bits(seed, _hash(rows)), level["noise"])
-        return frame
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether a frame is nothing but a gather: no noise, and margins that are whole cells."""
-        size = self.level.cell_size
-        extra = (self.frame_size[0] - self.level.rows * size, self.frame_size[1] - self.level.cols * size)
-        return self.level.noise == 0 and all(e % (2 * size) == 0 for e in extra)
-
-    def with_margins(self, rows: Array, seed: Array, level: dict[str, Array], frame_size: tuple[int, int]) -> Array:
-        """The atlas rows of a frame around the board: int32[R, Z, C] -> int32[H / Z, Z, W / Z].
-
-        The board stands in the middle of the game's own frame, and that at the top left of a larger one.
-        """
-        size = self.level.cell_size
-        above, left = (
-            (self.frame_size[0] // size - rows.shape[0]) // 2,
-            (self.frame_size[1] // size - rows.shape[2]) // 2,
-        )
-        below, right = frame_size[0] // size - rows.shape[0] - above, frame_size[1] // size - rows.shape[2] - left
-        if not any((above, below, left, right)):
-            return rows
-        return lax.pad(rows, self._margin(seed, level), [(above, below, 0), (0, 0, 0), (left, right, 0)])
-
-    def _margin(self, seed: Array, level: dict[str, Array]) -> Array:
-        """An atlas row of the margin's color: int32[]."""
-        return self._look(seed, level) * self._strides[0] + self.num_kinds * self._strides[1]
+            offset += right * per_shift + (2 * self.jitter - down)
+        return offset
 
     def _look(self, seed: Array, level: dict[str, Array]) -> Array:
         """Which (palette, background) pair an episode has, int32[]: as its level says, -1 drawing one by the seed."""
@@ -119,19 +115,19 @@ class Renderer:
         return choices[0] * len(self.backgrounds) + choices[1]
 
 
-def painter(atlas: np.ndarray) -> Callable[[Array], Array]:
-    """The function from atlas rows, int32[R, Z, C], to a frame, uint8[R·Z, C·Z, 3].
+def reader(atlas: np.ndarray) -> Callable[[Array, Array], Array]:
+    """The function from segments of an atlas, int32[H, n], and an episode's seed to the pixels there, uint8[H, W, 3].
 
     The gather is fenced: XLA's CPU compiler would fuse the reshape to pixels into it, and then divide once a pixel to
-    find the pixel's cell, which is five times slower.
+    find the pixel's segment, which is five times slower.
     """
-    gather = fenced(lambda rows: jnp.asarray(atlas).at[rows].get(mode="promise_in_bounds"))
+    gather = fenced(lambda seed, segments: jnp.asarray(atlas).at[segments].get(mode="promise_in_bounds"))
 
-    def paint(rows: Array) -> Array:
-        num_rows, size, num_cols = rows.shape
-        return gather(rows).reshape(num_rows * size, num_cols * atlas.shape[1] // 3, 3)
+    def read(segments: Array, seed: Array) -> Array:
+        height, num_segments = segments.shape
+        return gather(seed, segments).reshape(height, num_segments * atlas.shape[1] // 3, 3)
 
-    return paint
+    return read
 
 
 def _add_noise(frame: Array, seed: Array, deviation: Array) -> Array:

@@ -154,15 +154,14 @@ def deal(key: Key, is_available: Array, num_types: Array, rows: int, cols: int) 
     num_types = jnp.where(num_types == 0, automatic, num_types)
 
     def shuffle(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        is_available, num_types, key_data, attempt, _ = carry
-        key = jax.random.fold_in(jax.random.wrap_key_data(key_data), attempt)
+        is_available, num_types, seed, attempt, _ = carry
         num_kinds = is_available.shape[0]
-        bits = jax.random.bits(key, (num_kinds + num_cells,))
+        bits = random.words(seed, attempt, num_kinds + num_cells)
         rank = random.shuffled(jnp.where(is_available, bits[:num_kinds] >> 1, np.uint32(0xFFFFFFFF)))
         kinds = jnp.zeros(num_kinds, jnp.int8).at[rank].set(np.arange(1, num_kinds + 1, dtype=np.int8))
         pair = random.shuffled(bits[num_kinds:]) // 2
         board = kinds[pair % num_types].reshape(rows, cols)
-        return is_available, num_types, key_data, attempt + 1, board
+        return is_available, num_types, seed, attempt + 1, board
 
     def is_unplayable(carry: tuple[Any, ...]) -> Array:
         # Next to never: most boards have a dozen matches. Levels on which none matches end at once.
@@ -170,9 +169,7 @@ def deal(key: Key, is_available: Array, num_types: Array, rows: int, cols: int) 
         return ~has_match(board) & (attempt < 100)
 
     none = jnp.zeros((rows, cols), jnp.int8)
-    return loop_while(is_unplayable, shuffle, (is_available, num_types, jax.random.key_data(key), jnp.uint32(0), none))[
-        -1
-    ]
+    return loop_while(is_unplayable, shuffle, (is_available, num_types, random.seed_of(key), jnp.uint32(0), none))[-1]
 
 
 # Rules: which pairs match

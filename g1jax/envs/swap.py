@@ -201,7 +201,7 @@ def fall(board: Array, is_removed: Array) -> Array:
     """Takes cells away and lets the tiles above fall: int8[R, C], holes (-1) at the top of each column."""
     rows = board.shape[0]
     is_left = ~is_removed & (board >= 0)
-    num_left_below = jnp.flip(jnp.cumsum(jnp.flip(is_left.astype(jnp.int32), 0), axis=0), 0) - is_left
+    num_left_below = jnp.flip(jnp.cumsum(jnp.flip(is_left.astype(jnp.int32), 0), axis=0), 0) - is_left.astype(jnp.int32)
     target = rows - 1 - num_left_below  # [R, C]
     lands = (target[:, None, :] == np.arange(rows, dtype=np.int32)[None, :, None]) & is_left[:, None, :]
     return jnp.sum(jnp.where(lands, board[:, None, :] + 1, 0), axis=0).astype(jnp.int8) - 1
@@ -223,7 +223,7 @@ _MOST_SHUFFLES = 50
 class Source:
     """Where random tiles come from."""
 
-    key_data: Array  # uint32[2]
+    seed: Array  # uint32[2]
     count: Array  # uint32[], draws so far
     colors: Array  # int32[]
     shapes: Array  # int32[]
@@ -231,12 +231,11 @@ class Source:
     @staticmethod
     def of(key: Key, level: core.TracedLevel) -> "Source":
         """The source of a key and the colors and shapes in play."""
-        return Source(jax.random.key_data(key), jnp.uint32(0), level["colors"], level["shapes"])
+        return Source(random.seed_of(key), jnp.uint32(0), level["colors"], level["shapes"])
 
-    def bits(self, shape: tuple[int, ...]) -> tuple[Array, "Source"]:
-        """Random words, uint32 of this shape, and the source of the next ones."""
-        key = jax.random.fold_in(jax.random.wrap_key_data(self.key_data), self.count)
-        return jax.random.bits(key, shape), replace(self, count=self.count + 1)
+    def words(self, count: int) -> tuple[Array, "Source"]:
+        """Random words, uint32[count], and the source of the next ones."""
+        return random.words(self.seed, self.count, count), replace(self, count=self.count + 1)
 
     def kind(self, number: Array, num_shapes: int) -> Array:
         """Numbers below colors · shapes as kinds, of which a color has `num_shapes`: int8."""
@@ -251,8 +250,8 @@ def cascade(board: Array, is_active: Array, source: Source, num_shapes: int) -> 
         is_run = runs(board)
         count = jnp.sum(is_run.astype(jnp.float32))
         board = fence(fall(board, is_run))
-        bits, source = source.bits(board.shape)
-        number, _ = random.dice(bits, source.colors * source.shapes)
+        words, source = source.words(board.size)
+        number, _ = random.dice(words.reshape(board.shape), source.colors * source.shapes)
         board = fence(jnp.where(board < 0, source.kind(number, num_shapes), board))
         return board, score + count * (count - 1), jnp.any(runs(board)), source
 
@@ -268,8 +267,8 @@ def reshuffle(board: Array, is_stuck: Array, source: Source) -> tuple[Array, Arr
 
     def shuffle(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         board, _, tries, source = carry
-        bits, source = source.bits((board.size,))
-        shuffled = fence(board.reshape(-1)[random.shuffled(bits)].reshape(board.shape))
+        words, source = source.words(board.size)
+        shuffled = fence(board.reshape(-1)[random.shuffled(words)].reshape(board.shape))
         is_stuck = jnp.any(runs(shuffled)) | ~has_legal_swap(shuffled)
         return jnp.where(is_stuck, board, shuffled), is_stuck, tries + 1, source
 
@@ -286,8 +285,8 @@ def deal(board: Array, is_wanted: Array, source: Source, num_shapes: int) -> Arr
 
     def fill(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         _, _, source = carry
-        bits, source = source.bits((rows * cols,))
-        number = fill_without_runs(bits, source.colors * source.shapes, (rows, cols))
+        words, source = source.words(rows * cols)
+        number = fill_without_runs(words, source.colors * source.shapes, (rows, cols))
         filled = fence(source.kind(number, num_shapes))
         return filled, ~has_legal_swap(filled), source
 

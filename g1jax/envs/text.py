@@ -116,12 +116,15 @@ class BoardText:
         span = strip(text, span)
         starts, ends, is_there = self._split(text, span)
         longest = self.names.names.shape[1]
-        inside = starts[..., None] + jnp.arange(longest + 1, dtype=jnp.int32)  # one more byte: longer names differ
+        inside = (
+            starts[..., None] + np.arange(longest + 1, dtype=np.int32)[None, None]
+        )  # a byte more: longer names differ
         cell = jnp.where(inside < ends[..., None], take(text, inside), jnp.uint8(0))
         known = jnp.asarray(np.pad(self.names.names, ((0, 0), (0, 1))))
         is_kind = jnp.all(cell[:, :, None, :] == known[None, None], axis=-1)  # [R, C, K]
         is_kind &= (ends - starts)[..., None] == jnp.asarray(self.names.lengths)[None, None]
-        kind = jnp.max(jnp.where(is_kind, jnp.arange(is_kind.shape[-1], dtype=jnp.int32), -1), axis=-1)
+        kinds = np.arange(is_kind.shape[-1], dtype=np.int32)[None, None]
+        kind = jnp.max(jnp.where(is_kind, kinds, -1), axis=-1)
         return jnp.where(is_there, kind, -1)
 
     def _split(self, text: Array, span: Span) -> tuple[Array, Array, Array]:
@@ -130,8 +133,8 @@ class BoardText:
         inside = (position >= span.start) & (position < span.end)
         is_row_end = inside & (text == ord("\n"))
         is_cell_end = inside & (text == ord("|"))
-        row = jnp.cumsum(is_row_end.astype(jnp.int32)) - is_row_end  # of each byte
-        bars = jnp.cumsum(is_cell_end.astype(jnp.int32)) - is_cell_end
+        row = _count_before(is_row_end)
+        bars = _count_before(is_cell_end)
         bars_before_row = jax.lax.cummax(jnp.where(is_row_end, bars, 0))
         col = bars - bars_before_row
         is_ink = inside & ~is_space(text) & ~is_row_end & ~is_cell_end
@@ -297,6 +300,12 @@ def _read_number(text: Array, position: Array, is_digit: Array, limit: int) -> t
         value += jnp.where(last - place >= first, digit, 0) * 10**place
     is_beyond = jnp.any(is_digit & (position <= last - places) & (text != ord("0")))
     return jnp.where(is_beyond, limit + 1, value), (count > 0) & (count == last - first + 1)
+
+
+def _count_before(mask: Array) -> Array:
+    """How many places before each one are marked: bool[n] -> int32[n]."""
+    ones = mask.astype(jnp.int32)
+    return jnp.cumsum(ones) - ones
 
 
 def _first(mask: Array, otherwise: Array | int) -> Array:

@@ -7,6 +7,7 @@ one after another, padded to the widest game; `VecEnv.game_id` says which is whi
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -15,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from g1jax.envs import random
 from g1jax.envs.batching import loop_while
 from g1jax.envs.core import Game, TracedLevel
 from g1jax.envs.level import LevelError, require, unknown
 from g1jax.envs.registry import make
-from g1jax.envs.render import painter
+from g1jax.envs.render import reader
 from g1jax.typing import Array, Key, Pytree
 
 AutoReset = Literal["none", "same_step", "next_step", "pool"]
@@ -165,16 +167,16 @@ class VecEnv:
 
     def _renew(self, state: VecState, is_wanted: Array, key: Key) -> VecState:
         """Begins anew where wanted, bool[B], with the same level; only the wanted ones are computed."""
-        key_data = jax.random.key_data(key)
+        seed = random.seed_of(key)
         index = jnp.arange(self.num_envs, dtype=jnp.uint32)
 
         def begin(game: Game[Any], state: Any, is_wanted: Array, index: Array) -> Any:
             def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-                _, index, key_data, state = carry
-                key = jax.random.fold_in(jax.random.wrap_key_data(key_data), index)
-                return jnp.bool_(False), index, key_data, game.reset(key, state.level)
+                _, index, seed, state = carry
+                key = jax.random.wrap_key_data(random.words(seed, index, 2), impl="threefry2x32")
+                return jnp.bool_(False), index, seed, game.reset(key, state.level)
 
-            return loop_while(lambda carry: carry[0], body, (is_wanted, index, key_data, state))[-1]
+            return loop_while(lambda carry: carry[0], body, (is_wanted, index, seed, state))[-1]
 
         games = tuple(
             jax.vmap(lambda state, wanted, index, game=game: begin(game, state, wanted, index))(
@@ -201,7 +203,7 @@ class VecEnv:
             self.games, state.games, state.pools, self._slices, keys, strict=True
         ):
             wanted = is_wanted[part]
-            order = jnp.cumsum(wanted.astype(jnp.int32)) - wanted  # of those that want one, so no two get the same
+            order = jnp.cumsum(wanted.astype(jnp.int32)) - 1  # of those that want one, so no two get the same
             fresh = jax.tree.map(lambda leaf, places=(pool.next + order) % self.pool_size: leaf[places], pool.states)
             games.append(_where(wanted, fresh, states))
             taken = jnp.sum(wanted.astype(jnp.int32))
@@ -265,24 +267,22 @@ class VecEnv:
             return jax.vmap(self.games[0].render)(states[0])
         renderers = [game.renderer for game in self.games]
         height, width, _ = self.frame_shape
-        sizes = {renderer.level.cell_size for renderer in renderers}
-        if len(sizes) > 1 or not all(renderer.is_plain for renderer in renderers):
-            frames = self._each(lambda game, state: game.render(state), states)
+        if any(renderer.level.noise > 0 for renderer in renderers):  # noise is drawn frame by frame, in its own size
+            frames = self.render_each(states)
             padding = [((0, 0), (0, height - f.shape[1]), (0, width - f.shape[2]), (0, 0)) for f in frames]
             return jnp.concatenate([jnp.pad(f, pad) for f, pad in zip(frames, padding, strict=True)])
         # One gather for all games, from all their atlases.
-        size = sizes.pop()
-        canvas = (-(-height // size) * size, -(-width // size) * size)
-        first_row = np.cumsum([0, *(len(renderer.atlas) for renderer in renderers)])
-        paint = painter(np.concatenate([renderer.atlas for renderer in renderers]))
+        unit = math.gcd(width, *(renderer.unit for renderer in renderers))
+        atlases = [renderer.cut(unit) for renderer in renderers]
+        first = np.cumsum([0, *(len(atlas) for atlas in atlases)])
 
-        def rows(game: Game[Any], state: Any) -> Array:
-            own = game.sprite_rows(state)
-            return game.renderer.with_margins(own, state.seed, state.level, canvas)
+        def segments(game: Game[Any], state: Any) -> Array:
+            return game.renderer.segments(game.tiles(state), state.seed, state.level, unit, (height, width))
 
-        parts = self._each(rows, states)
-        joined = jnp.concatenate([part + int(first) for part, first in zip(parts, first_row[:-1], strict=True)])
-        return jax.vmap(paint)(joined)
+        parts = self._each(segments, states)
+        joined = jnp.concatenate([part + int(start) for part, start in zip(parts, first[:-1], strict=True)])
+        seeds = jnp.concatenate([state.seed for state in states])
+        return jax.vmap(reader(np.concatenate(atlases)))(joined, seeds)
 
     def render_each(self, state: VecState | tuple[Pytree, ...]) -> tuple[Array, ...]:
         """Frames of each game in its own size: uint8[b, H, W, 3] each, no canvas."""
