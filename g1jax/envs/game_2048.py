@@ -270,17 +270,17 @@ def score_cells(cells: list[Array]) -> Array:
     The terms and weights are those of R. Xiao's 2048 AI (github.com/nneonneo/2048-ai). Written for NumPy and JAX
     arrays of floats alike.
     """
-    zero = cells[0] * 0
-    gaps, merges, weight, rises, falls = zero, zero, zero, zero, zero
+    xp = jnp if isinstance(cells[0], jax.Array) else np
+    gaps = merges = weight = rises = falls = xp.zeros_like(cells[0])
     for i, cell in enumerate(cells):
-        gaps = gaps + (cell == 0)
+        gaps = xp.where(cell == 0, gaps + 1, gaps)
         weight = weight + cell**3.5
         if i > 0:
             before = cells[i - 1]
-            merges = merges + ((cell == before) & (cell != 0))
+            merges = xp.where((cell == before) & (cell != 0), merges + 1, merges)
             step = cell**4.0 - before**4.0
-            rises, falls = rises + step * (step > 0), falls - step * (step < 0)
-    unevenness = (rises + falls - abs(rises - falls)) / 2  # the lesser of the two
+            rises, falls = rises + xp.maximum(step, 0), falls - xp.minimum(step, 0)
+    unevenness = xp.minimum(rises, falls)
     return 200_000.0 + 270.0 * gaps + 700.0 * merges - 47.0 * unevenness - 11.0 * weight
 
 
