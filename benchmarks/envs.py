@@ -11,7 +11,6 @@ another, of as many bytes as the frames have.
 import argparse
 import functools
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -54,7 +53,7 @@ def main() -> None:
             "2048 beside its peers", PEER_HEADER, peer_rows([b for b in batches if b >= 1024] or batches, repeats)
         )
         print_table("2048 with pixels beside gymnasium-2048", PIXEL_HEADER, pixel_rows(repeats))
-    print_table("Starting up and memory", ("what", "figure"), cost_rows(games))
+    print_table("Starting up and memory", ("what", "figure"), cost_rows(games, max(batches)))
 
 
 def use_huge_pages() -> None:
@@ -141,12 +140,8 @@ def game_row(name: str, vec: envs.VecEnv, repeats: int) -> tuple[Row, float, flo
     num_bytes = batch * int(np.prod(vec.frame_shape))
     copied = copy_seconds(num_bytes, repeats)
 
-    @jax.jit
-    def step_and_render(state: Any, key: Any) -> Any:
-        state, _ = random_step(vec, state, key)
-        return state, vec.render(state)
-
-    both = seconds(lambda: step_and_render(state, jax.random.key(2)), repeats)
+    both_at_once = jax.jit(functools.partial(random_step_and_render, vec))
+    both = seconds(lambda: both_at_once(state, jax.random.key(2)), repeats)
     row = (
         name, str(batch), count(batch / logic), f"{logic / batch * 1e6:.2f}", count(batch / frame),
         f"{num_bytes / frame / 1e9:.2f}", f"{num_bytes / copied / 1e9:.2f}", f"{copied / frame:.0%}",
@@ -158,6 +153,11 @@ def game_row(name: str, vec: envs.VecEnv, repeats: int) -> tuple[Row, float, flo
 def random_step(vec: envs.VecEnv, state: Any, key: Any) -> tuple[Any, Any]:
     action_key, step_key = jax.random.split(key)
     return vec.step(state, vec.sample_actions(state, action_key, legal=False), step_key)
+
+
+def random_step_and_render(vec: envs.VecEnv, state: Any, key: Any) -> tuple[Any, Any]:
+    state, _ = random_step(vec, state, key)
+    return state, vec.render(state)
 
 
 def play_random(vec: envs.VecEnv, state: Any, key: Any) -> Any:
@@ -300,17 +300,13 @@ def gymnasium_rate(num_steps: int = 500) -> float:
 
 
 def python_loop_rate(game: Any, num_steps: int = 500) -> float:
-    @jax.jit
-    def step(state: Any, action: Any, key: Any) -> Any:
-        state, _ = game.step(state, action, key)
-        return state, game.render(state)
-
+    step = jax.jit(functools.partial(step_and_render, game))
     state, keys = game.reset(jax.random.key(0)), jax.random.split(jax.random.key(1), num_steps)
     jax.block_until_ready(step(state, 0, keys[0]))
     rng = np.random.default_rng(0)
     start = time.perf_counter()
     for i in range(num_steps):
-        state, frame = step(state, int(rng.integers(4)), keys[i])
+        state, _, frame = step(state, int(rng.integers(4)), keys[i])
         np.asarray(frame)
     return num_steps / (time.perf_counter() - start)
 
@@ -318,34 +314,55 @@ def python_loop_rate(game: Any, num_steps: int = 500) -> float:
 # Starting up and memory
 
 
-def cost_rows(games: Sequence[Any]) -> list[Row]:
+def cost_rows(games: Sequence[Any], most: int) -> list[Row]:
     rows: list[Row] = [("import g1jax.envs", f"{import_seconds():.2f} s")]
     for game in games:
-        batch = envs.make_vec(game, 1024)
-        state = jax.jit(batch.reset)(jax.random.key(0))
-        start = time.perf_counter()
-        jax.jit(lambda s, k, vec=batch: (lambda after: (after, vec.render(after)))(random_step(vec, s, k)[0])).lower(
-            state, jax.random.key(0)
-        ).compile()
-        rows.append((f"{game.id}: compile sampling, step, autoreset and frame", f"{time.perf_counter() - start:.1f} s"))
-        rows.append((f"{game.id}: compile step and frame", f"{compile_seconds(game):.1f} s"))
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.games)) / 1024
+        vec = envs.make_vec(game, 1024)
+        keys = jax.random.split(jax.random.key(0), 1024)
+        states = jax.jit(jax.vmap(game.reset))(keys)
+        one_by_one = jax.vmap(functools.partial(step_and_render, game))
+        rows.append((f"{game.id}: compile step and frame",
+                     compile_time(one_by_one, states, jnp.zeros(1024, jnp.int32), keys)))  # fmt: skip
+        state = jax.jit(vec.reset)(keys[0])
+        rows.append((f"{game.id}: compile sampling, step, autoreset and frame",
+                     compile_time(functools.partial(random_step_and_render, vec), state, keys[0])))  # fmt: skip
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(states)) / 1024
         rows.append((f"{game.id}: a state without its frame", f"{size:.0f} bytes"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    rows.append(("peak memory of this whole run", f"{peak:.1f} GB"))
+    for names in [*([game.id] for game in games), [game.id for game in games]]:
+        name = names[0] if len(names) == 1 else "mix"
+        rows.append((f"{name}: peak memory of a process, {most} environments with frames", peak_memory(names, most)))
     return rows
 
 
-def compile_seconds(game: Any) -> float:
-    def step_and_render(state: Any, action: Any, key: Any) -> Any:
-        state, result = game.step(state, action, key)
-        return state, result, game.render(state)
+def peak_memory(game_ids: Sequence[str], batch: int) -> str:
+    """Of a process that resets, steps and renders a batch three times, its frames and states alive."""
+    program = f"""
+import jax, resource
+from g1jax import envs
+vec = envs.make_vec({list(game_ids)!r}, {batch})
+state = jax.jit(vec.reset)(jax.random.key(0))
+@jax.jit
+def step(state, key):
+    state, result = vec.step(state, vec.sample_actions(state, key, legal=False), key)
+    return state, result.reward, vec.render(state)
+for i in range(3):
+    state, reward, frames = jax.block_until_ready(step(state, jax.random.key(i)))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout
+    return f"{float(out):.1f} GB"
 
-    keys = jax.random.split(jax.random.key(0), 1024)
-    states = jax.jit(jax.vmap(game.reset))(keys)
+
+def compile_time(function: Callable[..., Any], *args: Any) -> str:
+    """From the Python function to the program, without any cache."""
     start = time.perf_counter()
-    jax.jit(jax.vmap(step_and_render)).lower(states, jnp.zeros(1024, jnp.int32), keys).compile()
-    return time.perf_counter() - start
+    jax.jit(function).lower(*args).compile()
+    return f"{time.perf_counter() - start:.1f} s"
+
+
+def step_and_render(game: Any, state: Any, action: Any, key: Any) -> Any:
+    state, result = game.step(state, action, key)
+    return state, result, game.render(state)
 
 
 def import_seconds() -> float:

@@ -1,6 +1,6 @@
 """Lints, checks types, runs the tests, and plays the games once as a user would. Stops at the first failure.
 
-    python scripts/check.py
+python scripts/check.py
 """
 
 import subprocess

@@ -1,6 +1,6 @@
 """Draws docs/gallery.png, the picture of all games in the README: several presets, several states.
 
-    python scripts/make_gallery.py
+python scripts/make_gallery.py
 """
 
 from pathlib import Path

@@ -23,7 +23,9 @@ def main() -> None:
     """Plays and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--games", type=int, default=2000, help="games of each kind (default: 2000)")
-    parser.add_argument("--expert-games", type=int, default=200, help="games of the experts, which think (default: 200)")
+    parser.add_argument(
+        "--expert-games", type=int, default=200, help="games of the experts, which think (default: 200)"
+    )
     parser.add_argument("--steps", type=int, default=100, help="steps a game (default: 100)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from g1jax.envs import random, text
-from g1jax.envs.level import Level, make_level, names_of, require, traced_keys, unknown
+from g1jax.envs.level import Level, LevelError, make_level, names_of, require, traced_keys, unknown
 from g1jax.envs.render import Renderer
 from g1jax.typing import Array, ArrayLike, HostImages, Key
 
@@ -218,7 +218,7 @@ class Game(Generic[S]):
         """The cell kinds a text names: uint8[N] -> int32[R, C], -1 where it names none."""
         if isinstance(board_text, str | bytes):
             return cast(Array, _on_device(self, "read_board", text.encode(board_text)))
-        return self.board_text.read(jnp.asarray(board_text))
+        return self.board_text.read(text.as_bytes(board_text))
 
     def from_text(self, board_text: str | bytes | ArrayLike, level: TracedLevel | None = None, seed: int = 0) -> S:
         """The state a board text describes. In a jit (an array, not a string), an unreadable cell reads as kind 0.
@@ -239,7 +239,7 @@ class Game(Generic[S]):
         """
         if isinstance(response, str | bytes):
             return cast(Array, _on_device(self, "parse", text.encode(response)))
-        numbers, is_valid = self.answer_text.read(jnp.asarray(response))
+        numbers, is_valid = self.answer_text.read(text.as_bytes(response))
         return jnp.where(is_valid, jnp.sum(numbers * self._strides), self.invalid_action).astype(jnp.int32)
 
     def write_action(self, action: ArrayLike | int) -> Array:
@@ -256,13 +256,13 @@ class Game(Generic[S]):
         """Whether a response's `<perception>` is exactly the true board text: uint8[N] -> bool[]."""
         if isinstance(response, str | bytes):
             return cast(Array, _on_device(self, "perception_exact", text.encode(response), state))
-        return self.board_text.exact_score(jnp.asarray(response), self.cells(state))
+        return self.board_text.exact_score(text.as_bytes(response), self.cells(state))
 
     def perception_cells(self, response: str | bytes | ArrayLike, state: S) -> Array:
         """The share of cells a response's `<perception>` names rightly: uint8[N] -> float32[], 0 to 1."""
         if isinstance(response, str | bytes):
             return cast(Array, _on_device(self, "perception_cells", text.encode(response), state))
-        return self.board_text.cell_score(jnp.asarray(response), self.cells(state))
+        return self.board_text.cell_score(text.as_bytes(response), self.cells(state))
 
     # Difficulty
 
@@ -301,7 +301,7 @@ class Game(Generic[S]):
 
     def _check_board(self, board_text: str | bytes) -> None:
         """Raises ValueError, with row and column, unless a string is a board of this game."""
-        board_text = board_text.decode() if isinstance(board_text, bytes) else board_text
+        board_text = board_text.decode("utf-8", "replace") if isinstance(board_text, bytes) else board_text
         rows = board_text.strip(" \t\r\n").split("\n")
         known = list(self.cell_names())
         for r, row in enumerate(rows[: self.rows]):
@@ -318,7 +318,10 @@ class Game(Generic[S]):
     def _fill_prompt(self) -> str:
         template = self.level.prompt or self.default_prompt
         if template.startswith("@"):
-            template = Path(template[1:]).read_text("utf-8")
+            try:
+                template = Path(template[1:]).read_text("utf-8")
+            except UnicodeDecodeError:
+                raise LevelError(f"prompt={template!r}: not a text file in UTF-8") from None
         fields = self.prompt_fields()
 
         def fill(match: re.Match[str]) -> str:

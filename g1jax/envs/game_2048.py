@@ -181,8 +181,9 @@ def slide_lines(lines: Array, is_reversed: Array) -> tuple[Array, Array]:
     towards_start = jnp.where(is_reversed, lines[:, ::-1], lines)
     cells, merged_cells = merge_cells(list(towards_start.T))
     slid = jnp.stack(cells, axis=1)
-    exponents = jnp.stack(merged_cells).astype(jnp.float32) if merged_cells else jnp.zeros((1, 1), jnp.float32)
-    reward = jnp.sum(jnp.where(exponents > 0, jnp.exp2(exponents), jnp.float32(0)))
+    exponents = jnp.stack(merged_cells).astype(jnp.uint32) if merged_cells else jnp.zeros((1, 1), jnp.uint32)
+    values = (jnp.uint32(1) << exponents) & ~np.uint32(1)  # nothing merged: 1 -> 0
+    reward = jnp.sum(values.astype(jnp.float32))
     return jnp.where(is_reversed, slid[:, ::-1], slid), reward
 
 

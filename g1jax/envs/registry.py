@@ -62,7 +62,7 @@ def presets(game_id: str) -> Mapping[str, dict[str, Any]]:
     file = _preset_file(game_id)
     try:
         tables = tomllib.loads(file.read_text("utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise LevelError(f"{file}: {error}") from None
     out = {}
     for name, table in tables.items():

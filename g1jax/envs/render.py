@@ -84,9 +84,11 @@ class Renderer:
     def paint(self, tiles: Array, seed: Array, level: dict[str, Array]) -> Array:
         """The frame of a board of sprites: int32[R, C] -> uint8[H, W, 3]."""
         frame = self._read(self.segments(tiles, seed, level, self.unit, self.frame_size), seed)
-        if self.level.noise > 0:
-            frame = _add_noise(frame, mix_bits(seed, _hash(tiles)), level["noise"])
-        return frame
+        return self.add_noise(frame, tiles, seed, level) if self.level.noise > 0 else frame
+
+    def add_noise(self, frame: Array, tiles: Array, seed: Array, level: dict[str, Array]) -> Array:
+        """The frame of a board, uint8[H, W, 3], with its noise: the same whenever this episode has this board."""
+        return _add_noise(frame, mix_bits(seed, _hash(tiles)), level["noise"])
 
     def _variant(self, tiles: Array, seed: Array, level: dict[str, Array]) -> Array:
         """How much further in the atlas a tile's mark and shift are, for this episode: int32[R, C]."""

@@ -65,6 +65,12 @@ def encode(text: str | bytes, length: int | None = None) -> np.ndarray:
     return np.frombuffer(raw.ljust(length, b"\0"), np.uint8)
 
 
+def as_bytes(text: ArrayLike) -> Array:
+    """Bytes on the device, uint8[N]; at least one, so that nothing at all is a text like any other."""
+    text = jnp.asarray(text)
+    return text if text.shape[0] else jnp.zeros(1, jnp.uint8)
+
+
 def decode(text: ArrayLike) -> str:
     """The string of zero-padded bytes; what is not UTF-8 shows as the replacement character.
 

@@ -191,7 +191,9 @@ class VecEnv:
         zero = jnp.int32(0)
         pools = []
         for game, level, game_keys, count in zip(self.games, levels, keys, self.counts, strict=True):
-            owner = np.arange(self.pool_size, dtype=np.int32) % count  # levels in the proportions of the environments
+            # Levels in the environments' proportions: theirs in turn, or evenly picked ones in a smaller bank.
+            place = np.arange(self.pool_size)
+            owner = place % count if self.pool_size >= count else place * count // self.pool_size
             pool_level = jax.tree.map(lambda leaf, owner=owner: leaf[owner], level)
             pools.append(Pool(jax.vmap(game.reset)(game_keys, pool_level), zero, zero))
         return tuple(pools)
@@ -231,6 +233,10 @@ class VecEnv:
         """
         num_steps = jnp.broadcast_to(jnp.asarray(num_steps, jnp.int32), (self.num_envs,))
         last = jnp.max(num_steps)
+        walks = num_steps > 0
+        key, first_key = jax.random.split(key)
+        state = self._renew(state, walks & (state.terminated | state.truncated), first_key)
+        state = dataclasses.replace(state, terminated=state.terminated & ~walks, truncated=state.truncated & ~walks)
 
         def advance(carry: tuple[Array, VecState]) -> tuple[Array, VecState]:
             i, state = carry
@@ -267,10 +273,6 @@ class VecEnv:
             return jax.vmap(self.games[0].render)(states[0])
         renderers = [game.renderer for game in self.games]
         height, width, _ = self.frame_shape
-        if any(renderer.level.noise > 0 for renderer in renderers):  # noise is drawn frame by frame, in its own size
-            frames = self.render_each(states)
-            padding = [((0, 0), (0, height - f.shape[1]), (0, width - f.shape[2]), (0, 0)) for f in frames]
-            return jnp.concatenate([jnp.pad(f, pad) for f, pad in zip(frames, padding, strict=True)])
         # One gather for all games, from all their atlases.
         unit = math.gcd(width, *(renderer.unit for renderer in renderers))
         atlases = [renderer.cut(unit) for renderer in renderers]
@@ -282,7 +284,11 @@ class VecEnv:
         parts = self._each(segments, states)
         joined = jnp.concatenate([part + int(start) for part, start in zip(parts, first[:-1], strict=True)])
         seeds = jnp.concatenate([state.seed for state in states])
-        return jax.vmap(reader(np.concatenate(atlases)))(joined, seeds)
+        frames = jax.vmap(reader(np.concatenate(atlases)))(joined, seeds)
+        for game, state, part in zip(self.games, states, self._slices, strict=True):
+            if game.level.noise > 0:
+                frames = frames.at[part].set(_with_noise(game, state, frames[part]))
+        return frames
 
     def render_each(self, state: VecState | tuple[Pytree, ...]) -> tuple[Array, ...]:
         """Frames of each game in its own size: uint8[b, H, W, 3] each, no canvas."""
@@ -404,6 +410,17 @@ def _where(mask: Array, where: Pytree, otherwise: Pytree) -> Pytree:
         return jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b)
 
     return jax.tree.map(pick, where, otherwise)
+
+
+def _with_noise(game: Game[Any], states: Pytree, canvases: Array) -> Array:
+    """Canvases of one game, uint8[b, H, W, 3], with its noise in its own frame at their top left."""
+    height, width, _ = game.frame_shape
+
+    def add(state: Any, canvas: Array) -> Array:
+        noisy = game.renderer.add_noise(canvas[:height, :width], game.tiles(state), state.seed, state.level)
+        return canvas.at[:height, :width].set(noisy)
+
+    return jax.vmap(add)(states, canvases)
 
 
 def _spread(level: TracedLevel, count: int) -> TracedLevel:

@@ -1,0 +1,37 @@
+"""How all tests run: strict promotion, compiled programs kept between runs, few random examples, no slow tests."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import jax
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_compilation_cache_dir", str(REPOSITORY / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+hypothesis.settings.register_profile(
+    "g1jax",
+    deadline=None,  # the first example compiles
+    max_examples=200,
+    derandomize=bool(os.environ.get("CI")),
+)
+hypothesis.settings.load_profile("g1jax")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Two workers may meet on one entry while it is written; the one that cannot read it compiles.
+    config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache:UserWarning")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "slow" in config.option.markexpr:
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow: run with -m slow"))

@@ -1,0 +1,216 @@
+"""`make`: games by name, presets from files, and errors that name what was meant."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from g1jax import envs
+from g1jax.envs import registry
+from g1jax.envs.swap import Swap
+from tests.conftest import REPOSITORY
+
+GAMES = ["game_2048", "shisen_sho", "shisen_sho_cifar10", "swap"]
+
+PRESETS = """
+[base]
+about = "the paper's board"
+rows = 6
+
+[large]
+about = "more of everything"
+rows = 8
+cols = 10
+colors = 8
+
+[noisy]
+noise = 12
+palette = ["deep", "classic"]
+
+[asking]
+prompt = "@prompts/short.txt"
+
+[wrong_key]
+colours = 3
+
+[unplayable]
+rows = 3
+cols = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of presets, named by the variable."""
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "short.txt").write_text("{rows} rows", "utf-8")
+    (tmp_path / "shisen_sho.toml").write_text(PRESETS, "utf-8")
+    monkeypatch.setenv(registry.PRESETS_VARIABLE, str(tmp_path))
+    return tmp_path
+
+
+def refused(message: str) -> Any:
+    return pytest.raises(envs.LevelError, match=message)
+
+
+def test_the_four_games_are_known() -> None:
+    assert envs.game_ids()[:4] == GAMES
+    for game_id in GAMES:
+        keys = {"images": "digits"} if game_id == "shisen_sho_cifar10" else {}
+        assert envs.make(game_id, **keys).id == game_id
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("game_2084", "unknown game 'game_2084'; did you mean 'game_2048'"),
+        ("shisen-sho", "unknown game 'shisen-sho'; did you mean 'shisen_sho' or 'shisen_sho_cifar10'"),
+        ("Swap", "unknown game 'Swap'; did you mean 'swap'"),
+        ("tetris", r"unknown game 'tetris'\. There are: game_2048, shisen_sho, shisen_sho_cifar10, swap"),
+        ("", "unknown game ''"),
+    ],
+)
+def test_an_unknown_game_is_refused_with_the_near_ones(name: str, message: str) -> None:
+    with refused(message):
+        envs.make(name)
+
+
+@pytest.mark.parametrize(
+    ("game_id", "key", "message"),
+    [
+        ("swap", "colour", r"unknown level key 'colour'; did you mean 'colors'.*There are: rows, cols, cell_size"),
+        ("swap", "row", "unknown level key 'row'; did you mean 'rows'"),
+        ("game_2048", "spawn_4", "unknown level key 'spawn_4'; did you mean 'spawn_four'"),
+        ("game_2048", "colors", "unknown level key 'colors'"),
+        ("shisen_sho", "x", r"unknown level key 'x'\. There are"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_near_ones(game_id: str, key: str, message: str) -> None:
+    with refused(message):
+        keys: dict[str, Any] = {key: 1}
+        envs.make(game_id, **keys)
+
+
+# ---- Presets ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("folder")
+def test_presets_compose_from_left_to_right_and_keys_come_last() -> None:
+    def shape(preset: str | None, **keys: Any) -> tuple[int, int, int]:
+        level = envs.make("shisen_sho", preset, **keys).level
+        return level.rows, level.cols, level.colors
+
+    assert shape(None) == (6, 6, 6)
+    assert shape("base") == (6, 6, 6)
+    assert shape("large") == (8, 10, 8)
+    assert shape("base+large") == (8, 10, 8)
+    assert shape("large+base") == (6, 10, 8)
+    assert shape("large+base", cols=4, colors=3) == (6, 4, 3)
+    level = envs.make("shisen_sho", preset="base+noisy").level
+    assert (level.noise, level.palette) == (12.0, ("deep", "classic"))
+
+
+@pytest.mark.usefixtures("folder")
+def test_presets_are_listed_without_what_they_say_about_themselves() -> None:
+    presets = envs.presets("shisen_sho")
+    assert list(presets) == ["base", "large", "noisy", "asking", "wrong_key", "unplayable"]
+    assert presets["base"] == {"rows": 6}
+
+
+def test_a_prompt_file_lies_beside_its_presets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    assert envs.make("shisen_sho", preset="asking").prompt == "6 rows"
+    elsewhere = folder / "elsewhere.txt"
+    elsewhere.write_text("{cols} columns", "utf-8")
+    (folder / "swap.toml").write_text(f'[far]\nprompt = "@{elsewhere}"\n[gone]\nprompt = "@gone.txt"', "utf-8")
+    assert envs.make("swap", preset="far").prompt == "8 columns"
+    with refused(f"swap: prompt='@{folder}/gone.txt': no such file"):
+        envs.make("swap", preset="gone")
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("preset", "message"),
+    [
+        ("larg", "shisen_sho: unknown preset 'larg'; did you mean 'large'.*There are: base, large, noisy"),
+        ("base+nosy", "unknown preset 'nosy'; did you mean 'noisy'"),
+        ("base+", "unknown preset ''"),
+        ("base large", "unknown preset 'base large'"),
+        ("wrong_key", "unknown level key 'colours'; did you mean 'colors'"),
+        ("unplayable", "shisen_sho: rows=3, cols=3: 9 tiles, an odd number"),
+    ],
+)
+def test_presets_that_cannot_be_used_are_refused(preset: str, message: str) -> None:
+    with refused(message):
+        envs.make("shisen_sho", preset=preset)
+
+
+def test_a_missing_preset_file_is_named_with_the_places_looked_in(folder: Path) -> None:
+    with refused(rf"no presets for swap: swap\.toml is not in {folder}.*variable G1JAX_ENVS"):
+        envs.make("swap", preset="base")
+    with refused("no presets for game_2084"):
+        envs.presets("game_2084")
+    assert envs.make("swap").id == "swap"
+
+
+def test_without_the_variable_the_working_directory_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(registry.PRESETS_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "swap.toml").write_text("[mine]\nrows = 5\n", "utf-8")
+    assert list(envs.presets("swap")) == ["mine"]
+    assert envs.make("swap", preset="mine").level.rows == 5
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (b"[base\nrows = 6", r"swap\.toml: .*line 1"),
+        (b"rows = 6", r"swap\.toml: rows stands outside of a \[preset\]"),
+        (b"[base]\nrows = 6\n[base]\nrows = 7", r"swap\.toml: "),
+        (b"[base]\nabout = '\xff'", r"swap\.toml"),
+    ],
+)
+def test_a_broken_preset_file_is_named(folder: Path, contents: bytes, message: str) -> None:
+    (folder / "swap.toml").write_bytes(contents)
+    with refused(message):
+        envs.make("swap", preset="base")
+
+
+SHIPPED = [
+    (file.stem, preset)
+    for file in sorted((REPOSITORY / "envs").glob("*.toml"))
+    for preset in tomllib.loads(file.read_text("utf-8"))
+]
+
+
+@pytest.mark.parametrize(("game_id", "preset"), SHIPPED)
+def test_every_shipped_preset_makes_a_game(game_id: str, preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(registry.PRESETS_VARIABLE, str(REPOSITORY / "envs"))
+    keys = {"images": "digits"} if game_id == "shisen_sho_cifar10" else {}
+    game = envs.make(game_id, preset=preset, **keys)
+    assert game.id == game_id
+    assert tomllib.loads((REPOSITORY / "envs" / f"{game_id}.toml").read_text("utf-8"))[preset]["about"]
+
+
+# ---- A game of one's own ---------------------------------------------------------------------------------------------
+
+
+def test_a_game_of_ones_own_is_made_by_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_GAMES", dict(registry._GAMES))
+
+    @envs.register
+    class Wide(Swap):
+        id = "wide_swap"
+
+    assert envs.game_ids()[-1] == "wide_swap"
+    game = envs.make("wide_swap", cols=9)
+    assert type(game) is Wide
+    assert np.asarray(jax.eval_shape(game.reset, jax.random.key(0)).board.shape).tolist() == [8, 9]
+    with refused("unknown game 'wide_swop'; did you mean 'wide_swap'"):
+        envs.make("wide_swop")
