@@ -1,0 +1,63 @@
+"""The policy: a vision-language model of the Qwen2.5-VL architecture, from under 1M to billions of parameters."""
+
+from g1jax.vlm.config import SPECIAL_TOKENS, Config, ConfigError, TextConfig, VisionConfig, from_hf, preset, to_hf
+from g1jax.vlm.generation import Response, generate
+from g1jax.vlm.model import (
+    VLM,
+    Frames,
+    ParamPath,
+    Params,
+    apply,
+    bind,
+    check_prompts,
+    count_params,
+    init,
+    left_pad,
+    num_visual_tokens,
+    param_paths,
+    param_shapes,
+)
+from g1jax.vlm.preprocess import patches, pixel_values
+from g1jax.vlm.safetensors import WeightsError
+from g1jax.vlm.sampling import GREEDY, Sampling, log_distribution, sample
+from g1jax.vlm.scoring import Score, score
+from g1jax.vlm.weights import load, load_config, load_params, save
+
+__all__ = [
+    "GREEDY",
+    "SPECIAL_TOKENS",
+    "VLM",
+    "Config",
+    "ConfigError",
+    "Frames",
+    "ParamPath",
+    "Params",
+    "Response",
+    "Sampling",
+    "Score",
+    "TextConfig",
+    "VisionConfig",
+    "WeightsError",
+    "apply",
+    "bind",
+    "check_prompts",
+    "count_params",
+    "from_hf",
+    "generate",
+    "init",
+    "left_pad",
+    "load",
+    "load_config",
+    "load_params",
+    "log_distribution",
+    "num_visual_tokens",
+    "param_paths",
+    "param_shapes",
+    "patches",
+    "pixel_values",
+    "preset",
+    "sample",
+    "save",
+    "score",
+    "to_hf",
+]

@@ -1,0 +1,214 @@
+"""The policy as pure functions of a plain dict of params: `init`, `apply`, and what they are made of.
+
+The modules are defined with nnx and taken apart once: `init` gives a dict of arrays, keyed as in Qwen2.5-VL's own
+checkpoints, and inside a jit `bind` puts dict and modules together again, which costs nothing once compiled.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from g1jax.typing import Array, ArrayLike, Key
+from g1jax.vlm.config import Config, require
+from g1jax.vlm.decoder import Decoder, KeyValue, causal_mask
+from g1jax.vlm.layers import Linear
+from g1jax.vlm.preprocess import grid_of, patches
+from g1jax.vlm.rotary import token_positions
+from g1jax.vlm.vision import VisionTower
+
+Params = dict[str, Any]
+"""The weights: nested dicts of arrays; a list of layers is a dict keyed 0, 1, …"""
+ParamPath = tuple[str | int, ...]
+"""The keys to a param, for example ("model", "layers", 0, "mlp", "up_proj", "kernel")."""
+Frames = ArrayLike | Sequence[ArrayLike]
+"""The images of a batch: uint8[B, H, W, 3], one a row; or uint8[B, I, H, W, 3], I a row; or a sequence of these, each
+the rows of one game after those of the game before, in its own size.
+"""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Reading:
+    """What the decoder made of a sequence."""
+
+    hidden: Array  # [B, S, D]
+    cache: tuple[KeyValue, ...]  # one a layer, [B, g, S, d] each
+    following: Array  # int32[B], the position of the token that comes next
+
+
+class VLM(nnx.Module):
+    """The whole policy, made with zeros: its params come from `init` or `weights.load`, through `bind`."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.visual = VisionTower(config)
+        self.model = Decoder(config)
+        if not config.text.is_tied:
+            self.lm_head = Linear(config, config.text.hidden_size, config.text.vocab_size)
+
+    def see(self, frames: Frames) -> Array:
+        """Frames to visual tokens, in reading order: [B, T, D]. Rows of smaller images are padded with zeros."""
+        groups = [self._see_group(group) for group in _groups(frames)]
+        longest = max(group.shape[1] for group in groups)
+        return jnp.concatenate([jnp.pad(g, ((0, 0), (0, longest - g.shape[1]), (0, 0))) for g in groups])
+
+    def _see_group(self, frames: ArrayLike) -> Array:
+        rows = frames.shape[0]
+        if frames.ndim == 5:
+            frames = frames.reshape(-1, *frames.shape[2:])
+        grid = grid_of(self.config.vision, frames.shape[1], frames.shape[2])
+        tokens = self.visual(patches(self.config.vision, frames), grid)
+        return tokens.reshape(rows, -1, tokens.shape[-1])
+
+    def embed(self, tokens: Array, is_image: Array, frames: Frames) -> Array:
+        """Embeddings of tokens, visual ones in the places of image tokens: int32[B, S] -> [B, S, D]."""
+        text = self.model.embed_tokens(tokens)
+        seen = self.see(frames)
+        place = jnp.cumsum(is_image.astype(jnp.int32), axis=1) - 1
+        place = jnp.clip(place, 0, seen.shape[1] - 1)
+        return jnp.where(is_image[:, :, None], jnp.take_along_axis(seen, place[:, :, None], axis=1), text)
+
+    def read(self, tokens: Array, mask: Array, frames: Frames, prompt_length: int | None = None) -> Reading:
+        """Looks at frames and reads tokens: int32[B, S], bool[B, S].
+
+        Only the first `prompt_length` tokens may stand for visual ones: a policy that writes the image token has
+        written text. None: all may.
+        """
+        is_image = (tokens == self.config.image_token_id) & mask
+        if prompt_length is not None:
+            is_image &= (jnp.arange(tokens.shape[1], dtype=jnp.int32) < prompt_length)[None]
+        positions, following = token_positions(self.config, is_image, mask, *row_grids(self.config, frames))
+        embeddings = self.embed(tokens, is_image, frames)
+        return Reading(*self.model(embeddings, positions, causal_mask(mask)), following)
+
+    def logits(self, hidden: Array) -> Array:
+        """The output layer: [..., D] -> float32[..., V]."""
+        tied = self.config.text.is_tied
+        kernel = self.model.embed_tokens.embedding[...] if tied else self.lm_head.kernel[...]
+        subscripts = "...d,vd->...v" if tied else "...d,dv->...v"
+        return jnp.einsum(subscripts, hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+
+
+def apply(config: Config, params: Params, tokens: Array, mask: Array, frames: Frames) -> Array:
+    """The logits of the next token after each token: int32[B, S], bool[B, S] -> float32[B, S, V].
+
+    mask: False for padding, which may stand on either side. Where `tokens` has the image token, the visual tokens of
+    the row's frames come in order; `check_prompts` tells whether they are as many. To be jitted, `config` static.
+    """
+    model = bind(config, params)
+    return model.logits(model.read(tokens, mask, frames).hidden)
+
+
+def init(config: Config, key: Key, *, place: Callable[[ParamPath, Array], Array] | None = None) -> Params:
+    """Random params: matrices normal with deviation 0.02, biases 0, norms 1. The same key gives the same params.
+
+    `place` is given each param as it is made, for example to spread it over devices.
+    """
+    shapes, structure = jax.tree.flatten(param_shapes(config))
+    leaves = []
+    for i, (path, shape) in enumerate(zip(param_paths(param_shapes(config)), shapes, strict=True)):
+        leaf = _init_leaf(path, shape, jax.random.fold_in(key, i))
+        leaves.append(leaf if place is None else place(path, leaf))
+    params: Params = jax.tree.unflatten(structure, leaves)
+    return params
+
+
+def _init_leaf(path: ParamPath, shape: jax.ShapeDtypeStruct, key: Key) -> Array:
+    if path[-1] in ("scale", "bias"):
+        return jnp.full(shape.shape, 1.0 if path[-1] == "scale" else 0.0, shape.dtype)
+    count = math.prod(shape.shape)
+    normals = _draw(key, max(2**16, 1 << (count - 1).bit_length()))  # few lengths, so few programs to compile
+    leaf: Array = (normals[:count].reshape(shape.shape) * 0.02).astype(shape.dtype)
+    return leaf
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _draw(key: Key, count: int) -> Array:
+    return jax.random.normal(key, (count,), jnp.float32)
+
+
+def bind(config: Config, params: Params) -> VLM:
+    """The model with these params, for use within one jit."""
+    return nnx.merge(_abstract(config)[0], params)
+
+
+@functools.lru_cache(maxsize=64)
+def _abstract(config: Config) -> tuple[nnx.GraphDef[VLM], Params]:
+    graph, state = nnx.split(nnx.eval_shape(lambda: VLM(config)))
+    return graph, nnx.to_pure_dict(state)
+
+
+def param_shapes(config: Config) -> Params:
+    """The params as shapes and dtypes, `jax.ShapeDtypeStruct`; allocates nothing."""
+    shapes: Params = jax.tree.map(lambda leaf: leaf, _abstract(config)[1])  # a copy: the dicts are the caller's
+    return shapes
+
+
+def param_paths(params: Params) -> list[ParamPath]:
+    """The path of every leaf, in the order of `jax.tree.leaves`."""
+    return [tuple(entry.key for entry in path) for path, _ in jax.tree.leaves_with_path(params)]
+
+
+def count_params(config: Config) -> int:
+    """How many numbers the params are."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(param_shapes(config)))
+
+
+# Frames and prompts
+
+
+def _groups(frames: Frames) -> list[ArrayLike]:
+    return [frames] if isinstance(frames, jax.Array | np.ndarray) else list(frames)
+
+
+def row_grids(config: Config, frames: Frames) -> tuple[Array, Array]:
+    """Rows and columns of each row's images in visual tokens: int32[B], int32[B]."""
+    grids = [(*grid_of(config.vision, *group.shape[-3:-1]), group.shape[0]) for group in _groups(frames)]
+    heights, widths = (np.repeat([g[i] for g in grids], [g[2] for g in grids]).astype(np.int32) for i in (0, 1))
+    return jnp.asarray(heights), jnp.asarray(widths)
+
+
+def num_visual_tokens(config: Config, frames: Frames) -> np.ndarray:
+    """How many image tokens each row's prompt must have: int64[B]."""
+    counts = []
+    for group in _groups(frames):
+        images = group.shape[1] if group.ndim == 5 else 1
+        counts += [math.prod(grid_of(config.vision, *group.shape[-3:-1])) * images] * group.shape[0]
+    return np.array(counts)
+
+
+def check_prompts(config: Config, tokens: ArrayLike, mask: ArrayLike, frames: Frames, num_new: int = 0) -> None:
+    """Refuses on the host, before any device work, prompts that do not fit the model or their frames.
+
+    Raises:
+        ConfigError: an unknown token, a row with more or fewer image tokens than its images have, or a sequence that
+            with `num_new` more tokens is longer than the context.
+    """
+    tokens, mask = np.asarray(tokens), np.asarray(mask, bool)
+    require(tokens.ndim == 2 and tokens.shape == mask.shape, f"tokens and mask: {tokens.shape} and {mask.shape}")
+    wanted = num_visual_tokens(config, frames)
+    require(len(wanted) == len(tokens), f"{len(tokens)} prompts, but frames for {len(wanted)}")
+    longest, limit = int(mask.sum(axis=1).max(initial=0)) + num_new, config.text.max_length
+    require(longest <= limit, f"a sequence of {longest} tokens is longer than the context, {limit}")
+    for row, (line, line_mask) in enumerate(zip(tokens, mask, strict=True)):
+        line = line[line_mask]
+        is_known = (line >= 0) & (line < config.text.vocab_size)
+        require(bool(is_known.all()), f"row {row}: token {line[~is_known][:1]} is not in the vocabulary")
+        found = int((line == config.image_token_id).sum())
+        require(found == wanted[row], f"row {row}: {found} image tokens, but its images have {wanted[row]}")
+
+
+def left_pad(tokens: Array, mask: Array) -> tuple[Array, Array]:
+    """Moves the padding of every row to its left: int32[B, S], bool[B, S].
+
+    `[7 8 · 9 ·] -> [· · 7 8 9]`
+    """
+    order = jnp.argsort(mask, axis=1, stable=True)
+    return jnp.take_along_axis(tokens, order, axis=1), jnp.take_along_axis(mask, order, axis=1)

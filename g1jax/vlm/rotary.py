@@ -1,0 +1,76 @@
+"""Rotary positions: which position a token has, and turning queries and keys by it."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from g1jax.typing import Array
+from g1jax.vlm.config import Config, TextConfig, VisionConfig
+
+
+def token_positions(
+    config: Config, is_image: Array, mask: Array, grid_height: Array, grid_width: Array
+) -> tuple[Array, Array]:
+    """The positions of a batch's tokens and of the token that would come next: int32[B, S, P], int32[B].
+
+    is_image, mask: bool[B, S], visual tokens and tokens that are not padding. grid_*: int32[B], rows and columns of an
+    image in visual tokens. P is 3 for `mrope` (time, row, column), else 1. Padding may stand anywhere.
+
+    Two text tokens, a 2×3 image, two text tokens, by `mrope`, where an image takes as much as its longer side::
+
+        token   t t [i i i i i i] t t
+        time    0 1  2 2 2 2 2 2  5 6
+        row     0 1  2 2 2 3 3 3  5 6
+        column  0 1  2 3 4 2 3 4  5 6
+    """
+    if config.text.positions == "sequence":
+        return jnp.maximum(_count_to(mask) - 1, 0)[:, :, None], _count(mask)
+    is_image &= mask
+    is_text = mask & ~is_image
+    height, width = grid_height[:, None], grid_width[:, None]
+    size, longer_side = height * width, jnp.maximum(height, width)
+    place = _count_to(is_image) - is_image.astype(jnp.int32)  # among the row's visual tokens, of one image or several
+    within = place % size
+    start = _count_to(is_text) - is_text.astype(jnp.int32) + (place // size) * longer_side
+    row, column = jnp.where(is_image, within // width, 0), jnp.where(is_image, within % width, 0)
+    positions = jnp.stack([start, start + row, start + column], axis=2)
+    following = _count(is_text) + _count(is_image) // size[:, 0] * longer_side[:, 0]
+    return jnp.where(mask[:, :, None], positions, 0), following
+
+
+def _count_to(is_counted: Array) -> Array:
+    """How many so far, itself too: bool[B, S] -> int32[B, S]."""
+    return jnp.cumsum(is_counted.astype(jnp.int32), axis=1)
+
+
+def _count(is_counted: Array) -> Array:
+    return jnp.sum(is_counted.astype(jnp.int32), axis=1)
+
+
+def text_angles(config: TextConfig, positions: Array) -> Array:
+    """The angles of half a head: int32[B, S, P] -> float32[B, S, head_dim / 2]."""
+    half = config.head_dim // 2
+    frequencies = jnp.asarray(_frequencies(half, config.rope_theta))
+    if config.positions == "mrope":
+        axis_of = np.repeat(np.arange(3), config.mrope_section)  # which of time, row, column turns a frequency
+        return positions[:, :, axis_of].astype(jnp.float32) * frequencies[None, None]
+    return positions.astype(jnp.float32) * frequencies[None, None]
+
+
+def patch_angles(config: VisionConfig, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """The angles of half a head, the row's and the column's: int[p], int[p] -> float32[p, head_dim / 2]."""
+    frequencies = _frequencies(config.head_dim // 4, config.rope_theta)
+    return np.concatenate([rows[:, None] * frequencies, columns[:, None] * frequencies], axis=1, dtype=np.float32)
+
+
+def _frequencies(count: int, theta: float) -> np.ndarray:
+    return (1.0 / theta ** (np.arange(count) / count)).astype(np.float32)
+
+
+def rotate(x: Array, cos: Array, sin: Array) -> Array:
+    """Turns the pairs (i, i + head_dim / 2) of a head: [..., head_dim], by float32[..., head_dim / 2].
+
+    Computed in float32, given back in x's type.
+    """
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)

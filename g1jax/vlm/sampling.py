@@ -1,0 +1,76 @@
+"""From logits to a token: temperature, top-k, top-p, and the log-probabilities of what was sampled from."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from g1jax.typing import Array, Key
+from g1jax.vlm.config import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a token is drawn: logits / temperature, of those the `top_k` likeliest, of those the likeliest that together
+    have `top_p` of the probability. A static argument of jit.
+    """
+
+    temperature: float = 1.0
+    """0 is greedy: always the likeliest token."""
+    top_k: int = 0
+    """0 is all."""
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.temperature >= 0, f"temperature={self.temperature}: 0 or more")
+        require(self.top_k >= 0, f"top_k={self.top_k}: 0 (all) or more")
+        require(0 < self.top_p <= 1, f"top_p={self.top_p}: above 0, up to 1")
+
+
+PLAIN = Sampling()
+GREEDY = Sampling(temperature=0.0)
+
+
+def log_distribution(sampling: Sampling, logits: Array) -> Array:
+    """The log-probabilities that `sampling` draws from, -inf for what it never draws: float32[..., V] both.
+
+    Greedy is certain: 0 for the likeliest token. Tokens as likely as the last that is kept are kept too.
+    """
+    if sampling.temperature == 0:
+        best = jnp.argmax(logits, axis=-1, keepdims=True)
+        is_kept = jnp.arange(logits.shape[-1]).reshape((1,) * (logits.ndim - 1) + (-1,)) == best
+        return jnp.where(is_kept, 0.0, -jnp.inf)
+    scaled = logits / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        weakest = jax.lax.top_k(scaled, sampling.top_k)[0][..., -1:]
+        scaled = jnp.where(scaled >= weakest, scaled, -jnp.inf)
+    if sampling.top_p < 1:
+        ordered = -jnp.sort(-scaled, axis=-1)
+        probabilities = jax.nn.softmax(ordered, axis=-1)
+        before = jnp.cumsum(probabilities, axis=-1) - probabilities  # of the likelier ones
+        num_kept = jnp.sum((before < sampling.top_p).astype(jnp.int32), axis=-1, keepdims=True)
+        weakest = jnp.take_along_axis(ordered, jnp.maximum(num_kept, 1) - 1, axis=-1)
+        scaled = jnp.where(scaled >= weakest, scaled, -jnp.inf)
+    return jax.nn.log_softmax(scaled, axis=-1)
+
+
+def sample(sampling: Sampling, logits: Array, key: Key) -> tuple[Array, Array]:
+    """A token a row and its log-probability: float32[B, V] -> int32[B], float32[B]."""
+    if sampling.temperature == 0:
+        tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return tokens, jnp.zeros(tokens.shape, jnp.float32)
+    logprobs = log_distribution(sampling, logits)
+    tokens = jax.random.categorical(key, logprobs, axis=-1).astype(jnp.int32)
+    return tokens, take(logprobs, tokens)
+
+
+def take(logprobs: Array, tokens: Array) -> Array:
+    """The log-probability of each token: float32[..., V], int32[...] -> float32[...]."""
+    return jnp.take_along_axis(logprobs, tokens[..., None], axis=-1)[..., 0]
+
+
+def entropy(logprobs: Array) -> Array:
+    """Entropy in nats: float32[..., V] -> float32[...]."""
+    is_possible = logprobs > -jnp.inf
+    finite = jnp.where(is_possible, logprobs, 0.0)
+    return -jnp.sum(jnp.where(is_possible, jnp.exp(finite) * finite, 0.0), axis=-1)

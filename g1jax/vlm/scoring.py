@@ -1,0 +1,70 @@
+"""Scoring responses: what the policy thinks of tokens already written, all of them read at once."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from g1jax.typing import Array
+from g1jax.vlm.config import Config
+from g1jax.vlm.model import Frames, Params, bind, left_pad
+from g1jax.vlm.sampling import PLAIN, Sampling, entropy, log_distribution, take
+
+_CHUNK_NUMBERS = 1 << 25  # logits held at a time
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Score:
+    """What the policy thinks of given responses."""
+
+    logprobs: Array  # float32[B, N], 0 outside of the response mask
+    entropy: Array  # float32[B, N], of the distribution before each token, in nats; 0 outside of the mask
+
+
+def score(
+    config: Config,
+    params: Params,
+    prompt_tokens: Array,
+    prompt_mask: Array,
+    response_tokens: Array,
+    response_mask: Array,
+    frames: Frames,
+    *,
+    sampling: Sampling = PLAIN,
+) -> Score:
+    """Log-probabilities of given responses, int32[B, N], bool[B, N], under the distribution that `sampling` draws from.
+
+    They equal those that `generate` gave. If B·N·V is large, the logits are made for a part of the tokens at a time,
+    and once more for a gradient. To be jitted, with `config` and `sampling` static.
+    """
+    model = bind(config, params)
+    prompt_tokens, prompt_mask = left_pad(prompt_tokens, prompt_mask)
+    prompt_length = prompt_tokens.shape[1]
+    tokens = jnp.concatenate([prompt_tokens, response_tokens], axis=1)
+    mask = jnp.concatenate([prompt_mask, response_mask], axis=1)
+    hidden = model.read(tokens, mask, frames, prompt_length).hidden[:, prompt_length - 1 : -1]
+
+    def score_some(hidden: Array, tokens: Array) -> tuple[Array, Array]:
+        logprobs = log_distribution(sampling, model.logits(hidden))
+        return take(logprobs, tokens), entropy(logprobs)
+
+    rows, length = response_tokens.shape
+    num_chunks = min(length, math.ceil(rows * length * config.text.vocab_size / _CHUNK_NUMBERS))
+    if num_chunks == 1:
+        logprobs, entropies = score_some(hidden, response_tokens)
+    else:
+        size = math.ceil(length / num_chunks)
+        chunks = (_split(hidden, size), _split(response_tokens, size))
+        parts = lax.map(jax.checkpoint(lambda chunk: score_some(*chunk)), chunks)
+        logprobs, entropies = (part.transpose(1, 0, 2).reshape(rows, -1)[:, :length] for part in parts)
+    return Score(jnp.where(response_mask, logprobs, 0.0), jnp.where(response_mask, entropies, 0.0))
+
+
+def _split(x: Array, size: int) -> Array:
+    """[B, N, …] -> [chunks, B, size, …], the last one padded with zeros."""
+    rows, length = x.shape[:2]
+    x = jnp.pad(x, ((0, 0), (0, -length % size), *[(0, 0)] * (x.ndim - 2)))
+    return jnp.moveaxis(x.reshape(rows, -1, size, *x.shape[2:]), 1, 0)

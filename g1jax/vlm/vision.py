@@ -1,0 +1,171 @@
+"""The vision tower: patches of one image size to visual tokens, most blocks looking at windows, some at the image."""
+
+import functools
+from dataclasses import dataclass
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from g1jax.typing import Array
+from g1jax.vlm.config import Config, VisionConfig
+from g1jax.vlm.layers import Linear, RMSNorm, SwiGLU, attend, join_heads, split_heads
+from g1jax.vlm.rotary import patch_angles, rotate
+
+_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Patches of one image size, and the windows they stand in. Those at the edges may be partly empty.
+
+    A 3×3 image with windows of 2×2 visual tokens::
+
+        0 0 1 ·
+        0 0 1 ·
+        2 2 3 ·
+        · · · ·
+    """
+
+    grid: tuple[int, int]  # rows and columns in visual tokens
+    windows: tuple[int, int]  # rows and columns of windows
+    side: int  # of a window, in visual tokens
+    merge: int  # side of a visual token, in patches
+    angles: np.ndarray  # float32[p, head_dim / 2], rotary angles of each patch
+
+    @property
+    def num_windows(self) -> int:
+        """How many windows."""
+        return self.windows[0] * self.windows[1]
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all windows are full."""
+        return self.grid == (self.windows[0] * self.side, self.windows[1] * self.side)
+
+    def to_windows(self, x: Array) -> Array:
+        """[n, p, d] -> [n · windows, side² · merge², d], zeros where a window is empty."""
+        (rows, columns), (down, across), side = self.grid, self.windows, self.side
+        count, _, size = x.shape
+        x = x.reshape(count, rows, columns, self.merge**2 * size)
+        x = jnp.pad(x, ((0, 0), (0, down * side - rows), (0, across * side - columns), (0, 0)))
+        x = x.reshape(count, down, side, across, side, -1).transpose(0, 1, 3, 2, 4, 5)
+        return x.reshape(count * down * across, side**2 * self.merge**2, size)
+
+    def from_windows(self, x: Array) -> Array:
+        """The inverse: [n · windows, side² · merge², d] -> [n, p, d]."""
+        (rows, columns), (down, across), side = self.grid, self.windows, self.side
+        size = x.shape[-1]
+        x = x.reshape(-1, down, across, side, side, self.merge**2 * size).transpose(0, 1, 3, 2, 4, 5)
+        x = x.reshape(x.shape[0], down * side, across * side, -1)[:, :rows, :columns]
+        return x.reshape(x.shape[0], -1, size)
+
+
+@functools.lru_cache(maxsize=64)
+def layout_of(config: VisionConfig, rows: int, columns: int) -> Layout:
+    """The layout of images of rows × columns visual tokens."""
+    merge, side = config.merge_size, config.window_size // config.token_size
+    row, column = np.indices((rows * merge, columns * merge))
+    blocks = (rows, merge, columns, merge)  # patches of a visual token stand together
+    row, column = (index.reshape(blocks).transpose(0, 2, 1, 3).reshape(-1) for index in (row, column))
+    windows = -(-rows // side), -(-columns // side)
+    return Layout((rows, columns), windows, side, merge, patch_angles(config, row, column))
+
+
+class PatchEmbed(nnx.Module):
+    """A linear map of a patch; its frames are equal, so their weights are added up first."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        frames = config.vision.temporal_patch_size
+        self.proj = Linear(config, config.vision.patch_dim * frames, config.vision.hidden_size)
+
+    def __call__(self, patches: Array) -> Array:
+        """float32[n, p, 3 · patch_size²] -> [n, p, d]."""
+        vision, dtype = self.config.vision, jnp.dtype(self.config.dtype)
+        kernel = self.proj.kernel[...].reshape(3, vision.temporal_patch_size, vision.patch_size**2, vision.hidden_size)
+        still = jnp.sum(kernel.astype(jnp.float32), axis=1).reshape(vision.patch_dim, vision.hidden_size)
+        return patches.astype(dtype) @ still.astype(dtype)
+
+
+class VisionAttention(nnx.Module):
+    """Attention among the patches of a window, or of the image."""
+
+    def __init__(self, config: Config, *, is_full: bool) -> None:
+        size = config.vision.hidden_size
+        self.config, self.is_full = config, is_full
+        self.qkv = Linear(config, size, 3 * size, use_bias=True)
+        self.proj = Linear(config, size, size, use_bias=True)
+
+    def __call__(self, x: Array, layout: Layout) -> Array:
+        """[n, p, d] -> [n, p, d]."""
+        heads, qkv, angles = self.config.vision.num_heads, self.qkv(x), jnp.asarray(layout.angles)[None]
+        is_windowed, mask = not self.is_full and layout.num_windows > 1, None
+        if is_windowed:
+            qkv, angles = layout.to_windows(qkv), jnp.tile(layout.to_windows(angles), (len(x), 1, 1))
+            if not layout.is_even:
+                is_filled = layout.to_windows(jnp.ones((1, x.shape[1], 1), jnp.int8))[:, None, :, 0] > 0
+                mask = jnp.tile(is_filled, (len(x), 1, 1))
+        query, key, value = (split_heads(part, heads) for part in jnp.split(qkv, 3, axis=-1))
+        cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+        out = join_heads(attend(self.config, rotate(query, cos, sin), rotate(key, cos, sin), value, mask))
+        return self.proj(layout.from_windows(out) if is_windowed else out)
+
+
+class VisionBlock(nnx.Module):
+    """Attention and SwiGLU, each added to the residual stream."""
+
+    def __init__(self, config: Config, *, is_full: bool) -> None:
+        size = config.vision.hidden_size
+        self.norm1, self.norm2 = RMSNorm(config, size, _EPS), RMSNorm(config, size, _EPS)
+        self.attn = VisionAttention(config, is_full=is_full)
+        self.mlp = SwiGLU(config, size, config.vision.intermediate_size, use_bias=True)
+
+    def __call__(self, x: Array, layout: Layout) -> Array:
+        """[n, p, d] -> [n, p, d]."""
+        x = x + self.attn(self.norm1(x), layout)
+        return x + self.mlp(self.norm2(x))
+
+
+class PatchMerger(nnx.Module):
+    """The patches of a visual token, side by side, to one vector of the decoder's width."""
+
+    def __init__(self, config: Config) -> None:
+        self.size = config.vision.hidden_size * config.vision.merge_size**2
+        self.ln_q = RMSNorm(config, config.vision.hidden_size, _EPS)
+        self.up = Linear(config, self.size, self.size, use_bias=True)
+        self.down = Linear(config, self.size, config.text.hidden_size, use_bias=True)
+
+    def __call__(self, x: Array) -> Array:
+        """[n, p, d] -> [n, t, D]."""
+        merged = self.ln_q(x).reshape(x.shape[0], -1, self.size)
+        return self.down(nnx.gelu(self.up(merged), approximate=False))
+
+
+class VisionTower(nnx.Module):
+    """Patches to visual tokens."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.patch_embed = PatchEmbed(config)
+        full = config.vision.full_attention_blocks
+        self.blocks = nnx.List([VisionBlock(config, is_full=i in full) for i in range(config.vision.depth)])
+        self.merger = PatchMerger(config)
+
+    def __call__(self, patches: Array, grid: tuple[int, int]) -> Array:
+        """Images of `grid` = (rows, columns) visual tokens: float32[n, p, 3 · patch_size²] -> [n, t, D]."""
+        layout = layout_of(self.config.vision, *grid)
+        x = self.patch_embed(patches)
+        for block in self.blocks:
+            x = run_block(self.config, block, x, layout)
+        return self.merger(x)
+
+
+def run_block(config: Config, block: VisionBlock, x: Array, layout: Layout) -> Array:
+    """A block, its inside computed again by a gradient if the config says so."""
+    if not config.is_remat:
+        return block(x, layout)
+    graph, state = nnx.split(block)
+    return cast(Array, jax.checkpoint(lambda state, x: nnx.merge(graph, state)(x, layout))(state, x))
