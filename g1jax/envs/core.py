@@ -158,6 +158,14 @@ class Game(Generic[S]):
         """A strong scripted player's action: int32[]. The invalid action where no action is legal."""
         raise NotImplementedError
 
+    def teach(self, state: S, key: Key) -> tuple[Array, Array]:
+        """A good move that is easily seen, and in words why: (int32[], uint8[T]). A teacher of policies.
+
+        The words are short and true, and name tiles and places as the board text and the answer do. A game without
+        words of its own gives its expert's move and none.
+        """
+        return self.expert(state, key), jnp.zeros(1, jnp.uint8)
+
     # What all games share: playing
 
     def reset(self, key: Key, level: TracedLevel | None = None) -> S:
@@ -314,6 +322,11 @@ class Game(Generic[S]):
                 raise ValueError(f"row {r}, column {c}: {len(cells)} cells in this row, the board has {self.cols}")
         if len(rows) != self.rows:
             raise ValueError(f"row {min(len(rows), self.rows)}, column 0: {len(rows)} rows, the board has {self.rows}")
+        kinds = [[known.index(cell.strip(" \t\r\n")) for cell in row.split("|")] for row in rows]
+        self.check_cells(np.array(kinds, np.int32))
+
+    def check_cells(self, cells: np.ndarray) -> None:
+        """Raises ValueError, with row and column, for a board set by hand, int32[R, C], that no rule covers."""
 
     def _fill_prompt(self) -> str:
         template = self.level.prompt or self.default_prompt

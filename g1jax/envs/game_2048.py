@@ -1,5 +1,6 @@
 """2048: slide the tiles, merge equal ones."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from g1jax.envs import core, looks, random, sprites
+from g1jax.envs import core, looks, random, sprites, text
 from g1jax.envs import game_2048_packed as packed
 from g1jax.envs import level as level_keys
 from g1jax.envs.level import require, traced
@@ -118,6 +119,16 @@ class Game2048(core.Game[State]):
         board = cells.astype(jnp.int8)
         return State(board, ~jnp.any(legal_moves(board)), seed, level)
 
+    def check_cells(self, cells: np.ndarray) -> None:
+        """Refuses tiles that add up to more than play can reach: they might merge to one that has no name."""
+        total, most = int(np.sum(2 ** cells[cells > 0].astype(np.int64))), 2**self.num_exponents - 4
+        if total > most:
+            row, col = np.unravel_index(np.argmax(cells), cells.shape)
+            raise ValueError(
+                f"row {row}, column {col}: with {2 ** int(cells[row, col])} here the tiles add up to {total}; no more "
+                f"than {most} is possible on {self.rows}×{self.cols} cells"
+            )
+
     def legal_actions(self, state: State) -> Array:
         """The directions in which something moves."""
         return legal_moves(state.board)
@@ -126,6 +137,25 @@ class Game2048(core.Game[State]):
         """Looks two moves ahead, over every tile that may appear between them; needs no key."""
         del key
         return best_move(state.board, state.level["spawn_four"])
+
+    def teach(self, state: State, key: Key) -> tuple[Array, Array]:
+        """The expert's move, after what merges and what can move.
+
+        `Pairs: 2 in rows, 1 in columns. Free: 0 1 3. Best: 3.`
+        """
+        book, is_legal = self._phrasebook, legal_moves(state.board)
+        action = self.expert(state, key)
+        in_rows, in_cols = (book.phrase(" 0") + count_merges(lines) for lines in (state.board, state.board.T))
+        free = [book.phrase_if(is_legal[i], f" {i}") for i in range(4)]
+        best = book.phrase(" 0") + action
+        words = book.write(["Pairs:", in_rows, " in rows,", in_cols, " in columns. Free:", *free, ". Best:", best, "."])
+        return action, jnp.where(jnp.any(is_legal), words, jnp.uint8(0))
+
+    @functools.cached_property
+    def _phrasebook(self) -> text.Phrasebook:
+        most = max(4, self.rows * self.cols // 2)
+        numbers = [f" {i}" for i in range(most + 1)]
+        return text.Phrasebook((), 0, 0, (*numbers, "Pairs:", " in rows,", " in columns. Free:", ". Best:", "."))
 
 
 # Rules
@@ -222,6 +252,12 @@ def spawn_tile(board: Array, key: Key, spawn_four: Array) -> Array:
     is_chosen = jnp.arange(board.size, dtype=jnp.int32) == random.nth_marked(is_empty, nth)
     tile = jnp.where(uniform < spawn_four, 2, 1).astype(jnp.int8)
     return jnp.where(is_chosen.reshape(board.shape), tile, board)
+
+
+def count_merges(lines: Array) -> Array:
+    """How many pairs merge when every line slides: int8[n, m] -> int32[]."""
+    slid, _ = slide_lines(lines, jnp.bool_(False))
+    return jnp.sum((lines != 0).astype(jnp.int32)) - jnp.sum((slid != 0).astype(jnp.int32))
 
 
 # The expert

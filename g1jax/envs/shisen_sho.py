@@ -1,6 +1,7 @@
 """Shisen-Sho: remove pairs of equal tiles that a path of at most two turns joins."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from g1jax.envs import core, looks, random, sprites
+from g1jax.envs import core, looks, random, sprites, text
 from g1jax.envs import level as level_keys
 from g1jax.envs.batching import fence, loop_while
 from g1jax.envs.level import require, traced
@@ -137,6 +138,36 @@ class ShisenSho(core.Game[State]):
         """Takes the last pair of a type, else the pair after which most pairs match; needs no key."""
         del key
         return best_pair(state.board)
+
+    def teach(self, state: State, key: Key) -> tuple[Array, Array]:
+        """The nearest pair that matches, after the places of all tiles of its type; needs no key.
+
+        `Blue star: (0, 1) (0, 2) (3, 4) (5, 5). Side by side: (0, 1) (0, 2).`
+        """
+        del key
+        pair = nearest_pair(state.board)
+        return jnp.where(pair < 0, self.invalid_action, pair), self._say(state.board, pair)
+
+    def _say(self, board: Array, pair: Array) -> Array:
+        num_cells, book = self.rows * self.cols, self._phrasebook
+        a, b = pair // num_cells % num_cells, pair % num_cells
+        kind = board.reshape(-1)[a]
+        listed = jnp.nonzero(board.reshape(-1) == kind, size=min(_MOST_LISTED, num_cells), fill_value=-1)[0]
+        how = book.phrase_if(distance(a, b, self.cols) == 1, _ADJACENT, _JOINED)
+        pieces: list[Array | str] = [
+            book.name(kind),
+            ":",
+            *map(book.place, listed),
+            how,
+            book.place(a),
+            book.place(b),
+            ".",
+        ]
+        return jnp.where(pair < 0, jnp.uint8(0), book.write(pieces))
+
+    @functools.cached_property
+    def _phrasebook(self) -> text.Phrasebook:
+        return text.Phrasebook(self.cell_names(), self.rows, self.cols, (":", _ADJACENT, _JOINED, "."))
 
 
 # Dealing
@@ -276,6 +307,32 @@ def best_pair(board: Array) -> Array:
     values = jax.vmap(value)(pairs)
     best = pairs[jnp.argmax(values)]
     return jnp.where(best < 0, num_cells**2, best)
+
+
+# The teacher
+
+_MOST_LISTED = 8
+_ADJACENT, _JOINED = ". Side by side:", ". A path joins"
+
+
+def nearest_pair(board: Array) -> Array:
+    """The pair that matches with the fewest steps between its cells, the first of those in reading order: int32[].
+
+    As an action; -1 if none matches.
+    """
+    num_cells = board.size
+    place = np.arange(num_cells)
+    steps = distance(place[:, None], place[None, :], board.shape[1])
+    order = steps * num_cells**2 + place[:, None] * num_cells + place[None, :]  # unique, and says which pair it is
+    never = np.int32(np.iinfo(np.int32).max)
+    is_match = matches(board) & ~np.tri(num_cells, dtype=bool)
+    first = jnp.min(jnp.where(is_match, order.astype(np.int32), never))
+    return jnp.where(first == never, -1, first % num_cells**2)
+
+
+def distance(a: Any, b: Any, cols: int) -> Any:
+    """Rows and columns between two cells, by their place in reading order; written for NumPy and JAX alike."""
+    return abs(a // cols - b // cols) + abs(a % cols - b % cols)
 
 
 # Sprites and names

@@ -1,5 +1,6 @@
 """Swap: exchange two neighbouring tiles so that three or more equal ones stand in a run (match-3)."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from g1jax.envs import core, looks, random, shisen_sho
+from g1jax.envs import core, looks, random, shisen_sho, text
 from g1jax.envs import level as level_keys
 from g1jax.envs.batching import fence, loop_while
 from g1jax.envs.level import require, traced
@@ -95,7 +96,7 @@ class Swap(core.Game[State]):
     def begin(self, key: Key, seed: Array, level: core.TracedLevel) -> State:
         """A board without a run and with a legal swap."""
         board = jnp.zeros((self.rows, self.cols), jnp.int8)
-        board = deal(board, jnp.bool_(True), Source.of(key, level), self.level.shapes)
+        board = renew(board, jnp.bool_(True), 0, Source.of(key, level), self.level.shapes)
         return State(board, jnp.bool_(False), seed, level)
 
     def move(self, state: State, action: Array, key: Key) -> tuple[State, Array, Array]:
@@ -103,12 +104,10 @@ class Swap(core.Game[State]):
         num_cells = self.rows * self.cols
         a, b = action // num_cells % num_cells, action % num_cells
         swapped = fence(exchange(state.board, a, b))
-        is_run = runs(swapped).reshape(-1)
-        is_legal = are_neighbours(a, b, self.cols) & (is_run[a] | is_run[b]) & (action != self.invalid_action)
+        is_legal = are_neighbours(a, b, self.cols) & makes_run(swapped, a, b) & (action != self.invalid_action)
         board = jnp.where(is_legal, swapped, state.board)
         board, score, source = cascade(board, is_legal, Source.of(key, state.level), self.level.shapes)
-        board, is_stuck, source = reshuffle(board, is_legal & ~has_legal_swap(board), source)
-        board = deal(board, is_stuck, source, self.level.shapes)
+        board = renew(board, is_legal & ~has_legal_swap(board), _MOST_SHUFFLES, source, self.level.shapes)
         return replace(state, board=board), jnp.where(is_legal, score, jnp.float32(-1)), is_legal
 
     def cells(self, state: State) -> Array:
@@ -128,6 +127,35 @@ class Swap(core.Game[State]):
         """Takes the swap that surely scores most, counting what falls together without new tiles; needs no key."""
         del key
         return best_swap(state.board)
+
+    def teach(self, state: State, key: Key) -> tuple[Array, Array]:
+        """The first two equal tiles in reading order that a third one can be swapped to; needs no key.
+
+        `Red circle: (2, 3) (2, 4) need (2, 5). It comes from (1, 5).`
+        """
+        del key
+        book, helps = self._phrasebook, self._helps
+        flat = state.board.reshape(-1)
+        first, second, target, source = (jnp.asarray(column) for column in helps.T)
+        kind = flat[source]
+        is_help = (flat[first] == kind) & (flat[second] == kind) & (flat[target] != kind)
+        which = jnp.min(jnp.where(is_help, np.arange(len(helps), dtype=np.int32), len(helps)))
+        first, second, target, source = jnp.asarray(helps)[jnp.minimum(which, len(helps) - 1)]
+        places = [book.place(place) for place in (first, second, target, source)]
+        words = book.write(
+            [book.name(flat[source]), ":", *places[:2], " need", places[2], ". It comes from", places[3], "."]
+        )
+        is_found = which < len(helps)
+        words = jnp.where(is_found, words, jnp.uint8(0))
+        return jnp.where(is_found, source * flat.shape[0] + target, self.invalid_action), words
+
+    @functools.cached_property
+    def _helps(self) -> np.ndarray:
+        return ways_to_help(self.rows, self.cols)
+
+    @functools.cached_property
+    def _phrasebook(self) -> text.Phrasebook:
+        return text.Phrasebook(self.cell_names(), self.rows, self.cols, (":", " need", ". It comes from", "."))
 
 
 # Rules
@@ -161,6 +189,12 @@ def are_neighbours(a: Array, b: Array, cols: int) -> Array:
     return jnp.abs(a // cols - b // cols) + jnp.abs(a % cols - b % cols) == 1
 
 
+def makes_run(swapped: Array, a: Array, b: Array) -> Array:
+    """Whether an exchange of two different tiles, seen after it, brought one of them into a run: bool[]."""
+    flat, is_run = swapped.reshape(-1), runs(swapped).reshape(-1)
+    return (flat[a] != flat[b]) & (is_run[a] | is_run[b])
+
+
 def legal_swaps(board: Array) -> tuple[Array, Array]:
     """Which cells can be swapped with the next one, to the right and downwards: (bool[R, C-1], bool[R-1, C]).
 
@@ -178,12 +212,13 @@ def _legal_across(board: Array) -> Array:
         """The tile at an offset from the left cell of each pair: int8[R, C-1]."""
         return padded[3 + down : 3 + down + rows, 3 + right : 3 + right + cols - 1]
 
-    def makes_run(tile: Array, col: int, away: int) -> Array:
+    def is_completed(tile: Array, col: int, away: int) -> Array:
         up2, up, below, below2 = (at(d, col) == tile for d in (-2, -1, 1, 2))
         beyond = (at(0, col + away) == tile) & (at(0, col + 2 * away) == tile)
         return beyond | (up2 & up) | (up & below) | (below & below2)
 
-    return makes_run(at(0, 0), 1, 1) | makes_run(at(0, 1), 0, -1)
+    left, right = at(0, 0), at(0, 1)
+    return (left != right) & (is_completed(left, 1, 1) | is_completed(right, 0, -1))
 
 
 def as_pairs(right: Array, down: Array) -> Array:
@@ -259,38 +294,23 @@ def cascade(board: Array, is_active: Array, source: Source, num_shapes: int) -> 
     return board, score, source
 
 
-def reshuffle(board: Array, is_stuck: Array, source: Source) -> tuple[Array, Array, Source]:
-    """Shuffles a stuck board until a swap is legal and no run is there: (int8[R, C], is still stuck bool[], source).
+def renew(board: Array, is_wanted: Array, most_shuffles: int, source: Source, num_shapes: int) -> Array:
+    """If wanted, a board without a run and with a legal swap: int8[R, C].
 
-    Gives up after 50 tries: the tiles of a board may not allow any swap.
+    Shuffles the board's own tiles, and deals new ones if `most_shuffles` tries found none: they may not allow any.
     """
 
-    def shuffle(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+    def try_once(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         board, _, tries, source = carry
         words, source = source.words(board.size)
-        shuffled = fence(board.reshape(-1)[random.shuffled(words)].reshape(board.shape))
-        is_stuck = jnp.any(runs(shuffled)) | ~has_legal_swap(shuffled)
-        return jnp.where(is_stuck, board, shuffled), is_stuck, tries + 1, source
+        shuffled = board.reshape(-1)[random.shuffled(words)].reshape(board.shape)
+        dealt = source.kind(fill_without_runs(words, source.colors * source.shapes, board.shape), num_shapes)
+        fresh = fence(jnp.where(tries < most_shuffles, shuffled, dealt))
+        is_unfit = jnp.any(runs(fresh)) | ~has_legal_swap(fresh)
+        is_last_shuffle = tries + 1 >= most_shuffles
+        return jnp.where(is_unfit & ~is_last_shuffle, board, fresh), is_unfit, tries + 1, source
 
-    def go_on(carry: tuple[Any, ...]) -> Array:
-        return carry[1] & (carry[2] < _MOST_SHUFFLES)
-
-    board, is_stuck, _, source = loop_while(go_on, shuffle, (board, is_stuck, jnp.uint32(0), source))
-    return board, is_stuck, source
-
-
-def deal(board: Array, is_wanted: Array, source: Source, num_shapes: int) -> Array:
-    """If wanted, a new board without a run and with a legal swap: int8[R, C]."""
-    rows, cols = board.shape
-
-    def fill(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        _, _, source = carry
-        words, source = source.words(rows * cols)
-        number = fill_without_runs(words, source.colors * source.shapes, (rows, cols))
-        filled = fence(source.kind(number, num_shapes))
-        return filled, ~has_legal_swap(filled), source
-
-    return loop_while(lambda carry: carry[1], fill, (board, is_wanted, source))[0]
+    return loop_while(lambda carry: carry[1], try_once, (board, is_wanted, jnp.int32(0), source))[0]
 
 
 def fill_without_runs(bits: Array, num_kinds: Array, shape: tuple[int, int]) -> Array:
@@ -334,8 +354,7 @@ def best_swap(board: Array) -> Array:
 
     def value(a: Array, b: Array) -> Array:
         after, score = exchange(board, a, b), jnp.float32(0)
-        is_run = runs(after).reshape(-1)
-        is_legal = is_run[a] | is_run[b]
+        is_legal = makes_run(after, a, b)
         for _ in range(_PASSES):
             is_run = runs(fence(after))
             count = jnp.sum(is_run.astype(jnp.float32))
@@ -347,3 +366,24 @@ def best_swap(board: Array) -> Array:
     best = jnp.argmax(values)
     action = jnp.asarray(first)[best] * num_cells + jnp.asarray(second)[best]
     return jnp.where(values[best] < 0, num_cells * num_cells, action)
+
+
+# The teacher
+
+
+def ways_to_help(rows: int, cols: int) -> np.ndarray:
+    """All ways in which a tile can come to two others so that three stand in a line: int32[n, 4].
+
+    Places in reading order: the two, where the third is missing, and the neighbour of that from which it comes; sorted
+    by these.
+    """
+    ways = []
+    for row, col in np.ndindex(rows, cols):  # where the third is missing
+        sides = [(row + down, col + right) for down, right in ((-1, 0), (0, -1), (0, 1), (1, 0))]
+        for down, right in ((0, 1), (1, 0)):
+            for offsets in ((-2, -1), (-1, 1), (1, 2)):
+                pair = [(row + o * down, col + o * right) for o in offsets]
+                for side in sides:
+                    if side not in pair and all(0 <= r < rows and 0 <= c < cols for r, c in (*pair, side)):
+                        ways.append([r * cols + c for r, c in (*pair, (row, col), side)])
+    return np.array(sorted(ways), np.int32)

@@ -306,33 +306,31 @@ def test_a_fill_chooses_evenly_from_what_makes_no_run() -> None:
 
 @jax.jit
 @jax.vmap
-def reshuffled(board: Array, key: Array) -> Any:
+def renewed(board: Array, key: Array) -> Any:
     source = swap.Source.of(key, {"colors": jnp.int32(4), "shapes": jnp.int32(3)})
-    return swap.reshuffle(board, jnp.bool_(True), source)[:2]
+    return swap.renew(board, jnp.bool_(True), 50, source, 3)
 
 
-def test_a_shuffle_keeps_the_tiles_and_leaves_a_legal_swap() -> None:
+def test_a_stuck_board_keeps_its_tiles_if_they_allow_a_swap() -> None:
     boards = boards_without_runs((4, 4), 4000, seed=5)
     boards = boards[~np.asarray(jax.jit(jax.vmap(swap.has_legal_swap))(boards))][:500]
     assert len(boards) > 200
-    shuffled, is_stuck = map(np.asarray, reshuffled(boards, helpers.keys(len(boards))))
-    np.testing.assert_array_equal(np.sort(shuffled.reshape(len(boards), -1)), np.sort(boards.reshape(len(boards), -1)))
-    for board, new, stuck in zip(boards, helpers.to_lists(shuffled), is_stuck, strict=True):
-        if stuck:
-            assert new == board.tolist()
-        else:
-            assert oracle.run_cells(new) == set()
-            assert oracle.valid_swaps(new) != set()
+    renewals = np.asarray(renewed(boards, helpers.keys(len(boards))))
+    for new in helpers.to_lists(renewals):
+        assert oracle.run_cells(new) == set()
+        assert oracle.valid_swaps(new) != set()
     # Three tiles of a kind nearly always can be brought together on 4×4; without three no order helps.
+    tiles, new_tiles = (np.sort(some.reshape(len(boards), -1)) for some in (boards, renewals))
+    is_kept = (tiles == new_tiles).all(axis=1)
     has_three = np.array([np.bincount(board.reshape(-1)).max() >= 3 for board in boards])
-    assert is_stuck[~has_three].all()
-    assert is_stuck[has_three].mean() < 0.1
+    assert not is_kept[~has_three].any()
+    assert is_kept[has_three].mean() > 0.9
     assert 0 < has_three.mean() < 1
 
 
 def test_the_same_board_is_shuffled_in_many_ways() -> None:
     board = boards_without_runs((4, 4), 1, seed=7, most_kinds=3)
-    shuffled, _ = reshuffled(np.repeat(board, 50, axis=0), helpers.keys(50))
+    shuffled = renewed(np.repeat(board, 50, axis=0), helpers.keys(50))
     assert len(np.unique(np.asarray(shuffled).reshape(50, -1), axis=0)) > 40
 
 
@@ -358,6 +356,21 @@ def test_a_set_board_without_a_legal_swap_stays_and_every_move_costs_one() -> No
     assert (np.asarray(results.reward) == -1).all()
     assert not np.asarray(results.terminated).any()
     np.testing.assert_array_equal(after.board, np.broadcast_to(state.board, (37, 2, 3)))
+
+
+def test_mask_and_step_agree_on_set_boards_that_hold_a_run() -> None:
+    """Two tiles of one kind that change places make no run, though one may already be there."""
+    game = game_of((4, 5))
+    boards = np.random.default_rng(3).integers(0, 3, (300, 4, 5), np.int32)
+    states = jax.vmap(lambda board: game.from_cells(board, jnp.uint32(0), game.traced_level()))(boards)
+    masks = np.asarray(jax.vmap(game.legal_actions)(states))
+    actions = jnp.arange(game.num_actions)
+    step = jax.jit(jax.vmap(jax.vmap(game.step, (None, 0, None)), (0, None, None)))
+    np.testing.assert_array_equal(np.asarray(step(states, actions, jax.random.key(0))[1].is_legal), masks)
+    for board, mask in zip(boards, masks, strict=True):
+        for action in np.flatnonzero(mask):
+            a, b = divmod(int(action), 20)
+            assert board.reshape(-1)[a] != board.reshape(-1)[b]
 
 
 # ---- The expert ------------------------------------------------------------------------------------------------------
