@@ -1,0 +1,242 @@
+"""An RL algorithm as data: one frozen config, of which each named algorithm is a setting, and the batch it learns from.
+
+The algorithms differ in few places, and a key of `Algorithm` names each of them: what a reward is compared with
+(`baseline`, `normalize`), what is clipped (`ratio`, `clip_low`, `clip_high`), how tokens add up (`aggregation`), and
+where the KL to the reference goes (`kl`). So they mix: `make_algorithm("grpo", clip_high=0.28, normalize="game")`.
+"""
+
+import dataclasses
+import math
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+
+from g1jax.envs.level import unknown
+from g1jax.typing import Array
+
+Baseline = Literal["none", "group", "leave_one_out"]
+"""What is taken off a reward: nothing, the mean of its group, or the mean of the others in its group."""
+
+Normalize = Literal["none", "group", "game", "batch"]
+"""Over what advantages are brought to mean 0 and deviation 1: nothing, the rows of a group (ddof 1), or all tokens of
+one game, or of the batch (ddof 0).
+"""
+
+Ratio = Literal["token", "sequence"]
+"""Of what the probability ratio to the sampler is taken and clipped: of each token, or of the whole response (GSPO)."""
+
+Aggregation = Literal["token_mean", "sequence_mean", "constant"]
+"""How the losses of tokens add up: their mean; the mean over responses of each one's mean; or the mean over responses
+of each one's sum divided by `max_length`, whatever its own length.
+"""
+
+KL = Literal["none", "loss", "reward", "token_reward"]
+"""Where the KL to the reference policy goes: nowhere; into the loss; off the reward of a response, its whole KL; or off
+the return of each token, the KL of that token and of those after it.
+"""
+
+Estimator = Literal["k1", "k2", "k3"]
+"""An estimate of KL(policy ‖ reference) from one sampled token, with d = log π_ref − log π: −d, d²/2, e^d − d − 1.
+
+All are from J. Schulman's note "Approximating KL divergence" (2020). Their means are the KL (k1, k3) or near it (k2).
+As a *loss* it is the gradient that counts: that of k2 is the KL's, that of k3 is the reversed KL's, near it while the
+policy is near the reference, and that of k1 is noise around zero. So k1 belongs into the reward.
+"""
+
+
+class AlgorithmError(ValueError):
+    """An algorithm that does not exist or cannot be computed; the message names the key and says why."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Batch:
+    """Responses to learn from. The n responses to one state are a group and stand together: B = groups × n.
+
+    A row without a token in its mask counts for nothing, in its group's statistics either: that is how padding, or the
+    steps after an episode's end, stay out.
+    """
+
+    response_mask: Array  # bool[B, N], the tokens that were written
+    logprobs: Array  # float32[B, N], of the sampler
+    reference_logprobs: Array | None  # float32[B, N], of the reference policy; None if the algorithm has no KL
+    rewards: Array  # float32[B], of the response; or its return, in episodes of several steps
+    game_id: Array  # int32[B], 0 to num_games − 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm:
+    """How rewards become a loss. A static argument of jit.
+
+    Raises:
+        AlgorithmError: a value that the key cannot have.
+    """
+
+    name: str = "custom"
+    """For logs only."""
+    baseline: Baseline = "group"
+    normalize: Normalize = "group"
+    ratio: Ratio = "token"
+    clip_low: float = 0.2
+    """The ratio is clipped to 1 − clip_low …"""
+    clip_high: float = 0.2
+    """… and 1 + clip_high."""
+    aggregation: Aggregation = "token_mean"
+    kl: KL = "none"
+    kl_estimator: Estimator = "k3"
+    kl_coefficient: float = 0.0
+    entropy_coefficient: float = 0.0
+    """Of the policy's mean entropy, in nats, which is added to the objective."""
+    dynamic_sampling: bool = False
+    """Leave out groups whose responses all have the same reward, and take means over the others. DAPO samples anew
+    until the batch is full; in a compiled program, whose shapes are fixed, the groups are masked instead.
+    """
+    overlong_weight: float = 0.0
+    """Of DAPO's punishment of long responses: from 0 at the beginning of the buffer to 1 at max_length."""
+    overlong_buffer: float = 0.2
+    """The last part of max_length in which a response is punished, as a share of it."""
+    max_length: int = 0
+    """The longest response, in tokens, for `constant` and the punishment. 0: as many as the batch has places for."""
+
+    def __post_init__(self) -> None:
+        for key, hint in typing.get_type_hints(type(self)).items():
+            value = getattr(self, key)
+            if typing.get_origin(hint) is Literal:
+                _require(value in typing.get_args(hint), unknown(key, str(value), typing.get_args(hint)))
+            elif hint is float:
+                is_number = isinstance(value, float | int) and not isinstance(value, bool)
+                _require(is_number and math.isfinite(value), f"{key}={value!r}: a finite number")
+            else:
+                _require(type(value) is hint, f"{key}={value!r}: expected {hint.__name__}")
+        _require(0 <= self.clip_low <= 1, f"clip_low={self.clip_low}: 0 to 1, a ratio is never below 0")
+        _require(self.clip_high >= 0, f"clip_high={self.clip_high}: 0 or more")
+        _require(self.kl_coefficient >= 0, f"kl_coefficient={self.kl_coefficient}: 0 or more")
+        _require(self.overlong_weight >= 0, f"overlong_weight={self.overlong_weight}: 0 or more")
+        _require(0 < self.overlong_buffer <= 1, f"overlong_buffer={self.overlong_buffer}: above 0, up to 1")
+        _require(self.max_length >= 0, f"max_length={self.max_length}: 0 (the batch's own) or more")
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a batch has to have `reference_logprobs`."""
+        return self.kl != "none" and self.kl_coefficient > 0
+
+    @property
+    def compares_groups(self) -> bool:
+        """Whether a response is measured against the others to the same state, so that there must be others."""
+        return self.baseline != "none" or self.normalize == "group" or self.dynamic_sampling
+
+    def check_batch(self, batch: Batch, num_samples: int) -> None:
+        """Refuses a batch that this algorithm cannot learn from; its shapes are enough to know."""
+        rows = batch.rewards.shape[0]
+        _require(num_samples >= 1, f"num_samples={num_samples}: 1 or more")
+        _require(rows % num_samples == 0, f"{rows} rows are no groups of num_samples={num_samples}")
+        _require(
+            num_samples > 1 or not self.compares_groups,
+            f"num_samples=1: {self.name} compares the responses to one state; sample 2 or more, or use reinforce_pp",
+        )
+        self.check_reference(batch)
+
+    def check_reference(self, batch: Batch) -> None:
+        """Refuses a batch that lacks the reference's log-probabilities if this algorithm needs them."""
+        _require(
+            batch.reference_logprobs is not None or not self.needs_reference,
+            f"kl={self.kl!r} needs reference_logprobs: score the responses with the reference policy, or set kl='none'",
+        )
+
+
+def make_algorithm(name: str, **changes: Any) -> Algorithm:
+    """A named algorithm, with changes to its keys: `make_algorithm("grpo", kl_coefficient=0.0)`.
+
+    Raises:
+        AlgorithmError: there is no such algorithm or key, or the key cannot have this value.
+    """
+    _require(name in _PRESETS, unknown("algorithm", name, _PRESETS))
+    known = [f.name for f in dataclasses.fields(Algorithm)]
+    for key in changes:
+        _require(key in known, unknown("key of an algorithm", key, known))
+    return dataclasses.replace(_PRESETS[name](), **{"name": name, **changes})
+
+
+def algorithm_names() -> tuple[str, ...]:
+    """The names that `make_algorithm` knows."""
+    return tuple(_PRESETS)
+
+
+def grpo() -> Algorithm:
+    """GRPO, as G1's release does it. "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language
+    Models", arXiv 2402.03300, equations 3 and 4: A = (R − mean) / (std + 1e-6) within a group, the ratio of each token
+    clipped by 0.2, and 0.01 × k3 in the loss. The paper takes the mean of each response first (`sequence_mean`); the
+    release takes the mean over tokens.
+    """
+    return Algorithm(kl="loss", kl_estimator="k3", kl_coefficient=0.01)
+
+
+def dr_grpo() -> Algorithm:
+    """Dr. GRPO. "Understanding R1-Zero-Like Training: A Critical Perspective", arXiv 2503.20783: GRPO without the two
+    divisions that bias it, A = R − mean, and a sum over tokens divided by a constant instead of by each length. No KL.
+    """
+    return Algorithm(normalize="none", aggregation="constant")
+
+
+def rloo() -> Algorithm:
+    """RLOO. "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback in LLMs", arXiv
+    2402.14740: the gradient of A·log π(response), summed over its tokens, with A = R − the mean of the k − 1 others,
+    and R the reward less the coefficient times log π/π_ref of the response. The ratio and its clip, which the paper has
+    no need of, do nothing in the first epoch.
+    """
+    return Algorithm(
+        baseline="leave_one_out",
+        normalize="none",
+        aggregation="constant",
+        kl="reward",
+        kl_estimator="k1",
+        kl_coefficient=0.05,
+    )
+
+
+def dapo() -> Algorithm:
+    """DAPO. "DAPO: An Open-Source LLM Reinforcement Learning System at Scale", arXiv 2503.14476, equations 8 to 13:
+    GRPO's advantages, clipped to 1 − 0.2 and 1 + 0.28, the mean over all tokens, no KL, groups of equal rewards left
+    out, and long responses punished over the last fifth of max_length. The paper fills up the batch with other groups;
+    here it is smaller by those left out.
+    """
+    return Algorithm(clip_high=0.28, dynamic_sampling=True, overlong_weight=1.0, overlong_buffer=0.2)
+
+
+def gspo() -> Algorithm:
+    """GSPO. "Group Sequence Policy Optimization", arXiv 2507.18071, equations 5 and 7: GRPO's advantages, and one ratio
+    of a response, s = (π(y) / π_old(y))^(1/|y|), clipped to 1 − 3e-4 and 1 + 4e-4. Computed in the form of equations
+    13 and 14 (GSPO-token), where each token has the value of s and its own gradient; the two are the same if all
+    tokens of a response have one advantage.
+    """
+    return Algorithm(ratio="sequence", aggregation="sequence_mean", clip_low=3e-4, clip_high=4e-4)
+
+
+def reinforce_pp() -> Algorithm:
+    """REINFORCE++. "REINFORCE++: Stabilizing Critic-Free Policy Optimization with Global Advantage Normalization",
+    arXiv 2501.03262: A_t = R − coefficient × the k1 of token t and of those after it, brought to mean 0 and deviation 1
+    over all tokens of the batch; PPO's clip. It needs no groups. With several games, `normalize="game"` keeps a game
+    with large rewards from drowning the others.
+    """
+    return Algorithm(baseline="none", normalize="batch", kl="token_reward", kl_estimator="k1", kl_coefficient=0.01)
+
+
+def reinforce_pp_baseline() -> Algorithm:
+    """REINFORCE++ with baseline, the same paper's variant for groups: A = R − the mean of the group, then normalised
+    over the batch; the KL is a k2 in the loss.
+    """
+    return Algorithm(baseline="group", normalize="batch", kl="loss", kl_estimator="k2", kl_coefficient=0.01)
+
+
+_PRESETS: dict[str, Callable[[], Algorithm]] = {
+    preset.__name__: preset for preset in (grpo, dr_grpo, rloo, dapo, gspo, reinforce_pp, reinforce_pp_baseline)
+}
+
+
+def _require(condition: bool, message: str) -> None:
+    """Raises AlgorithmError(message) unless the condition holds."""
+    if not condition:
+        raise AlgorithmError(message)

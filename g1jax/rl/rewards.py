@@ -1,0 +1,85 @@
+"""The reward of a response, from its bytes and what the game made of them, on the device."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from g1jax.envs import text
+from g1jax.envs.core import Game, StepResult
+from g1jax.rl.algorithm import AlgorithmError
+from g1jax.typing import Array
+
+TAGS = ("<perception>", "</perception>", "<think>", "</think>", "<answer>", "</answer>")
+"""The tags of a response, in the order the prompt asks for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardWeights:
+    """What the parts of a reward count, for one game; the defaults are the release's.
+
+    Raises:
+        AlgorithmError: a value that the key cannot have.
+    """
+
+    game: float = 1.0
+    format: float = 1.0
+    perception: float = 1.0
+    game_shape: Literal["sign", "raw"] = "sign"
+    """`sign`: 1 if the step's reward is above 0, else −1. `raw`: the step's reward."""
+    format_shape: Literal["present", "ordered"] = "present"
+    """`present`: 1 if all six tags are somewhere. `ordered`: 1 if they are there in the prompt's order."""
+    perception_shape: Literal["exact", "cells"] = "exact"
+    """`exact`: 1 if the board text is all right. `cells`: the share of its cells that are."""
+
+    def __post_init__(self) -> None:
+        shapes = {"game_shape": ("sign", "raw"), "format_shape": ("present", "ordered")}
+        for key, known in {**shapes, "perception_shape": ("exact", "cells")}.items():
+            if getattr(self, key) not in known:
+                raise AlgorithmError(f"{key}={getattr(self, key)!r}: one of {', '.join(known)}")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Reward:
+    """The reward of a response, and its parts before their weights."""
+
+    total: Array  # float32[]
+    game: Array  # float32[]
+    format: Array  # float32[], 0 or 1
+    perception: Array  # float32[], 0 to 1
+    is_success: Array  # bool[], the step earned something
+    is_seen: Array  # bool[], the perception is exact
+
+
+def reward(
+    game: Game[Any], response: Array, state: Any, result: StepResult, weights: RewardWeights | None = None
+) -> Reward:
+    """The reward of one response, uint8[N], to the state it was shown, and of the step that it led to from there.
+
+    `jax.vmap` makes it many. A response without a perception scores there as one that sees wrongly.
+    """
+    weights = RewardWeights() if weights is None else weights
+    is_success = result.reward > 0
+    is_seen = game.perception_exact(response, state)
+    shaped = jnp.where(is_success, 1.0, -1.0) if weights.game_shape == "sign" else result.reward
+    formatted = has_format(response, ordered=weights.format_shape == "ordered").astype(jnp.float32)
+    if weights.perception_shape == "exact":
+        perception = is_seen.astype(jnp.float32)
+    else:
+        perception = game.perception_cells(response, state)
+    total = weights.game * shaped + weights.format * formatted + weights.perception * perception
+    return Reward(total, shaped, formatted, perception, is_success, is_seen)
+
+
+def has_format(response: Array, *, ordered: bool = False) -> Array:
+    """Whether a response has all six tags, uint8[N] -> bool[]; if `ordered`, each after the one before."""
+    num_bytes = response.shape[0]
+    after, is_there = jnp.int32(0), jnp.bool_(True)
+    for tag in TAGS:
+        start = text.find(response, tag, after)
+        is_there &= start < num_bytes
+        if ordered:
+            after = start + len(tag)
+    return is_there
