@@ -1,0 +1,8 @@
+"""G0 on all four games, at a size for a laptop: RL alone."""
+
+from g1jax.training import recipes
+from g1jax.training.config import Experiment
+
+
+def get_config() -> Experiment:
+    return recipes.small("g0_multigame", has_cold_start=False)

@@ -1,0 +1,8 @@
+"""G0 on Shisen-Sho with pictures, at a size for a laptop: RL alone."""
+
+from g1jax.training import recipes
+from g1jax.training.config import Experiment
+
+
+def get_config() -> Experiment:
+    return recipes.small("g0_shisen_sho_cifar10", ("shisen_sho_cifar10",), has_cold_start=False)

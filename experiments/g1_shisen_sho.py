@@ -1,0 +1,8 @@
+"""G1 on Shisen-Sho, at a size for a laptop."""
+
+from g1jax.training import recipes
+from g1jax.training.config import Experiment
+
+
+def get_config() -> Experiment:
+    return recipes.small("g1_shisen_sho", ("shisen_sho",))

@@ -1,0 +1,211 @@
+"""From rollouts of several games to new params: advantages once, then epochs of minibatches of micro-batches.
+
+A minibatch takes the same share of every game's groups, a micro-batch of every minibatch's. Each game keeps its own
+shapes, so no row is padded to another game's; only masks and figures are, for statistics over all games.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from g1jax.envs.core import Game
+from g1jax.rl.advantages import prepare
+from g1jax.rl.algorithm import Algorithm, AlgorithmError, Batch
+from g1jax.rl.losses import Metrics, TokenWeights, policy_loss, token_weights
+from g1jax.rl.policy import Policy
+from g1jax.rl.rollout import Rollout
+from g1jax.typing import Array, Key, Pytree
+from g1jax.vlm import Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """How often and in which portions a rollout is learned from."""
+
+    epochs: int = 1
+    minibatches: int = 1
+    """Optimizer steps an epoch; the groups are dealt anew for each epoch."""
+    microbatches: int = 1
+    """Parts whose gradients add up to a minibatch's: less memory, and on CPU less time."""
+
+    def check(self, num_groups: int, game: str) -> None:
+        """Refuses a number of groups that does not divide.
+
+        Raises:
+            AlgorithmError: it does not.
+        """
+        parts = self.minibatches * self.microbatches
+        if min(self.epochs, self.minibatches, self.microbatches) < 1 or num_groups % parts:
+            raise AlgorithmError(
+                f"{game}: {num_groups} groups do not divide into {self.minibatches} minibatches of {self.microbatches} "
+                f"micro-batches: make the states a multiple of {parts}, or take fewer"
+            )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Lot:
+    """The rows of one game, or a part of them, with all that learning needs: leaves [R, …]; frames as in a rollout."""
+
+    frames: Array
+    tokens: Array  # int32[R, N]
+    batch: Batch
+    advantages: Array  # float32[R, N]
+    weights: TokenWeights | None  # [R, N], of a minibatch
+
+
+def update(
+    policy: Policy,
+    algorithm: Algorithm,
+    optimizer: optax.GradientTransformation,
+    passes: Passes,
+    games: Sequence[Game[Any]],
+    params: Params,
+    reference: Params | None,
+    opt_state: Pytree,
+    rollouts: Sequence[Rollout],
+    key: Key,
+    *,
+    num_samples: int,
+    complete: Callable[[Params], Params] = lambda params: params,
+) -> tuple[Params, Pytree, Metrics]:
+    """New params and optimizer state, and the mean of what the steps measured.
+
+    `complete` makes the model's params of those that are trained, the reference's too: for LoRA.
+
+    Raises:
+        AlgorithmError: the rows do not divide into the passes' parts, or the algorithm cannot learn from them.
+    """
+    lots = _make_lots(
+        policy, algorithm, games, None if reference is None else complete(reference), rollouts, num_samples
+    )
+    for game, lot in zip(games, lots, strict=True):
+        passes.check(lot.tokens.shape[0] // num_samples, game.id)
+
+    def learn(carry: tuple[Params, Pytree], key: Key) -> tuple[tuple[Params, Pytree], Metrics]:
+        keys = jax.random.split(key, len(lots))
+        dealt = [_deal(lot, passes, num_samples, key) for lot, key in zip(lots, keys, strict=True)]
+        return lax.scan(step, carry, dealt)
+
+    def step(carry: tuple[Params, Pytree], minibatch: list[Lot]) -> tuple[tuple[Params, Pytree], Metrics]:
+        params, opt_state = carry
+        grads, metrics = _gradient(policy, algorithm, games, complete, params, minibatch)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        metrics["gradient_norm"] = optax.tree.norm(grads)
+        return (optax.apply_updates(params, updates), opt_state), metrics
+
+    (params, opt_state), metrics = lax.scan(learn, (params, opt_state), jax.random.split(key, passes.epochs))
+    return params, opt_state, jax.tree.map(jnp.mean, metrics)
+
+
+def _make_lots(
+    policy: Policy,
+    algorithm: Algorithm,
+    games: Sequence[Game[Any]],
+    reference: Params | None,
+    rollouts: Sequence[Rollout],
+    num_samples: int,
+) -> list[Lot]:
+    """What each game's rows are worth: one batch over all games, padded for the statistics, and cut up again."""
+    lots = []
+    for i, (game, rollout) in enumerate(zip(games, rollouts, strict=True)):
+        mask = rollout.responses.mask & rollout.is_running[:, None]
+        logprobs = None
+        if algorithm.needs_reference:
+            if reference is None:
+                raise AlgorithmError(f"{algorithm.name} needs a reference policy for its KL")
+            logprobs = policy.score(reference, game, rollout.frames, rollout.responses.tokens, mask).logprobs
+        game_id = jnp.full(mask.shape[0], i, jnp.int32)
+        batch = Batch(mask, rollout.responses.logprobs, logprobs, rollout.returns, game_id)
+        nothing = jnp.zeros(mask.shape, jnp.float32)
+        lots.append(Lot(rollout.frames, rollout.responses.tokens, batch, nothing, None))
+    batch, advantages = prepare(
+        algorithm, _join([lot.batch for lot in lots]), num_samples=num_samples, num_games=len(games)
+    )
+    out, start = [], 0
+    for lot in lots:
+        rows, length = lot.tokens.shape
+        part = slice(start, start + rows)
+        mask = batch.response_mask[part, :length]
+        own = dataclasses.replace(lot.batch, response_mask=mask)
+        out.append(dataclasses.replace(lot, batch=own, advantages=advantages[part, :length]))
+        start += rows
+    return out
+
+
+def _join(batches: Sequence[Batch]) -> Batch:
+    """Several games' rows as one batch, padded to the longest response."""
+    longest = max(batch.response_mask.shape[1] for batch in batches)
+
+    def pad(leaf: Array) -> Array:
+        return leaf if leaf.ndim == 1 else jnp.pad(leaf, ((0, 0), (0, longest - leaf.shape[1])))
+
+    return jax.tree.map(lambda *leaves: jnp.concatenate([pad(leaf) for leaf in leaves]), *batches)
+
+
+def _deal(lot: Lot, passes: Passes, num_samples: int, key: Key) -> Lot:
+    """The rows in random order of groups, in minibatches: leaves [M, R / M, …]."""
+    num_groups = lot.tokens.shape[0] // num_samples
+    order = jnp.arange(num_groups, dtype=jnp.int32)
+    if passes.minibatches > 1:
+        order = jax.random.permutation(key, order)
+    rows = (order[:, None] * num_samples + jnp.arange(num_samples, dtype=jnp.int32)[None]).reshape(-1)
+    frames = lot.frames[order if lot.frames.shape[0] == num_groups else rows]
+    tokens, batch, advantages = jax.tree.map(lambda leaf: leaf[rows], (lot.tokens, lot.batch, lot.advantages))
+    return _split(Lot(frames, tokens, batch, advantages, None), passes.minibatches, passes.microbatches)
+
+
+def _split(lot: Lot, *parts: int) -> Lot:
+    """Leaves [R, …] -> [*parts, R / parts, …]."""
+    return jax.tree.map(lambda leaf: leaf.reshape(*parts, -1, *leaf.shape[1:]), lot)
+
+
+def _gradient(
+    policy: Policy,
+    algorithm: Algorithm,
+    games: Sequence[Game[Any]],
+    complete: Callable[[Params], Params],
+    params: Params,
+    minibatch: list[Lot],
+) -> tuple[Params, Metrics]:
+    """The gradient of a minibatch, leaves [micro, R, …], one game and micro-batch after another."""
+    total: tuple[Params, Metrics] | None = None
+    for game, lot, weights in zip(games, minibatch, _weights(algorithm, minibatch), strict=True):
+
+        def loss(params: Params, lot: Lot, game: Game[Any] = game) -> tuple[Array, Metrics]:
+            score = policy.score(complete(params), game, lot.frames, lot.tokens, lot.batch.response_mask)
+            return policy_loss(algorithm, score.logprobs, score.entropy, lot.batch, lot.advantages, lot.weights)
+
+        def add(
+            carry: tuple[Params, Metrics] | None, lot: Lot, loss: Any = loss
+        ) -> tuple[tuple[Params, Metrics], None]:
+            grads, metrics = jax.grad(loss, has_aux=True)(params, lot)
+            return jax.tree.map(jnp.add, carry, (grads, metrics)), None
+
+        lot = dataclasses.replace(lot, weights=weights)
+        first = jax.tree.map(lambda leaf: leaf[0], lot)
+        shapes = jax.eval_shape(lambda first=first, loss=loss: jax.grad(loss, has_aux=True)(params, first))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        total, _ = lax.scan(add, zeros if total is None else total, lot)
+    assert total is not None
+    return total
+
+
+def _weights(algorithm: Algorithm, minibatch: list[Lot]) -> list[TokenWeights]:
+    """Each game's part, [micro, R, N], of the token weights of the whole minibatch."""
+    masks = [lot.batch.response_mask for lot in minibatch]
+    longest = max(mask.shape[-1] for mask in masks)
+    flat = [jnp.pad(m.reshape(-1, m.shape[-1]), ((0, 0), (0, longest - m.shape[-1]))) for m in masks]
+    weights = token_weights(algorithm, jnp.concatenate(flat))
+    out, start = [], 0
+    for mask, rows in zip(masks, flat, strict=True):
+        part = slice(start, start + rows.shape[0])
+        out.append(jax.tree.map(lambda w, m=mask, p=part: w[p, : m.shape[-1]].reshape(m.shape), weights))
+        start += rows.shape[0]
+    return out

@@ -1,0 +1,103 @@
+"""What a run ends with: the paper's evaluation beside random play and the published table, and the curves."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from g1jax.evaluation import Episodes, Player, Result, play, policy_player, random_player, result_of, save
+from g1jax.evaluation.tables import as_markdown
+from g1jax.training.folder import read_metrics, write_atomically
+from g1jax.training.progress import Progress
+from g1jax.training.setup import Setup
+from g1jax.training.steps import Fixed, RunState
+
+_CURVES = ("reward", "perception", "reasoning", "success", "format", "length")
+_OVERALL = ("kl_reference", "entropy")
+_SMOOTH = 0.1  # share of a curve that is averaged over, at most
+
+
+def evaluate(
+    setup: Setup, folder: Path, progress: Progress, state: RunState, fixed: Fixed, name: str, num_episodes: int
+) -> Result:
+    """Plays the paper's protocol, the policy and for comparison chance, and writes both results and the table.
+
+    They are in `evaluation/<name>` and `evaluation/random`, the table in `evaluation/<name>.md`.
+    """
+    evaluation = setup.experiment.evaluation
+    sampling = dataclasses.replace(setup.policy.sampling, temperature=evaluation.temperature)
+    policy = dataclasses.replace(setup.policy, sampling=sampling)
+    params = setup.complete(state.trained, fixed.frozen)
+    players = [policy_player(policy, params, fixed.table, name=name, batch_size=num_episodes), random_player()]
+    results = []
+    for player in players:
+        played = _play_all(setup, progress, player, num_episodes)
+        results.append(result_of({"name": player.name, "model": setup.experiment.model}, played))
+        save(results[-1], folder / "evaluation" / player.name)
+    table = as_markdown(results)
+    if jax.process_index() == 0:
+        write_atomically(folder / "evaluation" / f"{name}.md", table)
+    progress.say(f"\n{table}")
+    return results[0]
+
+
+def _play_all(setup: Setup, progress: Progress, player: Player, num_episodes: int) -> Mapping[str, Episodes]:
+    evaluation, played = setup.experiment.evaluation, {}
+    for game in setup.games:
+
+        def tell(done: int, total: int, label: str = f"evaluation of {player.name}: {game.id}") -> None:
+            progress.part(label, done, total)
+
+        played[game.id] = play(game, player, num_episodes, evaluation.steps, setup.experiment.seed, on_progress=tell)
+    return played
+
+
+def write_curves(folder: Path) -> Path | None:
+    """A picture of the run's metrics, `curves.png`, by game; None if there is nothing to draw."""
+    lines = read_metrics(folder)
+    if not lines:
+        return None
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    games = sorted({key.split("/")[0] for line in lines for key in line if "/" in key})
+    names = [*(("loss",) if any("loss" in key for line in lines for key in line) else ()), *_CURVES, *_OVERALL]
+    names = [name for name in names if any(_has(line, name, games) for line in lines)]
+    columns = 3
+    rows = -(-len(names) // columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(4.2 * columns, 2.8 * rows), squeeze=False)
+    for axis, name in zip(axes.flat, names, strict=False):
+        for game in games if name not in _OVERALL else [""]:
+            points = [(line["step"], line.get(f"{game}/{name}" if game else name)) for line in lines]
+            known = [(step, value) for step, value in points if value is not None]
+            if known:
+                steps, values = zip(*known, strict=True)
+                axis.plot(steps, _smoothed(values), label=game or None, linewidth=1.4)
+        axis.set_title(name)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(names) :]:
+        axis.set_axis_off()
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    if labels:
+        figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    path = folder / "curves.png"
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+    return path
+
+
+def _has(line: Mapping[str, Any], name: str, games: Sequence[str]) -> bool:
+    return any(line.get(key) is not None for key in (name, *(f"{game}/{name}" for game in games)))
+
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Means over a window that is a tenth of the curve, less at its ends."""
+    half = max(int(len(values) * _SMOOTH / 2), 0)
+    windows = [values[max(i - half, 0) : i + half + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]

@@ -1,0 +1,79 @@
+"""The cold start's data, fresh on the fly: states, and what the teacher sees, thinks and does in them."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from g1jax.envs import text
+from g1jax.envs.core import Game
+from g1jax.envs.vector import VecEnv, VecState
+from g1jax.rl.policy import Policy, lesson_text
+from g1jax.typing import Array, Key
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Lesson:
+    """Responses of one game to learn by heart."""
+
+    frames: Array  # uint8[B, H, W, 3]
+    tokens: Array  # int32[B, N]
+    mask: Array  # bool[B, N], what is not padding
+    is_perception: Array  # bool[B, N], the tokens that say what is on the board
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Script:
+    """Lessons before they are tokens."""
+
+    frames: Array  # uint8[B, H, W, 3]
+    boards: Array  # uint8[B, L], true board texts
+    words: Array  # uint8[B, T], why
+    answers: Array  # uint8[B, A], the move
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def next_scripts(
+    vecs: tuple[VecEnv, ...], random_moves: float, states: tuple[VecState, ...], key: Key
+) -> tuple[tuple[VecState, ...], tuple[Script, ...]]:
+    """A script for every environment's state, and the states after a move: a random legal one or the teacher's."""
+    after, scripts = [], []
+    for i, (vec, state) in enumerate(zip(vecs, states, strict=True)):
+        teach_key, move_key, coin_key, step_key = jax.random.split(jax.random.fold_in(key, i), 4)
+        (game,), (inner,) = vec.games, state.games
+        actions, words = jax.vmap(game.teach)(inner, jax.random.split(teach_key, vec.num_envs))
+        answers = jax.vmap(game.write_action)(actions)
+        scripts.append(Script(vec.render(state), vec.describe(state), words, answers))
+        is_random = jax.random.bernoulli(coin_key, random_moves, (vec.num_envs,))
+        actions = jnp.where(is_random, vec.sample_actions(state, move_key), actions)
+        after.append(vec.step(state, actions, step_key)[0])
+    return tuple(after), tuple(scripts)
+
+
+def to_lesson(policy: Policy, game: Game[Any], script: Script) -> Lesson:
+    """A game's script in tokens."""
+    texts = [
+        [text.decode(line) for line in np.asarray(column)] for column in (script.boards, script.words, script.answers)
+    ]
+    responses = [lesson_text(*row) for row in zip(*texts, strict=True)]
+    return Lesson(script.frames, *map(jnp.asarray, tokenize(policy, game, responses)))
+
+
+def tokenize(policy: Policy, game: Game[Any], responses: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whole responses as tokens: int32[B, N], which are there, bool[B, N], and which are of the perception, bool[B, N].
+
+    Raises:
+        ConfigError: a response is longer than the policy may write.
+    """
+    tokenizer = policy.tokenizer
+    lines = [[*tokens, tokenizer.end_token] for tokens in tokenizer.encode_batch(responses)]
+    tokens, mask = tokenizer.pad_batch(lines, side="right", length=policy.max_new_tokens(game))
+    closing = tokenizer.encode("</perception>")[-1]
+    is_perception = (np.cumsum(tokens == closing, axis=1) == 0) & mask
+    return tokens, mask, is_perception

@@ -1,0 +1,108 @@
+"""What a run shows while it works: a live table in a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from g1jax.training.setup import Setup
+
+_LINE_SECONDS = 10.0
+_SHOWN = {
+    "cold_start": ("loss", "perception_nats", "reasoning_nats"),
+    "rl": ("reward", "success", "perception", "reasoning", "format", "length"),
+}
+
+
+class Progress:
+    """Shows nothing but warnings; the base of the two that show more."""
+
+    def begin(self, setup: "Setup", folder: Path) -> None:
+        """The run is about to begin."""
+
+    def step(self, step: int, phase: str, figures: Mapping[str, float], timings: Mapping[str, float]) -> None:
+        """A step is done."""
+
+    def say(self, line: str) -> None:
+        """Something worth a line."""
+
+    def warn(self, line: str) -> None:
+        """Something that went wrong, and that the run works around."""
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+
+    def part(self, name: str, done: int, total: int) -> None:
+        """Part of a long work that has no steps of its own, such as the evaluation."""
+
+    def end(self) -> None:
+        """The run is over."""
+
+
+class Display(Progress):
+    """A live table in a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._live: Live | None = None
+        self._last_line = self._began = time.perf_counter()
+        self._games: tuple[str, ...] = ()
+        self._num_steps = 0
+
+    def begin(self, setup: "Setup", folder: Path) -> None:
+        """Says what will be done, and with what."""
+        from g1jax import vlm
+
+        e = setup.experiment
+        self._games, self._num_steps = tuple(game.id for game in setup.games), e.num_steps
+        size, shape = vlm.count_params(setup.policy.config), setup.mesh.shape
+        mesh = " × ".join(f"{axis} {count}" for axis, count in shape.items())
+        self.say(f"{e.name}: {e.cold_start.steps} steps of cold start, {e.rl.iterations} of {setup.algorithm.name}")
+        self.say(f"model {e.model}, {size / 1e6:.1f}M parameters; mesh {mesh}; folder {folder}")
+        self.say("compiling the first step …")
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=4)
+            self._live.start()
+
+    def step(self, step: int, phase: str, figures: Mapping[str, float], timings: Mapping[str, float]) -> None:
+        """Redraws the table, or prints a line now and then."""
+        now = time.perf_counter()
+        names = _SHOWN[phase]
+        per_step = timings["seconds"]
+        if self._live is not None:
+            table = Table(
+                title=f"{phase} · step {step} of {self._num_steps} · {per_step:.2f} s a step", title_justify="left"
+            )
+            for column in ("", *names):
+                table.add_column(column, justify="left" if not column else "right")
+            for game in self._games:
+                table.add_row(game, *(f"{figures.get(f'{game}/{name}', float('nan')):.3f}" for name in names))
+            self._live.update(table)
+        elif now - self._last_line > _LINE_SECONDS or step in (1, self._num_steps):
+            self._last_line = now
+            main = names[1] if phase == "rl" else names[0]
+            parts = [f"{game} {figures.get(f'{game}/{main}', float('nan')):.3f}" for game in self._games]
+            self.say(f"{now - self._began:5.0f} s  {phase} {step}/{self._num_steps}  {main}: {', '.join(parts)}")
+
+    def say(self, line: str) -> None:
+        """A line, above the table if there is one."""
+        self._console.print(line, markup=False)
+
+    def part(self, name: str, done: int, total: int) -> None:
+        """A line now and then."""
+        now = time.perf_counter()
+        if self._live is not None:
+            self._live.update(f"{name}: {done / total:.0%}")
+        elif now - self._last_line > _LINE_SECONDS or done == total:
+            self._last_line = now
+            self.say(f"{now - self._began:5.0f} s  {name}: {done / total:.0%}")
+
+    def end(self) -> None:
+        """Leaves the last table on the screen."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None

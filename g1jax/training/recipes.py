@@ -1,0 +1,86 @@
+"""Settings that several experiments share: the laptop-sized ones, and the paper's."""
+
+import dataclasses
+
+from g1jax.training.config import ALL_GAMES, RL, ColdStart, Evaluation, Experiment, Log, Optimizer, Weights
+
+PROMPTS = {
+    "game_2048": "2048",
+    "shisen_sho": "Shisen-Sho",
+    "shisen_sho_cifar10": "Shisen-Sho with pictures",
+    "swap": "Swap",
+}
+"""Short ones: a small model reads no instructions, and every token of a prompt costs time."""
+
+
+def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool = True) -> Experiment:
+    """A run for a laptop, from the base model that ships: G1, or without a cold start G0."""
+    cold = ColdStart(
+        steps=120 if has_cold_start else 0,
+        states=16,
+        optimizer=Optimizer(lr=3e-4, warmup=10, final_lr=0.1, b2=0.98),
+    )
+    return Experiment(
+        name=name,
+        games=games,
+        levels={game: {"prompt": PROMPTS[game]} for game in games},
+        model="base",
+        cold_start=cold,
+        rl=RL(
+            iterations=60,
+            states=32,
+            num_samples=8,
+            source="play",
+            kl_coefficient=0.0,
+            optimizer=Optimizer(lr=1e-4, warmup=4),
+        ),
+        evaluation=Evaluation(episodes=200, cold_start_episodes=40),
+        log=Log(checkpoint_every=20, samples_every=20),
+    )
+
+
+def paper(name: str, games: tuple[str, ...] = ALL_GAMES, *, model: str, has_cold_start: bool = True) -> Experiment:
+    """The paper's settings: Qwen2.5-VL, one epoch on 1000 states a game, then 128 states × 5 responses an iteration.
+
+    Of several games each gives 128 / their number of states, so that an iteration is as large as the paper's.
+    """
+    return Experiment(
+        name=name,
+        games=games,
+        levels={game: {"cell_size": 56} for game in games},
+        model=model,
+        dtype="bfloat16",
+        param_dtype="bfloat16",
+        is_remat=True,
+        max_new_tokens=1024,
+        cold_start=ColdStart(
+            steps=63 if has_cold_start else 0,
+            states=16,
+            microbatches=2,
+            optimizer=Optimizer(lr=2e-5, warmup=3, final_lr=0.1),
+        ),
+        rl=RL(
+            iterations=400,
+            states=max(8, 128 // len(games)),
+            num_samples=5,
+            source="walk",
+            microbatches=4,
+            kl_coefficient=0.01,
+            weights_by_game={"shisen_sho": Weights(perception=0.0)},
+            optimizer=Optimizer(lr=1e-6, weight_decay=0.01, max_norm=1.0),
+        ),
+        evaluation=Evaluation(episodes=10),
+        log=Log(checkpoint_every=20, samples_every=10),
+    )
+
+
+def base() -> Experiment:
+    """How the base model that ships was made: supervised steps alone, from random weights."""
+    return dataclasses.replace(
+        small("base"),
+        model="nano",
+        cold_start=ColdStart(steps=6000, states=16, optimizer=Optimizer(lr=1e-3, warmup=100, final_lr=0.05, b2=0.98)),
+        rl=RL(),
+        evaluation=Evaluation(episodes=0),
+        log=Log(checkpoint_every=250),
+    )

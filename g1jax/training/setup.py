@@ -1,0 +1,179 @@
+"""From an experiment to what a run works with: games, policy, optimizers, mesh. All that can be wrong is found here."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+
+from g1jax import envs, vlm
+from g1jax.envs.core import Game
+from g1jax.envs.vector import VecEnv
+from g1jax.rl.algorithm import Algorithm, make_algorithm
+from g1jax.rl.policy import Policy
+from g1jax.rl.rewards import RewardWeights
+from g1jax.rl.update import Passes
+from g1jax.training.config import Experiment, Optimizer, require
+from g1jax.typing import Pytree
+from g1jax.vlm import Params, lora
+from g1jax.vlm.sharding import make_mesh, placer, tree_shardings
+
+BASE_MODEL = Path(__file__).parents[1] / "data" / "base"
+"""The small trained model that ships."""
+EPISODE_STEPS = 100  # of the paper's evaluation; environments that the policy plays begin anew after them
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """What stays the same during a run. Compared by identity, so it can be a static argument of jit."""
+
+    experiment: Experiment
+    games: tuple[Game[Any], ...]
+    policy: Policy
+    algorithm: Algorithm
+    weights: tuple[RewardWeights, ...]  # one a game
+    passes: Passes
+    mesh: jax.sharding.Mesh
+    cold_vecs: tuple[VecEnv, ...]  # one a game, whose states the teacher plays
+    play_vecs: tuple[VecEnv, ...]  # one a game, whose states the policy answers
+    cold_optimizer: optax.GradientTransformation
+    rl_optimizer: optax.GradientTransformation
+    lora: lora.LoRA | None
+
+    def complete(self, trained: Params, frozen: Params | None) -> Params:
+        """The model's params of those that are trained and those that are not."""
+        return trained if frozen is None or self.lora is None else lora.attach(frozen, trained, self.lora)
+
+    def place(self, tree: Pytree) -> Pytree:
+        """Params, or an optimizer's state, spread over the mesh."""
+        return jax.device_put(tree, tree_shardings(self.policy.config, self.mesh, tree))
+
+
+def make_setup(experiment: Experiment) -> Setup:
+    """Everything but the weights.
+
+    Raises:
+        ExperimentError, ConfigError, LevelError, AlgorithmError: the experiment cannot be run; one line says why.
+    """
+    e = experiment
+    require(len(e.games) > 0, "games: name at least one")
+    require(len(set(e.games)) == len(e.games), f"games={list(e.games)}: each once")
+    require(e.num_steps > 0, "nothing to do: cold_start.steps and rl.iterations are both 0")
+    known = set(envs.game_ids())
+    for name, mapping in (("levels", e.levels), ("rl.weights_by_game", e.rl.weights_by_game)):
+        unknown = set(mapping) - known
+        require(not unknown, f"{name}: unknown games {sorted(unknown)}")
+    games = tuple(envs.make(name, preset=e.preset or None, **e.levels.get(name, {})) for name in e.games)
+    mesh = _make_mesh(e)
+    policy = _make_policy(e)
+    for game in games:
+        policy.prompt_tokens(game)
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    _check_divides("cold_start.states", e.cold_start.states, e.cold_start.microbatches, parts)
+    _check_divides("rl.states", e.rl.states, e.rl.minibatches * e.rl.microbatches, parts)
+    changes: dict[str, Any] = dict(e.rl.changes)
+    if e.rl.kl_coefficient >= 0:
+        changes["kl_coefficient"] = e.rl.kl_coefficient
+    if e.rl.entropy_coefficient:
+        changes["entropy_coefficient"] = e.rl.entropy_coefficient
+    spec = lora.LoRA(rank=e.lora.rank, alpha=e.lora.alpha, targets=e.lora.targets) if e.lora.rank else None
+    if spec is not None:
+        lora.targets(policy.config, spec)
+    return Setup(
+        experiment=e,
+        games=games,
+        policy=policy,
+        algorithm=make_algorithm(e.rl.algorithm, **changes),
+        weights=tuple(_make_weights(e, game) for game in games),
+        passes=Passes(epochs=e.rl.epochs, minibatches=e.rl.minibatches, microbatches=e.rl.microbatches),
+        mesh=mesh,
+        cold_vecs=_make_vecs(games, e.cold_start.states),
+        play_vecs=_make_vecs(games, e.rl.states),
+        cold_optimizer=make_optimizer(e.cold_start.optimizer, e.cold_start.steps),
+        rl_optimizer=make_optimizer(e.rl.optimizer, e.rl.iterations * e.rl.epochs * e.rl.minibatches),
+        lora=spec,
+    )
+
+
+def make_optimizer(config: Optimizer, num_steps: int) -> optax.GradientTransformation:
+    """AdamW over so many steps."""
+    num_steps = max(num_steps, 1)
+    warmup = min(config.warmup, num_steps - 1)
+    schedule = optax.warmup_cosine_decay_schedule(
+        config.lr if warmup == 0 else 0.0, config.lr, warmup, num_steps, config.lr * config.final_lr
+    )
+    adamw = optax.adamw(schedule, b2=config.b2, weight_decay=config.weight_decay)
+    return optax.chain(optax.clip_by_global_norm(config.max_norm), adamw)
+
+
+def load_params(setup: Setup) -> Params:
+    """The weights the run begins with, on their devices: random ones, or those of the model's folder."""
+    e, config = setup.experiment, setup.policy.config
+    folder = _folder_of(e.model)
+    if folder is None:
+        return vlm.init(config, jax.random.fold_in(jax.random.key(e.seed), 0), place=placer(config, setup.mesh))
+    return vlm.load_params(config, folder, place=placer(config, setup.mesh))
+
+
+# Its parts
+
+
+def _make_mesh(e: Experiment) -> jax.sharding.Mesh:
+    count, axes = len(jax.devices()), e.mesh
+    rest = axes.fsdp * axes.tensor
+    require(rest > 0, f"mesh: fsdp={axes.fsdp}, tensor={axes.tensor}: each is 1 or more")
+    require(
+        axes.data > 0 or count % rest == 0,
+        f"mesh: {count} devices do not divide into fsdp={axes.fsdp} × tensor={axes.tensor}",
+    )
+    return make_mesh(axes.data or count // rest, axes.fsdp, axes.tensor)
+
+
+def _make_policy(e: Experiment) -> Policy:
+    sampling = vlm.Sampling(temperature=e.sampling.temperature, top_k=e.sampling.top_k, top_p=e.sampling.top_p)
+    folder = _folder_of(e.model)
+    source = e.tokenizer or ("games" if folder is None or not (folder / "tokenizer.json").exists() else str(folder))
+    tokenizer = vlm.Tokenizer.load(source)
+    changes: dict[str, Any] = {
+        "dtype": e.dtype, "param_dtype": e.param_dtype, "is_remat": e.is_remat, "attention": e.attention,
+    }  # fmt: skip
+    if folder is None:
+        config = vlm.preset(e.model, vocab_size=tokenizer.vocab_size, **changes)
+    else:
+        config = dataclasses.replace(vlm.load_config(folder), **changes)
+    return Policy(config, tokenizer, sampling, e.max_new_tokens)
+
+
+def _folder_of(model: str) -> Path | None:
+    """The folder of a model's weights; None for an untrained preset."""
+    if model == "base":
+        return BASE_MODEL
+    if model in vlm.preset_names():
+        return None
+    known = ["base", *vlm.preset_names()]
+    near = difflib.get_close_matches(model, known, n=2)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    require(Path(model).is_dir(), f"model={model!r}: not one of {', '.join(known)}, and no such folder{hint}")
+    return Path(model)
+
+
+def _make_weights(e: Experiment, game: Game[Any]) -> RewardWeights:
+    weights: Mapping[str, Any] = dataclasses.asdict(e.rl.weights_by_game.get(game.id, e.rl.weights))
+    return RewardWeights(**weights)
+
+
+def _make_vecs(games: tuple[Game[Any], ...], num_states: int) -> tuple[VecEnv, ...]:
+    return tuple(envs.make_vec(game, num_states, autoreset="same_step", max_steps=EPISODE_STEPS) for game in games)
+
+
+def _check_divides(key: str, count: int, portions: int, parts: int) -> None:
+    require(portions > 0 and count > 0, f"{key}={count} in {portions} portions: each is 1 or more")
+    require(
+        count % (portions * parts) == 0,
+        f"{key}={count} does not divide into {portions} minibatches × microbatches on {parts} devices (data × fsdp): "
+        f"the next that does is {-(-count // (portions * parts)) * portions * parts}",
+    )

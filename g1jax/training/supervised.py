@@ -1,0 +1,89 @@
+"""A step of the cold start: next-token loss on the teacher's responses."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from g1jax.envs.core import Game
+from g1jax.rl.losses import Metrics
+from g1jax.rl.policy import Policy
+from g1jax.training.lessons import Lesson
+from g1jax.typing import Array, Pytree
+from g1jax.vlm import Params
+
+
+def supervised_step(
+    policy: Policy,
+    optimizer: optax.GradientTransformation,
+    games: Sequence[Game[Any]],
+    see_weight: float,
+    num_micro: int,
+    params: Params,
+    opt_state: Pytree,
+    lessons: Sequence[Lesson],
+    complete: Callable[[Params], Params] = lambda params: params,
+) -> tuple[Params, Pytree, Metrics]:
+    """New params and optimizer state, and by game the loss and how often the likeliest token is the teacher's.
+
+    The loss is the mean over games of the mean over tokens, those of the perception counted `see_weight` times.
+    """
+    grads: Params | None = None
+    metrics: Metrics = {}
+    for game, lesson in zip(games, lessons, strict=True):
+        weights = jnp.where(lesson.is_perception, see_weight, 1.0) * lesson.mask.astype(jnp.float32)
+        weights = weights / (jnp.sum(weights) * len(games))
+        own, figures = _gradient(policy, game, num_micro, complete, params, lesson, weights)
+        grads = own if grads is None else jax.tree.map(jnp.add, grads, own)
+        metrics |= {f"{game.id}/{name}": value for name, value in _rates(figures, len(games)).items()}
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    metrics["gradient_norm"] = optax.tree.norm(grads)
+    return optax.apply_updates(params, updates), opt_state, metrics
+
+
+def _gradient(
+    policy: Policy,
+    game: Game[Any],
+    num_micro: int,
+    complete: Callable[[Params], Params],
+    params: Params,
+    lesson: Lesson,
+    weights: Array,
+) -> tuple[Params, dict[str, Array]]:
+    """The gradient of one game's share of the loss, its micro-batches one after another, and sums of figures."""
+
+    def loss(params: Params, part: tuple[Lesson, Array]) -> tuple[Array, dict[str, Array]]:
+        lesson, weights = part
+        score = policy.score(complete(params), game, lesson.frames, lesson.tokens, lesson.mask)
+        loss = -jnp.sum(score.logprobs * weights)
+        seen, said = lesson.is_perception & lesson.mask, ~lesson.is_perception & lesson.mask
+        return loss, {
+            "loss": loss,
+            "seen_nats": -jnp.sum(jnp.where(seen, score.logprobs, 0.0)),
+            "said_nats": -jnp.sum(jnp.where(said, score.logprobs, 0.0)),
+            "seen": jnp.sum(seen.astype(jnp.float32)),
+            "said": jnp.sum(said.astype(jnp.float32)),
+        }
+
+    def add(carry: Any, part: tuple[Lesson, Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, carry, jax.grad(loss, has_aux=True)(params, part)), None
+
+    parts = jax.tree.map(lambda leaf: leaf.reshape(num_micro, -1, *leaf.shape[1:]), (lesson, weights))
+    first = jax.tree.map(lambda leaf: leaf[0], parts)
+    shapes = jax.eval_shape(functools.partial(jax.grad(loss, has_aux=True), params), first)
+    total: tuple[Params, dict[str, Array]]
+    total, _ = lax.scan(add, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), parts)
+    return total
+
+
+def _rates(figures: dict[str, Array], num_games: int) -> Metrics:
+    """Nats a token of what the policy thinks of the perception and of the rest."""
+    return {
+        "loss": figures["loss"] * num_games,
+        "perception_nats": figures["seen_nats"] / figures["seen"],
+        "reasoning_nats": figures["said_nats"] / figures["said"],
+    }
