@@ -1,6 +1,16 @@
 """The policy: a vision-language model of the Qwen2.5-VL architecture, from under 1M to billions of parameters."""
 
-from g1jax.vlm.config import SPECIAL_TOKENS, Config, ConfigError, TextConfig, VisionConfig, from_hf, preset, to_hf
+from g1jax.vlm.config import (
+    SPECIAL_TOKENS,
+    Config,
+    ConfigError,
+    TextConfig,
+    VisionConfig,
+    from_hf,
+    preset,
+    preset_names,
+    to_hf,
+)
 from g1jax.vlm.generation import Response, generate
 from g1jax.vlm.model import (
     VLM,
@@ -17,14 +27,17 @@ from g1jax.vlm.model import (
     param_paths,
     param_shapes,
 )
-from g1jax.vlm.preprocess import patches, pixel_values
+from g1jax.vlm.preprocess import grid_of, patches, pixel_values
 from g1jax.vlm.safetensors import WeightsError
-from g1jax.vlm.sampling import GREEDY, Sampling, log_distribution, sample
+from g1jax.vlm.sampling import GREEDY, PLAIN, Sampling, log_distribution, sample
 from g1jax.vlm.scoring import Score, score
+from g1jax.vlm.token_table import TokenBytes, to_bytes, token_bytes
+from g1jax.vlm.tokenizer import Tokenizer, check_tokenizer
 from g1jax.vlm.weights import load, load_config, load_params, save
 
 __all__ = [
     "GREEDY",
+    "PLAIN",
     "SPECIAL_TOKENS",
     "VLM",
     "Config",
@@ -36,14 +49,18 @@ __all__ = [
     "Sampling",
     "Score",
     "TextConfig",
+    "TokenBytes",
+    "Tokenizer",
     "VisionConfig",
     "WeightsError",
     "apply",
     "bind",
     "check_prompts",
+    "check_tokenizer",
     "count_params",
     "from_hf",
     "generate",
+    "grid_of",
     "init",
     "left_pad",
     "load",
@@ -56,8 +73,11 @@ __all__ = [
     "patches",
     "pixel_values",
     "preset",
+    "preset_names",
     "sample",
     "save",
     "score",
+    "to_bytes",
     "to_hf",
+    "token_bytes",
 ]

@@ -143,6 +143,8 @@ class Config:
     """What its weights are held in."""
     is_remat: bool = False
     """Whether a gradient computes each layer's inside again instead of holding it."""
+    is_scanned: bool = False
+    """Whether the decoder is one layer compiled once and run over stacked params: large models compile sooner."""
     attention: Attention = "xla"
     """`cudnn`: the fused attention of NVIDIA cards, where one can be used (bfloat16); `xla`: plain, anywhere."""
 
@@ -246,6 +248,11 @@ def preset(name: str, *, vocab_size: int | None = None, **changes: Any) -> Confi
     for key in changes:
         require(key in known, unknown("field of Config", key, known))
     return Config(**{"vision": vision, "text": text, **changes})
+
+
+def preset_names() -> tuple[str, ...]:
+    """The names that `preset` knows."""
+    return tuple(_PRESETS)
 
 
 # Hugging Face's config.json

@@ -1,6 +1,6 @@
 """The decoder: embeddings in, hidden states out, over a whole sequence or one token at a time with a cache."""
 
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,12 @@ from g1jax.typing import Array, Pytree
 from g1jax.vlm.config import Config
 from g1jax.vlm.layers import Embed, Linear, RMSNorm, SwiGLU, attend, join_heads, split_heads
 from g1jax.vlm.rotary import rotate, text_angles
+from g1jax.vlm.sharding import BATCH, constrain
 
 KeyValue = tuple[Array, Array]
-"""The keys and values of one layer, [B, g, S, d] each; a cache is a tuple of them, one a layer."""
+"""The keys and values of one layer, [B, g, S, d] each."""
+Cache = tuple[KeyValue, ...]
+"""The keys and values of all layers, one a layer; of a scanned decoder a single one, [layers, B, g, S, d] each."""
 Turn = tuple[Array, Array]
 """Cosine and sine of the tokens' rotary angles, float32[B, 1, S, d / 2] each."""
 
@@ -41,6 +44,7 @@ class SelfAttention(nnx.Module):
         query = rotate(split_heads(self.q_proj(x), text.num_heads), *turn)
         key = rotate(split_heads(self.k_proj(x), text.num_kv_heads), *turn)
         value = split_heads(self.v_proj(x), text.num_kv_heads)
+        query, key, value = (constrain(part, BATCH, "tensor", None, None) for part in (query, key, value))
         if cache is not None:
             key = jax.lax.dynamic_update_slice_in_dim(cache[0], key, slot, axis=2)
             value = jax.lax.dynamic_update_slice_in_dim(cache[1], value, slot, axis=2)
@@ -62,8 +66,8 @@ class DecoderLayer(nnx.Module):
     ) -> tuple[Array, KeyValue]:
         """As `SelfAttention`."""
         attended, key_value = self.self_attn(self.input_layernorm(x), turn, mask, cache, slot)
-        x = x + attended
-        return x + self.mlp(self.post_attention_layernorm(x)), key_value
+        x = constrain(x + attended, BATCH, None, None)
+        return constrain(x + self.mlp(self.post_attention_layernorm(x)), BATCH, None, None), key_value
 
 
 class Decoder(nnx.Module):
@@ -72,7 +76,11 @@ class Decoder(nnx.Module):
     def __init__(self, config: Config) -> None:
         self.config = config
         self.embed_tokens = Embed(config)
-        self.layers = nnx.List([DecoderLayer(config) for _ in range(config.text.num_layers)])
+        self.layers: Any = (
+            _stacked(config)
+            if config.is_scanned
+            else nnx.List([DecoderLayer(config) for _ in range(config.text.num_layers)])
+        )
         self.norm = RMSNorm(config, config.text.hidden_size, config.text.rms_norm_eps)
 
     def __call__(
@@ -80,15 +88,18 @@ class Decoder(nnx.Module):
         x: Array,
         positions: Array,
         mask: Array,
-        cache: tuple[KeyValue, ...] | None = None,
+        cache: Cache | None = None,
         slot: Array | int = 0,
-    ) -> tuple[Array, tuple[KeyValue, ...]]:
+    ) -> tuple[Array, Cache]:
         """Embeddings [B, S, D] to normed hidden states [B, S, D], and each layer's keys and values.
 
         positions: int32[B, S, P]. mask: bool[B, S, T]. cache, slot: see `SelfAttention`.
         """
         angles = text_angles(self.config.text, positions)[:, None]
         turn = jnp.cos(angles), jnp.sin(angles)
+        if self.config.is_scanned:
+            x, stacked = self._scan(x, turn, mask) if cache is None else self._step(x, turn, mask, cache[0], slot)
+            return self.norm(x), (stacked,)
         key_values = []
         for i, layer in enumerate(self.layers):
             x, key_value = self._run(layer, x, turn, mask, None if cache is None else cache[i], slot)
@@ -106,6 +117,39 @@ class Decoder(nnx.Module):
             return nnx.merge(graph, state)(x, turn, mask, None, 0)
 
         return cast(tuple[Array, KeyValue], jax.checkpoint(inside)(state, x, turn, mask))
+
+    def _scan(self, x: Array, turn: Turn, mask: Array) -> tuple[Array, KeyValue]:
+        """One layer after another over a whole sequence: their keys and values are [layers, B, g, S, d]."""
+        graph, state = nnx.split(self.layers)
+
+        def read(x: Array, state: Pytree) -> tuple[Array, KeyValue]:
+            return nnx.merge(graph, state)(x, turn, mask, None, 0)
+
+        read = jax.checkpoint(read, prevent_cse=False) if self.config.is_remat else read
+        return jax.lax.scan(read, x, state)
+
+    def _step(self, x: Array, turn: Turn, mask: Array, cache: KeyValue, slot: Array | int) -> tuple[Array, KeyValue]:
+        """One layer after another over new tokens. The cache is carried, so that it is written in its place."""
+        graph, state = nnx.split(self.layers)
+
+        def read(carry: tuple[Array, KeyValue], layer: tuple[Array, Pytree]) -> tuple[tuple[Array, KeyValue], None]:
+            x, cache = carry
+            i, state = layer
+            own = jax.tree.map(lambda part: jax.lax.dynamic_index_in_dim(part, i, keepdims=False), cache)
+            x, own = nnx.merge(graph, state)(x, turn, mask, own, slot)
+            cache = jax.tree.map(lambda part, new: jax.lax.dynamic_update_index_in_dim(part, new, i, 0), cache, own)
+            return (x, cache), None
+
+        places = jnp.arange(self.config.text.num_layers, dtype=jnp.int32)
+        carry, _ = jax.lax.scan(read, (x, cache), (places, state))
+        return carry
+
+
+def _stacked(config: Config) -> DecoderLayer:
+    """A layer whose params have a leading axis of layers: to be split, and merged with a part of them at a time."""
+    graph, state = nnx.split(DecoderLayer(config))
+    layers = config.text.num_layers
+    return nnx.merge(graph, jax.tree.map(lambda x: jnp.broadcast_to(x[None], (layers, *x.shape)), state))
 
 
 def causal_mask(mask: Array) -> Array:

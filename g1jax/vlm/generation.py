@@ -13,8 +13,8 @@ from jax import lax
 
 from g1jax.typing import Array, Key
 from g1jax.vlm.config import Config, require
-from g1jax.vlm.decoder import KeyValue
-from g1jax.vlm.model import VLM, Frames, Params, bind, left_pad
+from g1jax.vlm.decoder import Cache
+from g1jax.vlm.model import VLM, Frames, Params, bind, check_length, left_pad
 from g1jax.vlm.sampling import PLAIN, Sampling, sample
 
 FIRST_STAGE = 64  # new tokens that the first cache has room for
@@ -39,7 +39,7 @@ class _Writing:
     num_written: Array  # int32[]
     last: Array  # int32[B], the token that the model has not read yet
     is_done: Array  # bool[B]
-    cache: tuple[KeyValue, ...]
+    cache: Cache
     response: Response
 
 
@@ -59,18 +59,20 @@ def generate(
 ) -> Response:
     """Writes `num_samples` responses to each prompt, int32[B, P], bool[B, P], all from one prefill.
 
-    Padding may stand anywhere, so a response that begins with given words is a prompt with these words appended, row by
+    `key` is one for all, or key[B·n], one a response. Padding may stand anywhere, so a response that begins with given words is a prompt with these words appended, row by
     row: `jnp.concatenate([prompt_tokens, start_tokens], axis=1)`, the masks alike. To be jitted, with `config` and
     everything by name static.
     """
     require(max_new_tokens > 0 and num_samples > 0, f"max_new_tokens={max_new_tokens}, num_samples={num_samples}")
+    check_length(config, prompt_tokens.shape[1], max_new_tokens)
     model = bind(config, _in_compute_type(config, params))
     prompt_tokens, prompt_mask = left_pad(prompt_tokens, prompt_mask)
     reading = model.read(prompt_tokens, prompt_mask, frames)
     logits = model.logits(reading.hidden[:, -1])
-    logits, cache, following, prompt_mask = jax.tree.map(
-        lambda x: jnp.repeat(x, num_samples, axis=0), (logits, reading.cache, reading.following, prompt_mask)
+    logits, following, prompt_mask = (
+        jnp.repeat(x, num_samples, axis=0) for x in (logits, reading.following, prompt_mask)
     )
+    cache = jax.tree.map(lambda x: jnp.repeat(x, num_samples, axis=-4), reading.cache)
     writer = _Writer(model, prompt_mask, following, key, max_new_tokens, sampling, stop_tokens, pad_token)
     return writer.go_on(writer.begin(logits, cache), FIRST_STAGE)
 
@@ -88,7 +90,7 @@ class _Writer:
     stop_tokens: tuple[int, ...]
     pad_token: int
 
-    def begin(self, logits: Array, cache: tuple[KeyValue, ...]) -> _Writing:
+    def begin(self, logits: Array, cache: Cache) -> _Writing:
         """The state with the first token drawn, from the prompt's logits."""
         rows = logits.shape[0]
         empty = Response(
@@ -138,7 +140,7 @@ class _Writer:
     def _write(self, now: _Writing, logits: Array) -> _Writing:
         """Draws a token in every row that is not done."""
         i = now.num_written
-        tokens, logprobs = sample(self.sampling, logits, jax.random.fold_in(self.key, i))
+        tokens, logprobs = sample(self.sampling, logits, _fold_in(self.key, i))
         tokens = jnp.where(now.is_done, self.pad_token, tokens)
         logprobs = jnp.where(now.is_done, 0.0, logprobs)
         put = lax.dynamic_update_slice_in_dim
@@ -155,6 +157,11 @@ class _Writer:
         return 3 if self.model.config.text.positions == "mrope" else 1
 
 
+def _fold_in(key: Key, i: Array) -> Key:
+    """The key, or each row's key, of a token."""
+    return jax.vmap(jax.random.fold_in, (0, None))(key, i) if key.ndim else jax.random.fold_in(key, i)
+
+
 def _in_compute_type(config: Config, params: Params) -> Params:
     """Params in the type of the computation, so that a loop does not cast them at every turn."""
     dtype = jnp.dtype(config.dtype)
@@ -163,5 +170,5 @@ def _in_compute_type(config: Config, params: Params) -> Params:
 
 
 def _pad_to(x: Array, length: int) -> Array:
-    """[B, g, S, d] -> [B, g, length, d]."""
-    return jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0)))
+    """[..., S, d] -> [..., length, d]."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, length - x.shape[-2]), (0, 0)])

@@ -7,6 +7,7 @@ from flax import nnx
 
 from g1jax.typing import Array
 from g1jax.vlm.config import Config
+from g1jax.vlm.sharding import BATCH, constrain
 
 _UNSEEN = float(np.finfo(np.float32).min)
 
@@ -17,16 +18,25 @@ def zeros(config: Config, *shape: int) -> nnx.Param[Array]:
 
 
 class Linear(nnx.Module):
-    """A linear map, computed in the type of its input."""
+    """A linear map, computed in the type of its input, plus one of low rank where `add_lora` asked for it."""
 
     def __init__(self, config: Config, inputs: int, outputs: int, *, use_bias: bool = False) -> None:
         self.kernel = zeros(config, inputs, outputs)
         self.bias = zeros(config, outputs) if use_bias else None
+        self.lora_a: nnx.Param[Array] | None = nnx.data(None)
+        self.lora_b: nnx.Param[Array] | None = nnx.data(None)
+
+    def add_lora(self) -> None:
+        """Makes places for the params of `lora.attach`; their shapes are those of what is put there."""
+        self.lora_a, self.lora_b = (nnx.data(nnx.Param(jnp.zeros(()))) for _ in range(2))
 
     def __call__(self, x: Array) -> Array:
         """[..., inputs] -> [..., outputs]."""
         # As one matrix: on a CPU 1.4 times as fast as with a batch and a sequence, its gradient too.
-        out = x.reshape(-1, x.shape[-1]) @ self.kernel[...].astype(x.dtype)
+        flat = x.reshape(-1, x.shape[-1])
+        out = flat @ self.kernel[...].astype(x.dtype)
+        if self.lora_a is not None and self.lora_b is not None:
+            out += (flat @ self.lora_a[...].astype(x.dtype)) @ self.lora_b[...].astype(x.dtype)
         out = out if self.bias is None else out + _along_last(self.bias[...], out)
         return out.reshape(*x.shape[:-1], -1)
 
@@ -40,7 +50,8 @@ class Embed(nnx.Module):
 
     def __call__(self, tokens: Array) -> Array:
         """int32[...] -> [..., D]."""
-        return self.embedding[...][tokens].astype(self.dtype)
+        table = constrain(self.embedding[...], "tensor", None)  # whole rows, before rows of the batch meet them
+        return constrain(table[tokens].astype(self.dtype), BATCH, *[None] * tokens.ndim)
 
 
 def _along_last(vector: Array, like: Array) -> Array:

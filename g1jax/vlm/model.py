@@ -6,6 +6,7 @@ checkpoints, and inside a jit `bind` puts dict and modules together again, which
 
 import functools
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,19 +18,21 @@ from flax import nnx
 
 from g1jax.typing import Array, ArrayLike, Key
 from g1jax.vlm.config import Config, require
-from g1jax.vlm.decoder import Decoder, KeyValue, causal_mask
+from g1jax.vlm.decoder import Cache, Decoder, causal_mask
 from g1jax.vlm.layers import Linear
 from g1jax.vlm.preprocess import grid_of, patches
 from g1jax.vlm.rotary import token_positions
+from g1jax.vlm.sharding import BATCH, constrain
+from g1jax.vlm.stacking import ParamPath as ParamPath
+from g1jax.vlm.stacking import layer_paths
 from g1jax.vlm.vision import VisionTower
 
 Params = dict[str, Any]
-"""The weights: nested dicts of arrays; a list of layers is a dict keyed 0, 1, …"""
-ParamPath = tuple[str | int, ...]
-"""The keys to a param, for example ("model", "layers", 0, "mlp", "up_proj", "kernel")."""
+"""The weights: nested dicts of arrays; a list of layers is a dict keyed 0, 1, … Scanned layers: see `stacking`."""
 Frames = ArrayLike | Sequence[ArrayLike]
 """The images of a batch: uint8[B, H, W, 3], one a row; or uint8[B, I, H, W, 3], I a row; or a sequence of these, each
-the rows of one game after those of the game before, in its own size.
+the rows of one game after those of the game before, in its own size. If there are n times as many rows as frames, the
+n rows that share a frame stand together.
 """
 
 
@@ -39,7 +42,7 @@ class Reading:
     """What the decoder made of a sequence."""
 
     hidden: Array  # [B, S, D]
-    cache: tuple[KeyValue, ...]  # one a layer, [B, g, S, d] each
+    cache: Cache  # one a layer, [B, g, S, d] each
     following: Array  # int32[B], the position of the token that comes next
 
 
@@ -70,10 +73,11 @@ class VLM(nnx.Module):
     def embed(self, tokens: Array, is_image: Array, frames: Frames) -> Array:
         """Embeddings of tokens, visual ones in the places of image tokens: int32[B, S] -> [B, S, D]."""
         text = self.model.embed_tokens(tokens)
-        seen = self.see(frames)
+        seen = _for_rows(self.see(frames), tokens.shape[0])
         place = jnp.cumsum(is_image.astype(jnp.int32), axis=1) - 1
         place = jnp.clip(place, 0, seen.shape[1] - 1)
-        return jnp.where(is_image[:, :, None], jnp.take_along_axis(seen, place[:, :, None], axis=1), text)
+        mixed = jnp.where(is_image[:, :, None], jnp.take_along_axis(seen, place[:, :, None], axis=1), text)
+        return constrain(mixed, BATCH, None, None)
 
     def read(self, tokens: Array, mask: Array, frames: Frames, prompt_length: int | None = None) -> Reading:
         """Looks at frames and reads tokens: int32[B, S], bool[B, S].
@@ -84,7 +88,8 @@ class VLM(nnx.Module):
         is_image = (tokens == self.config.image_token_id) & mask
         if prompt_length is not None:
             is_image &= (jnp.arange(tokens.shape[1], dtype=jnp.int32) < prompt_length)[None]
-        positions, following = token_positions(self.config, is_image, mask, *row_grids(self.config, frames))
+        grids = (_for_rows(grid, tokens.shape[0]) for grid in row_grids(self.config, frames))
+        positions, following = token_positions(self.config, is_image, mask, *grids)
         embeddings = self.embed(tokens, is_image, frames)
         return Reading(*self.model(embeddings, positions, causal_mask(mask)), following)
 
@@ -93,7 +98,8 @@ class VLM(nnx.Module):
         tied = self.config.text.is_tied
         kernel = self.model.embed_tokens.embedding[...] if tied else self.lm_head.kernel[...]
         subscripts = "...d,vd->...v" if tied else "...d,dv->...v"
-        return jnp.einsum(subscripts, hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        logits = jnp.einsum(subscripts, hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        return constrain(logits, BATCH, *[None] * (logits.ndim - 2), "tensor")
 
 
 def apply(config: Config, params: Params, tokens: Array, mask: Array, frames: Frames) -> Array:
@@ -109,23 +115,29 @@ def apply(config: Config, params: Params, tokens: Array, mask: Array, frames: Fr
 def init(config: Config, key: Key, *, place: Callable[[ParamPath, Array], Array] | None = None) -> Params:
     """Random params: matrices normal with deviation 0.02, biases 0, norms 1. The same key gives the same params.
 
-    `place` is given each param as it is made, for example to spread it over devices.
+    A param depends on the key and its path alone, so a scanned decoder gets the numbers of a plain one. `place` is
+    given each param as it is made, for example to spread it over devices: see `sharding.placer`.
     """
     shapes, structure = jax.tree.flatten(param_shapes(config))
     leaves = []
-    for i, (path, shape) in enumerate(zip(param_paths(param_shapes(config)), shapes, strict=True)):
-        leaf = _init_leaf(path, shape, jax.random.fold_in(key, i))
+    for path, shape in zip(param_paths(param_shapes(config)), shapes, strict=True):
+        parts = layer_paths(config, path)
+        if len(parts) == 1 and parts[0] == path:
+            leaf = _init_leaf(path, shape.shape, shape.dtype, key)
+        else:
+            leaf = jnp.stack([_init_leaf(part, shape.shape[1:], shape.dtype, key) for part in parts])
         leaves.append(leaf if place is None else place(path, leaf))
     params: Params = jax.tree.unflatten(structure, leaves)
     return params
 
 
-def _init_leaf(path: ParamPath, shape: jax.ShapeDtypeStruct, key: Key) -> Array:
+def _init_leaf(path: ParamPath, shape: tuple[int, ...], dtype: Any, key: Key) -> Array:
     if path[-1] in ("scale", "bias"):
-        return jnp.full(shape.shape, 1.0 if path[-1] == "scale" else 0.0, shape.dtype)
-    count = math.prod(shape.shape)
-    normals = _draw(key, max(2**16, 1 << (count - 1).bit_length()))  # few lengths, so few programs to compile
-    leaf: Array = (normals[:count].reshape(shape.shape) * 0.02).astype(shape.dtype)
+        return jnp.full(shape, 1.0 if path[-1] == "scale" else 0.0, dtype)
+    count = math.prod(shape)
+    own = jax.random.fold_in(key, zlib.crc32(".".join(map(str, path)).encode()))
+    normals = _draw(own, max(2**16, 1 << (count - 1).bit_length()))  # few lengths, so few programs to compile
+    leaf: Array = (normals[:count].reshape(shape) * 0.02).astype(dtype)
     return leaf
 
 
@@ -135,19 +147,29 @@ def _draw(key: Key, count: int) -> Array:
 
 
 def bind(config: Config, params: Params) -> VLM:
-    """The model with these params, for use within one jit."""
-    return nnx.merge(_abstract(config)[0], params)
+    """The model with these params, for use within one jit; with LoRA where they have it, see `lora.attach`."""
+    with_lora = frozenset(path[:-1] for path in param_paths(params) if path[-1] == "lora_a")
+    return nnx.merge(_abstract(config, with_lora)[0], params)
 
 
 @functools.lru_cache(maxsize=64)
-def _abstract(config: Config) -> tuple[nnx.GraphDef[VLM], Params]:
-    graph, state = nnx.split(nnx.eval_shape(lambda: VLM(config)))
+def _abstract(config: Config, with_lora: frozenset[ParamPath]) -> tuple[nnx.GraphDef[VLM], Params]:
+    def make() -> VLM:
+        model = VLM(config)
+        for path, module in nnx.iter_modules(model):
+            if path in with_lora and isinstance(module, Linear):
+                module.add_lora()
+        return model
+
+    graph, state = nnx.split(nnx.eval_shape(make))
     return graph, nnx.to_pure_dict(state)
 
 
 def param_shapes(config: Config) -> Params:
     """The params as shapes and dtypes, `jax.ShapeDtypeStruct`; allocates nothing."""
-    shapes: Params = jax.tree.map(lambda leaf: leaf, _abstract(config)[1])  # a copy: the dicts are the caller's
+    shapes: Params = jax.tree.map(
+        lambda leaf: leaf, _abstract(config, frozenset())[1]
+    )  # a copy: the dicts are the caller's
     return shapes
 
 
@@ -162,6 +184,14 @@ def count_params(config: Config) -> int:
 
 
 # Frames and prompts
+
+
+def _for_rows(values: Array, num_rows: int) -> Array:
+    """What belongs to each row's frames, [I, …] -> [B, …]. Rows that share frames, seen once, stand together."""
+    if values.shape[0] == num_rows:
+        return values
+    require(num_rows % values.shape[0] == 0, f"{num_rows} rows cannot share the frames of {values.shape[0]} evenly")
+    return jnp.repeat(values, num_rows // values.shape[0], axis=0)
 
 
 def _groups(frames: Frames) -> list[ArrayLike]:
@@ -195,14 +225,24 @@ def check_prompts(config: Config, tokens: ArrayLike, mask: ArrayLike, frames: Fr
     require(tokens.ndim == 2 and tokens.shape == mask.shape, f"tokens and mask: {tokens.shape} and {mask.shape}")
     wanted = num_visual_tokens(config, frames)
     require(len(wanted) == len(tokens), f"{len(tokens)} prompts, but frames for {len(wanted)}")
-    longest, limit = int(mask.sum(axis=1).max(initial=0)) + num_new, config.text.max_length
-    require(longest <= limit, f"a sequence of {longest} tokens is longer than the context, {limit}")
+    check_length(config, int(mask.sum(axis=1).max(initial=0)), num_new)
     for row, (line, line_mask) in enumerate(zip(tokens, mask, strict=True)):
         line = line[line_mask]
         is_known = (line >= 0) & (line < config.text.vocab_size)
         require(bool(is_known.all()), f"row {row}: token {line[~is_known][:1]} is not in the vocabulary")
         found = int((line == config.image_token_id).sum())
         require(found == wanted[row], f"row {row}: {found} image tokens, but its images have {wanted[row]}")
+
+
+def check_length(config: Config, prompt_length: int, num_new: int) -> None:
+    """Refuses prompts that with `num_new` more tokens are longer than the context; needs no arrays, so a trace can.
+
+    Raises:
+        ConfigError: they are.
+    """
+    longest, limit = prompt_length + num_new, config.text.max_length
+    parts = f"{prompt_length} of the prompt and {num_new} new ones"
+    require(longest <= limit, f"a sequence of {longest} tokens is longer than the context, {limit}: {parts}")
 
 
 def left_pad(tokens: Array, mask: Array) -> tuple[Array, Array]:

@@ -55,12 +55,16 @@ def log_distribution(sampling: Sampling, logits: Array) -> Array:
 
 
 def sample(sampling: Sampling, logits: Array, key: Key) -> tuple[Array, Array]:
-    """A token a row and its log-probability: float32[B, V] -> int32[B], float32[B]."""
+    """A token a row and its log-probability: float32[B, V] -> int32[B], float32[B].
+
+    `key` is one for all rows, or key[B], one a row: then a row's token does not depend on who shares its batch.
+    """
     if sampling.temperature == 0:
         tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         return tokens, jnp.zeros(tokens.shape, jnp.float32)
     logprobs = log_distribution(sampling, logits)
-    tokens = jax.random.categorical(key, logprobs, axis=-1).astype(jnp.int32)
+    draw = jax.vmap(jax.random.categorical) if key.ndim else jax.random.categorical
+    tokens = draw(key, logprobs).astype(jnp.int32)
     return tokens, take(logprobs, tokens)
 
 

@@ -9,7 +9,7 @@ from jax import lax
 
 from g1jax.typing import Array
 from g1jax.vlm.config import Config
-from g1jax.vlm.model import Frames, Params, bind, left_pad
+from g1jax.vlm.model import Frames, Params, bind, check_length, left_pad
 from g1jax.vlm.sampling import PLAIN, Sampling, entropy, log_distribution, take
 
 _CHUNK_NUMBERS = 1 << 25  # logits held at a time
@@ -40,6 +40,7 @@ def score(
     They equal those that `generate` gave. If B·N·V is large, the logits are made for a part of the tokens at a time,
     and once more for a gradient. To be jitted, with `config` and `sampling` static.
     """
+    check_length(config, prompt_tokens.shape[1], response_tokens.shape[1])
     model = bind(config, params)
     prompt_tokens, prompt_mask = left_pad(prompt_tokens, prompt_mask)
     prompt_length = prompt_tokens.shape[1]

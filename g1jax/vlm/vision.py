@@ -13,6 +13,7 @@ from g1jax.typing import Array
 from g1jax.vlm.config import Config, VisionConfig
 from g1jax.vlm.layers import Linear, RMSNorm, SwiGLU, attend, join_heads, split_heads
 from g1jax.vlm.rotary import patch_angles, rotate
+from g1jax.vlm.sharding import BATCH, constrain
 
 _EPS = 1e-6
 
@@ -125,8 +126,8 @@ class VisionBlock(nnx.Module):
 
     def __call__(self, x: Array, layout: Layout) -> Array:
         """[n, p, d] -> [n, p, d]."""
-        x = x + self.attn(self.norm1(x), layout)
-        return x + self.mlp(self.norm2(x))
+        x = constrain(x + self.attn(self.norm1(x), layout), BATCH, None, None)
+        return constrain(x + self.mlp(self.norm2(x)), BATCH, None, None)
 
 
 class PatchMerger(nnx.Module):
@@ -157,10 +158,10 @@ class VisionTower(nnx.Module):
     def __call__(self, patches: Array, grid: tuple[int, int]) -> Array:
         """Images of `grid` = (rows, columns) visual tokens: float32[n, p, 3 · patch_size²] -> [n, t, D]."""
         layout = layout_of(self.config.vision, *grid)
-        x = self.patch_embed(patches)
+        x = constrain(self.patch_embed(patches), BATCH, None, None)
         for block in self.blocks:
             x = run_block(self.config, block, x, layout)
-        return self.merger(x)
+        return constrain(self.merger(x), BATCH, None, None)
 
 
 def run_block(config: Config, block: VisionBlock, x: Array, layout: Layout) -> Array:

@@ -1,5 +1,6 @@
 """Weights from and to a Hugging Face folder, one tensor at a time: host memory never holds the model twice."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,10 @@ from g1jax.vlm import safetensors
 from g1jax.vlm.config import Config, VisionConfig, from_hf, to_hf
 from g1jax.vlm.model import ParamPath, Params, param_paths, param_shapes
 from g1jax.vlm.safetensors import Entry, WeightsError, join_names
+from g1jax.vlm.stacking import layer_paths
 
 Place = Callable[[ParamPath, np.ndarray], Array]
-"""Puts a host array on devices: `lambda path, x: jax.device_put(x, sharding_of(path))`."""
+"""Puts a host array on devices: `sharding.placer(config, mesh)`."""
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -55,10 +57,14 @@ def load_params(config: Config, folder: str | Path, *, place: Place | None = Non
     _check(config, entries, Path(folder))
     dtype = np.dtype(safetensors.DTYPES[_dtype_name(config)])
 
-    def read(path: ParamPath) -> Array:
+    def read_part(path: ParamPath) -> np.ndarray:
         name = hf_name(path)
         host = _from_hf_layout(path, safetensors.read_tensor(entries[name], name))
-        host = np.ascontiguousarray(host, dtype)
+        return np.ascontiguousarray(host, dtype)
+
+    def read(path: ParamPath) -> Array:
+        parts = layer_paths(config, path)
+        host = read_part(path) if parts == [path] else np.stack([read_part(part) for part in parts])
         return jax.device_put(host) if place is None else place(path, host)
 
     structure = jax.tree.structure(param_shapes(config))
@@ -71,20 +77,26 @@ def save(config: Config, params: Params, folder: str | Path, *, max_shard_bytes:
 
     Raises:
         FileExistsError: the folder has weights already.
+        WeightsError: the params are not those of the config.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.glob("*.safetensors")):
         raise FileExistsError(f"{folder} has safetensors files already")
-    leaves = {
-        hf_name(path): (path, leaf) for path, leaf in zip(param_paths(params), jax.tree.leaves(params), strict=True)
-    }
-    shapes = {name: hf_shape(config.vision, path, leaf.shape) for name, (path, leaf) in leaves.items()}
+    leaves, shapes = {}, _hf_shapes(config)
+    for path, leaf in zip(param_paths(params), jax.tree.leaves(params), strict=True):
+        parts = layer_paths(config, path)
+        for layer, part in enumerate(parts):
+            leaves[hf_name(part)] = (part, leaf, None if parts == [path] else layer)
+    unlike = [name for name in {**leaves, **shapes} if (name in leaves) != (name in shapes)]
+    if unlike:
+        raise WeightsError(f"params that are not the config's (is LoRA to be merged?): {join_names(unlike)}")
+    shapes = {name: shapes[name] for name in leaves}
     dtype = _dtype_name(config)
 
     def tensor(name: str) -> np.ndarray:
-        path, leaf = leaves[name]
-        return _to_hf_layout(config.vision, path, np.asarray(jax.device_get(leaf)))
+        path, leaf, layer = leaves[name]
+        return _to_hf_layout(config.vision, path, np.asarray(jax.device_get(leaf if layer is None else leaf[layer])))
 
     shards = _shards(shapes, safetensors.DTYPES[dtype].itemsize, max_shard_bytes)
     files = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
@@ -128,6 +140,15 @@ def hf_shape(vision: VisionConfig, path: ParamPath, shape: tuple[int, ...]) -> t
     if path[-3:] == ("patch_embed", "proj", "kernel"):
         return (shape[1], 3, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
     return shape[::-1] if path[-1] == "kernel" else shape
+
+
+def _hf_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a checkpoint of this config."""
+    shapes = param_shapes(dataclasses.replace(config, is_scanned=False))
+    return {
+        hf_name(path): hf_shape(config.vision, path, leaf.shape)
+        for path, leaf in zip(param_paths(shapes), jax.tree.leaves(shapes), strict=True)
+    }
 
 
 def _from_hf_layout(path: ParamPath, host: np.ndarray) -> np.ndarray:
@@ -183,11 +204,7 @@ def _own_name(name: str) -> str:
 
 
 def _check(config: Config, entries: dict[str, Entry], folder: Path) -> None:
-    shapes = param_shapes(config)
-    wanted = {
-        hf_name(path): hf_shape(config.vision, path, leaf.shape)
-        for path, leaf in zip(param_paths(shapes), jax.tree.leaves(shapes), strict=True)
-    }
+    wanted = _hf_shapes(config)
     needless = {"lm_head.weight"} if config.text.is_tied else set()  # some write a tied layer twice
     missing = [name for name in wanted if name not in entries]
     extra = [name for name in entries if name not in wanted and name not in needless]

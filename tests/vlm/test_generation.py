@@ -161,3 +161,26 @@ def test_greedy_tokens_are_torchs(name: str, tmp_path: Path) -> None:
     )  # fmt: skip
     assert np.array_equal(response.response_tokens, expected[:, batch.tokens.shape[1] :].numpy())
     assert len(np.unique(response.response_tokens)) > 8
+
+
+def test_a_prompt_longer_than_the_context_is_refused_before_any_device_work() -> None:
+    """The shapes alone tell, so a trace without arrays is enough."""
+    text = vlm.TextConfig(**{**TEXT.__dict__, "max_length": 20})
+    config = vlm.Config(vision=VISION, text=text)
+    params, (tokens, mask, frames) = vlm.param_shapes(config), map(jnp.asarray, make_prompts())
+    responses = jnp.zeros((4, 5), jnp.int32)
+
+    def write(num_new: int) -> None:
+        key = jax.random.key(0)
+        jax.eval_shape(
+            lambda params: vlm.generate(config, params, tokens, mask, frames, key, max_new_tokens=num_new), params
+        )
+
+    def read(count: int) -> None:
+        given = responses[:, :count], jnp.ones((4, count), bool)
+        jax.eval_shape(lambda params: vlm.score(config, params, tokens, mask, *given, frames), params)
+
+    for function in (write, read):
+        function(4)
+        with pytest.raises(vlm.ConfigError, match="21 tokens is longer than the context, 20: 16 of the prompt and 5"):
+            function(5)
