@@ -1,5 +1,7 @@
 """The policy: a vision-language model of the Qwen2.5-VL architecture, from under 1M to billions of parameters."""
 
+from g1jax.vlm import lora, memory, sharding
+from g1jax.vlm.accumulation import accumulated_grad
 from g1jax.vlm.config import (
     SPECIAL_TOKENS,
     Config,
@@ -31,6 +33,8 @@ from g1jax.vlm.preprocess import grid_of, patches, pixel_values
 from g1jax.vlm.safetensors import WeightsError
 from g1jax.vlm.sampling import GREEDY, PLAIN, Sampling, log_distribution, sample
 from g1jax.vlm.scoring import Score, score
+from g1jax.vlm.sharding import make_mesh
+from g1jax.vlm.stacking import stack_layers, unstack_layers
 from g1jax.vlm.token_table import TokenBytes, to_bytes, token_bytes
 from g1jax.vlm.tokenizer import Tokenizer, check_tokenizer
 from g1jax.vlm.weights import load, load_config, load_params, save
@@ -53,6 +57,7 @@ __all__ = [
     "Tokenizer",
     "VisionConfig",
     "WeightsError",
+    "accumulated_grad",
     "apply",
     "bind",
     "check_prompts",
@@ -67,6 +72,9 @@ __all__ = [
     "load_config",
     "load_params",
     "log_distribution",
+    "lora",
+    "make_mesh",
+    "memory",
     "num_visual_tokens",
     "param_paths",
     "param_shapes",
@@ -77,7 +85,10 @@ __all__ = [
     "sample",
     "save",
     "score",
+    "sharding",
+    "stack_layers",
     "to_bytes",
     "to_hf",
     "token_bytes",
+    "unstack_layers",
 ]

@@ -33,22 +33,22 @@ class SelfAttention(nnx.Module):
         self.o_proj = Linear(config, text.hidden_size, text.hidden_size)
 
     def __call__(
-        self, x: Array, turn: Turn, mask: Array, cache: KeyValue | None, slot: Array | int
+        self, x: Array, turn: Turn, mask: Array, cache: KeyValue | None, slot: Array | int, start: int = 0
     ) -> tuple[Array, KeyValue]:
-        """[B, S, D] -> [B, S, D] and the keys and values it looked at.
+        """[B, S, D] -> [B, S - start, D] and the keys and values it looked at.
 
         mask: bool[B, S, T]. Without a cache T is S; with one, the tokens' own keys and values are put at `slot` first,
-        and T is the cache's length.
+        and T is the cache's length. Tokens before `start` are looked at, but do not look themselves.
         """
         text = self.config.text
-        query = rotate(split_heads(self.q_proj(x), text.num_heads), *turn)
+        query = rotate(split_heads(self.q_proj(x[:, start:]), text.num_heads), *(part[:, :, start:] for part in turn))
         key = rotate(split_heads(self.k_proj(x), text.num_kv_heads), *turn)
         value = split_heads(self.v_proj(x), text.num_kv_heads)
         query, key, value = (constrain(part, BATCH, "tensor", None, None) for part in (query, key, value))
         if cache is not None:
             key = jax.lax.dynamic_update_slice_in_dim(cache[0], key, slot, axis=2)
             value = jax.lax.dynamic_update_slice_in_dim(cache[1], value, slot, axis=2)
-        return self.o_proj(join_heads(attend(self.config, query, key, value, mask))), (key, value)
+        return self.o_proj(join_heads(attend(self.config, query, key, value, mask[:, start:]))), (key, value)
 
 
 class DecoderLayer(nnx.Module):
@@ -62,11 +62,11 @@ class DecoderLayer(nnx.Module):
         self.mlp = SwiGLU(config, text.hidden_size, text.intermediate_size, use_bias=False)
 
     def __call__(
-        self, x: Array, turn: Turn, mask: Array, cache: KeyValue | None, slot: Array | int
+        self, x: Array, turn: Turn, mask: Array, cache: KeyValue | None, slot: Array | int, start: int = 0
     ) -> tuple[Array, KeyValue]:
         """As `SelfAttention`."""
-        attended, key_value = self.self_attn(self.input_layernorm(x), turn, mask, cache, slot)
-        x = constrain(x + attended, BATCH, None, None)
+        attended, key_value = self.self_attn(self.input_layernorm(x), turn, mask, cache, slot, start)
+        x = constrain(x[:, start:] + attended, BATCH, None, None)
         return constrain(x + self.mlp(self.post_attention_layernorm(x)), BATCH, None, None), key_value
 
 
@@ -90,31 +90,41 @@ class Decoder(nnx.Module):
         mask: Array,
         cache: Cache | None = None,
         slot: Array | int = 0,
+        start: int = 0,
     ) -> tuple[Array, Cache]:
-        """Embeddings [B, S, D] to normed hidden states [B, S, D], and each layer's keys and values.
+        """Embeddings [B, S, D] to normed hidden states [B, S - start, D], and each layer's keys and values.
 
-        positions: int32[B, S, P]. mask: bool[B, S, T]. cache, slot: see `SelfAttention`.
+        positions: int32[B, S, P]. mask: bool[B, S, T]. cache, slot: see `SelfAttention`. start: the first place whose
+        hidden state is wanted; the last layer leaves out what only those before it would need.
         """
         angles = text_angles(self.config.text, positions)[:, None]
         turn = jnp.cos(angles), jnp.sin(angles)
         if self.config.is_scanned:
             x, stacked = self._scan(x, turn, mask) if cache is None else self._step(x, turn, mask, cache[0], slot)
-            return self.norm(x), (stacked,)
+            return self.norm(x[:, start:]), (stacked,)
         key_values = []
         for i, layer in enumerate(self.layers):
-            x, key_value = self._run(layer, x, turn, mask, None if cache is None else cache[i], slot)
+            own, is_last = None if cache is None else cache[i], i == self.config.text.num_layers - 1
+            x, key_value = self._run(layer, x, turn, mask, own, slot, start if is_last else 0)
             key_values.append(key_value)
         return self.norm(x), tuple(key_values)
 
     def _run(
-        self, layer: DecoderLayer, x: Array, turn: Turn, mask: Array, cache: KeyValue | None, slot: Array | int
+        self,
+        layer: DecoderLayer,
+        x: Array,
+        turn: Turn,
+        mask: Array,
+        cache: KeyValue | None,
+        slot: Array | int,
+        start: int,
     ) -> tuple[Array, KeyValue]:
         if not self.config.is_remat or cache is not None:
-            return layer(x, turn, mask, cache, slot)
+            return layer(x, turn, mask, cache, slot, start)
         graph, state = nnx.split(layer)
 
         def inside(state: Pytree, x: Array, turn: Turn, mask: Array) -> tuple[Array, KeyValue]:
-            return nnx.merge(graph, state)(x, turn, mask, None, 0)
+            return nnx.merge(graph, state)(x, turn, mask, None, 0, start)
 
         return cast(tuple[Array, KeyValue], jax.checkpoint(inside)(state, x, turn, mask))
 

@@ -59,16 +59,20 @@ def generate(
 ) -> Response:
     """Writes `num_samples` responses to each prompt, int32[B, P], bool[B, P], all from one prefill.
 
-    `key` is one for all, or key[B·n], one a response. Padding may stand anywhere, so a response that begins with given words is a prompt with these words appended, row by
-    row: `jnp.concatenate([prompt_tokens, start_tokens], axis=1)`, the masks alike. To be jitted, with `config` and
-    everything by name static.
+    `key` is one for all, or key[B·n], one a response: what is written to a prompt then does not depend on the others of
+    its batch. Padding may stand anywhere, so a response that begins with given words is a prompt with these words
+    appended, row by row: `jnp.concatenate([prompt_tokens, start_tokens], axis=1)`, the masks alike. To be jitted, with
+    `config` and everything by name static.
+
+    Raises:
+        ConfigError: the prompts with so many new tokens are longer than the context.
     """
     require(max_new_tokens > 0 and num_samples > 0, f"max_new_tokens={max_new_tokens}, num_samples={num_samples}")
     check_length(config, prompt_tokens.shape[1], max_new_tokens)
     model = bind(config, _in_compute_type(config, params))
     prompt_tokens, prompt_mask = left_pad(prompt_tokens, prompt_mask)
-    reading = model.read(prompt_tokens, prompt_mask, frames)
-    logits = model.logits(reading.hidden[:, -1])
+    reading = model.read(prompt_tokens, prompt_mask, frames, start=prompt_tokens.shape[1] - 1)
+    logits = model.logits(reading.hidden[:, 0])
     logits, following, prompt_mask = (
         jnp.repeat(x, num_samples, axis=0) for x in (logits, reading.following, prompt_mask)
     )

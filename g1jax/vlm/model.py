@@ -41,7 +41,7 @@ n rows that share a frame stand together.
 class Reading:
     """What the decoder made of a sequence."""
 
-    hidden: Array  # [B, S, D]
+    hidden: Array  # [B, S - start, D]
     cache: Cache  # one a layer, [B, g, S, d] each
     following: Array  # int32[B], the position of the token that comes next
 
@@ -79,11 +79,13 @@ class VLM(nnx.Module):
         mixed = jnp.where(is_image[:, :, None], jnp.take_along_axis(seen, place[:, :, None], axis=1), text)
         return constrain(mixed, BATCH, None, None)
 
-    def read(self, tokens: Array, mask: Array, frames: Frames, prompt_length: int | None = None) -> Reading:
+    def read(
+        self, tokens: Array, mask: Array, frames: Frames, prompt_length: int | None = None, start: int = 0
+    ) -> Reading:
         """Looks at frames and reads tokens: int32[B, S], bool[B, S].
 
         Only the first `prompt_length` tokens may stand for visual ones: a policy that writes the image token has
-        written text. None: all may.
+        written text. None: all may. start: the first place whose hidden state is wanted.
         """
         is_image = (tokens == self.config.image_token_id) & mask
         if prompt_length is not None:
@@ -91,7 +93,7 @@ class VLM(nnx.Module):
         grids = (_for_rows(grid, tokens.shape[0]) for grid in row_grids(self.config, frames))
         positions, following = token_positions(self.config, is_image, mask, *grids)
         embeddings = self.embed(tokens, is_image, frames)
-        return Reading(*self.model(embeddings, positions, causal_mask(mask)), following)
+        return Reading(*self.model(embeddings, positions, causal_mask(mask), start=start), following)
 
     def logits(self, hidden: Array) -> Array:
         """The output layer: [..., D] -> float32[..., V]."""

@@ -46,7 +46,7 @@ def score(
     prompt_length = prompt_tokens.shape[1]
     tokens = jnp.concatenate([prompt_tokens, response_tokens], axis=1)
     mask = jnp.concatenate([prompt_mask, response_mask], axis=1)
-    hidden = model.read(tokens, mask, frames, prompt_length).hidden[:, prompt_length - 1 : -1]
+    hidden = model.read(tokens, mask, frames, prompt_length, start=prompt_length - 1).hidden[:, :-1]
 
     def score_some(hidden: Array, tokens: Array) -> tuple[Array, Array]:
         logprobs = log_distribution(sampling, model.logits(hidden))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tokenizers
 import transformers
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -282,6 +282,7 @@ jitted = jax.jit(to_bytes, static_argnums=3)
 @settings(max_examples=100)
 @given(text=st.text(max_size=60))
 def test_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
+    assume("<|" not in text)  # a special token by its name says nothing
     expected = text if tokenizer is GAMES else unicodedata.normalize("NFC", text)  # Qwen's normalizer
     tokens = tokenizer.encode(text)
     assert tokenizer.decode(tokens) == expected

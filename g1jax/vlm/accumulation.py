@@ -1,0 +1,54 @@
+"""Gradients of a large batch, a part at a time: less memory, and on a CPU faster, for the parts stay in its caches."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from g1jax.typing import Array, Pytree
+from g1jax.vlm.config import require
+
+Loss = Callable[[Any, Any], tuple[Array, Any]]
+"""(params, batch) -> a scalar, and a tree of further scalars or arrays to be averaged."""
+
+
+def accumulated_grad(loss: Loss, num_parts: int) -> Callable[[Pytree, Pytree], tuple[tuple[Array, Any], Pytree]]:
+    """As `jax.value_and_grad(loss, has_aux=True)`, over equal parts of the batch one after another.
+
+    Value, auxiliaries and gradient are the means over the parts. So they are those of the whole batch if `loss` is a
+    mean over rows, or a sum over tokens divided by a number that does not depend on the part (put it into the batch, a
+    copy a row). Part i is the rows i, i + num_parts, …: rows split among devices stay where they are.
+
+    Raises:
+        ConfigError: when traced, if the arrays have different numbers of rows, as frames of several games have (take a
+            part of every game then), or the rows do not divide.
+    """
+    require(num_parts > 0, f"num_parts={num_parts}: 1 or more")
+    gradient = jax.value_and_grad(loss, has_aux=True)
+
+    def accumulate(params: Pytree, batch: Pytree) -> tuple[tuple[Array, Any], Pytree]:
+        if num_parts == 1:
+            return gradient(params, batch)
+        parts = _split(batch, num_parts)
+        shapes = jax.eval_shape(lambda: gradient(params, jax.tree.map(lambda x: x[0], parts)))
+        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        total, _ = lax.scan(lambda so_far, part: (_add(so_far, gradient(params, part)), None), empty, parts)
+        mean: tuple[tuple[Array, Any], Pytree] = jax.tree.map(lambda x: x / num_parts, total)
+        return mean
+
+    return accumulate
+
+
+def _add(a: Pytree, b: Pytree) -> Pytree:
+    return jax.tree.map(jnp.add, a, b)
+
+
+def _split(batch: Pytree, num_parts: int) -> Pytree:
+    """[B, …] -> [num_parts, B / num_parts, …], every array."""
+    rows = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
+    require(len(rows) == 1, f"arrays of a batch with different numbers of rows: {sorted(rows)}")
+    count = rows.pop()
+    require(count % num_parts == 0, f"a batch of {count} rows does not divide into {num_parts} parts")
+    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, num_parts, *x.shape[1:]), 1, 0), batch)

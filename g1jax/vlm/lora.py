@@ -1,0 +1,140 @@
+"""LoRA: weights W + (alpha / rank) · A B of which only A and B are trained, for where W is too large to be.
+
+The trained params are a tree of their own, in the places of the kernels they add to. `attach` puts them beside these
+kernels, and the model adds x A B where it finds them; `merge` adds them up for good. A training step::
+
+    lora_params = init(config, spec, key)
+    gradient = jax.grad(lambda trained: loss(attach(params, trained, spec)))(lora_params)
+"""
+
+import fnmatch
+import zlib
+from dataclasses import dataclass
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+
+from g1jax.typing import Array, Key
+from g1jax.vlm.config import Config, require, unknown
+from g1jax.vlm.model import ParamPath, Params, param_paths, param_shapes
+
+_LEAVES = ("lora_a", "lora_b")
+_WITHOUT = (("visual", "patch_embed", "proj"), ("lm_head",))  # these are not used as plain linear maps
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """Which linear maps get a low-rank addition, and of what rank. Hashable: a static argument of jit."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    """The addition is scaled by alpha / rank."""
+    targets: tuple[str, ...] = ("model.*_proj",)
+    """Names of linear maps or ends of their paths, `*` for anything: `q_proj`, `mlp.up_proj`, `visual.*.qkv`,
+    `model.layers.*.o_proj`. The default is all of the decoder's layers.
+    """
+
+    def __post_init__(self) -> None:
+        require(self.rank > 0 and self.alpha > 0, f"LoRA: rank={self.rank} and alpha={self.alpha} must be above 0")
+        is_tuple = type(self.targets) is tuple and len(self.targets) > 0  # a string would be taken letter by letter
+        require(is_tuple, f"LoRA: targets={self.targets!r}: a tuple of names")
+
+    @property
+    def scale(self) -> float:
+        """What the addition is multiplied by."""
+        return self.alpha / self.rank
+
+
+def targets(config: Config, spec: LoRA) -> list[ParamPath]:
+    """The paths of the linear maps that `spec` names.
+
+    Raises:
+        ConfigError: a target that no linear map of the model has.
+    """
+    owners = [path[:-1] for path in param_paths(param_shapes(config)) if path[-1] == "kernel"]
+    owners = [path for path in owners if path not in _WITHOUT]
+    for target in spec.targets:
+        names = sorted({str(path[-1]) for path in owners})
+        require(any(_is_meant(target, path) for path in owners), unknown("LoRA target", target, names))
+    return [path for path in owners if any(_is_meant(target, path) for target in spec.targets)]
+
+
+def _is_meant(target: str, path: ParamPath) -> bool:
+    name = ".".join(map(str, path))
+    return fnmatch.fnmatchcase(name, target) or fnmatch.fnmatchcase(name, "*." + target)
+
+
+def init(config: Config, spec: LoRA, key: Key) -> Params:
+    """LoRA params that add nothing yet, float32: A normal with deviation 1/√inputs, B zero.
+
+    In the place of a kernel [inputs, outputs] stand `lora_a` [inputs, rank] and `lora_b` [rank, outputs]; those of a
+    scanned decoder have its axis of layers.
+    """
+    shapes, params = param_shapes(config), Params()
+    for path in targets(config, spec):
+        *stack, inputs, outputs = _get(shapes, path)["kernel"].shape
+        own = jax.random.fold_in(key, zlib.crc32(".".join(map(str, path)).encode()))
+        lora_a = jax.random.normal(own, (*stack, inputs, spec.rank), jnp.float32) * inputs**-0.5
+        lora_b = jnp.zeros((*stack, spec.rank, outputs), jnp.float32)
+        params = _put(params, path, {"lora_a": lora_a, "lora_b": lora_b})
+    return params
+
+
+def attach(params: Params, lora_params: Params, spec: LoRA) -> Params:
+    """The params of the model with LoRA: for `apply`, `generate` and `score`, inside a jit or outside of one.
+
+    Raises:
+        ConfigError: LoRA params for a linear map that the params do not have.
+    """
+    for path in _owners(lora_params):
+        own, kernel = _get(lora_params, path), _get(params, path).get("kernel")
+        require(kernel is not None, f"LoRA params for {'.'.join(map(str, path))}, which the params do not have")
+        params = _put(params, path, {"lora_a": own["lora_a"], "lora_b": own["lora_b"] * spec.scale})
+    return params
+
+
+def merge(params: Params, lora_params: Params, spec: LoRA) -> Params:
+    """Params of the plain model that computes the same, in its own type: for export, and for much decoding."""
+    attached = attach(params, lora_params, spec)
+    for path in _owners(lora_params):
+        own = _get(attached, path)
+        params = _put(params, path, {"kernel": _add(own["kernel"], own["lora_a"], own["lora_b"])})
+    return params
+
+
+@jax.jit
+def _add(kernel: Array, lora_a: Array, lora_b: Array) -> Array:
+    return (kernel.astype(jnp.float32) + lora_a @ lora_b).astype(kernel.dtype)
+
+
+def split(params: Params) -> tuple[Params, Params]:
+    """Params from `attach` to the LoRA params, B scaled, and the params without them."""
+    lora_params, rest = Params(), Params()
+    for name, child in params.items():
+        if isinstance(child, dict):
+            own, others = split(child)
+            lora_params.update({name: own} if own else {})
+            rest.update({name: others} if others else {})
+        else:
+            (lora_params if name in _LEAVES else rest)[name] = child
+    return lora_params, rest
+
+
+def _owners(lora_params: Params) -> list[ParamPath]:
+    return [path[:-1] for path in param_paths(lora_params) if path[-1] == "lora_a"]
+
+
+def _get(params: Params, path: ParamPath) -> dict[str, Any]:
+    """The dict at a path; empty where there is none."""
+    for name in path:
+        params = cast(dict[Any, Any], params).get(name, {})
+    return params
+
+
+def _put(params: Params, path: ParamPath, leaves: dict[str, Any]) -> Params:
+    """A copy of params with leaves added or replaced at a path."""
+    if not path:
+        return {**params, **leaves}
+    name: Any = path[0]
+    return {**params, name: _put(params.get(name, {}), path[1:], leaves)}

@@ -1,0 +1,144 @@
+"""Spreading the policy over devices: a mesh of (data, fsdp, tensor), and which axis of which param goes along which.
+
+Batches are split over `data` and `fsdp`, so both divide the work. `fsdp` splits the weights too, which are gathered
+where they are used; `tensor` splits the heads, the inside of an MLP and the vocabulary. The same programs run with and
+without a mesh::
+
+    mesh = make_mesh(data=1, fsdp=4, tensor=2)
+    config, params = load(folder, place=placer(config, mesh))
+    with jax.set_mesh(mesh):
+        response = generate(config, params, *shard_batch(mesh, (tokens, mask, frames)), key, max_new_tokens=64)
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from g1jax.typing import Array, ArrayLike, Pytree
+from g1jax.vlm.config import Config, require
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = ("data", "fsdp")
+"""What the rows of a batch are split over."""
+Axis = str | tuple[str, ...] | None
+
+_RULES: dict[str, tuple[Axis, Axis]] = {
+    # inputs, outputs of the kernel of a linear map, by its name; the embedding's are vocabulary and width
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "qkv", "up", "lm_head"), ("fsdp", "tensor")),
+    **dict.fromkeys(("o_proj", "down_proj", "proj", "down"), ("tensor", "fsdp")),
+    "embed_tokens": ("tensor", "fsdp"),
+    "patch_embed.proj": (None, "fsdp"),
+}
+
+
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of all devices, or of those given.
+
+    Raises:
+        ConfigError: the axes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    shape = (data, fsdp, tensor)
+    text = " × ".join(f"{name}={size}" for name, size in zip(AXES, shape, strict=True))
+    require(min(shape) > 0, f"a mesh of {text}: every axis is 1 or more")
+    needed = math.prod(shape)
+    require(needed == len(devices), f"a mesh of {text} is {needed} devices, and there are {len(devices)}")
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def param_sharding(
+    config: Config, mesh: Mesh | jax.sharding.AbstractMesh, path: Sequence[Any], shape: Sequence[int]
+) -> NamedSharding:
+    """How a param, or a moment of it, is spread; `path` may have other keys before the param's own.
+
+    Matrices are split along both axes, by the rules above, where an axis divides; heads are never cut. Vectors are
+    everywhere.
+    """
+    *owner, leaf = (str(key) for key in path)
+    known = [name for name in (".".join(owner[-2:]), *owner[-1:]) if name in _RULES]
+    if leaf not in ("kernel", "embedding", "lora_a", "lora_b") or not known or len(shape) < 2:
+        return NamedSharding(mesh, PartitionSpec())
+    inputs, outputs = _RULES[known[0]]
+    if _num_heads(config, known[0]) % mesh.shape["tensor"]:
+        inputs, outputs = (None if axis == "tensor" else axis for axis in (inputs, outputs))
+    axes: tuple[Axis, ...] = {"lora_a": (inputs, None), "lora_b": (None, outputs)}.get(leaf, (inputs, outputs))
+    axes = (None,) * (len(shape) - 2) + axes  # stacked layers are not split among devices
+    return NamedSharding(mesh, _fit(mesh.shape, shape, axes))
+
+
+def _num_heads(config: Config, name: str) -> int:
+    """Heads that a projection's split axis is made of; 0 where there are none, which any axis divides."""
+    if name in ("q_proj", "o_proj"):
+        return config.text.num_heads
+    if name in ("k_proj", "v_proj"):
+        return config.text.num_kv_heads
+    return config.vision.num_heads if name in ("qkv", "proj") else 0
+
+
+def tree_shardings(config: Config, mesh: Mesh | jax.sharding.AbstractMesh, tree: Pytree) -> Pytree:
+    """The sharding of every array or shape in a tree of params, LoRA params, gradients or an optimizer's state."""
+
+    def sharding_of(path: Any, leaf: Any) -> NamedSharding:
+        return param_sharding(config, mesh, [_key(entry) for entry in path], leaf.shape)
+
+    return jax.tree.map_with_path(sharding_of, tree)
+
+
+def _key(entry: Any) -> Any:
+    """The name or number in an entry of a tree's path."""
+    for attribute in ("key", "idx", "name"):
+        if hasattr(entry, attribute):
+            return getattr(entry, attribute)
+    return entry
+
+
+def placer(config: Config, mesh: Mesh) -> Callable[[Sequence[Any], ArrayLike], Array]:
+    """The `place` of `init` and `weights.load`: puts each param where it belongs as soon as it is there."""
+
+    def place(path: Sequence[Any], leaf: ArrayLike) -> Array:
+        sharding = param_sharding(config, mesh, path, leaf.shape)
+        if isinstance(leaf, np.ndarray):  # of several hosts each takes its own part
+            return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+        return jax.device_put(leaf, sharding)
+
+    return place
+
+
+def batch_sharding(mesh: Mesh | jax.sharding.AbstractMesh) -> NamedSharding:
+    """Rows split over `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(BATCH))
+
+
+def shard_batch(mesh: Mesh, batch: Pytree) -> Pytree:
+    """Puts the rows of a batch's arrays on the devices they are for.
+
+    Raises:
+        ConfigError: the rows do not divide among them.
+    """
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    for leaf in jax.tree.leaves(batch):
+        require(
+            leaf.shape[0] % parts == 0, f"a batch of {leaf.shape[0]} rows does not divide over data × fsdp = {parts}"
+        )
+    return jax.device_put(batch, batch_sharding(mesh))
+
+
+def constrain(x: Array, *axes: Axis) -> Array:
+    """Asks, within a jit under `jax.set_mesh`, for x to be split so, where its axes divide; elsewhere x as it is."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.axis_names != AXES or any(kind != AxisType.Auto for kind in mesh.axis_types):
+        return x
+    return jax.lax.with_sharding_constraint(x, _fit(mesh.shape, x.shape, axes))
+
+
+def _fit(sizes: Mapping[str, int], shape: Sequence[int], axes: Sequence[Axis]) -> PartitionSpec:
+    """The axes that divide what they split; None for the others."""
+    fitting: list[Axis] = []
+    for size, axis in zip(shape, axes, strict=True):
+        names = (axis,) if isinstance(axis, str) else axis or ()
+        fitting.append(axis if size % math.prod(sizes[name] for name in names) == 0 else None)
+    return PartitionSpec(*fitting)

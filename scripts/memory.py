@@ -1,0 +1,61 @@
+"""How much memory Qwen2.5-VL takes a device, as a Markdown table: on 1, 4 and 8 devices, all weights trained or LoRA.
+
+    python scripts/memory.py                  # 3B and 7B; a few minutes, most of it compiling
+    python scripts/memory.py --sizes 7B --devices 8 --rows 16 --response-length 1024
+
+Nothing is allocated, so it runs on a laptop: the devices are fake ones of the CPU.
+"""
+
+import argparse
+import os
+
+MAX_DEVICES = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="3B,7B", help="comma-separated (default: 3B,7B)")
+    parser.add_argument("--devices", default="1,4,8", help=f"comma-separated, up to {MAX_DEVICES} (default: 1,4,8)")
+    parser.add_argument("--rows", type=int, default=8, help="rows of a training step, of all devices together")
+    parser.add_argument("--samples", type=int, default=64, help="responses written at once, of all devices together")
+    parser.add_argument("--prompt-length", type=int, default=512)
+    parser.add_argument("--response-length", type=int, default=512)
+    parser.add_argument("--rank", type=int, default=16, help="of LoRA")
+    parser.add_argument("--no-compile", action="store_true", help="leave activations out")
+    args = parser.parse_args()
+
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={MAX_DEVICES}"
+    from g1jax.vlm import memory, qwen
+    from g1jax.vlm.lora import LoRA
+
+    work = memory.Work(
+        rows=args.rows,
+        samples=args.samples,
+        prompt_length=args.prompt_length,
+        response_length=args.response_length,
+    )
+    print(
+        f"GiB a device; bfloat16 weights, remat, weights split by fsdp; {work.prompt_length} + {work.response_length} "
+        f"tokens, {work.rows} rows a training step, {work.samples} responses written at once.\n"
+    )
+    header = ("model", "trained", "devices", "weights", "gradients", "moments", "activations ≤", "KV cache")
+    print("| " + " | ".join((*header, "training ≤", "writing")) + " |")
+    print("|---|---|" + "---:|" * 8)
+    for size in args.sizes.split(","):
+        config = qwen.shape_of(size, dtype="bfloat16", param_dtype="bfloat16", is_remat=True, is_scanned=True)
+        for trained, lora in (("all", None), (f"LoRA, rank {args.rank}", LoRA(rank=args.rank))):
+            for count in map(int, args.devices.split(",")):
+                found = memory.estimate(config, work, mesh=(1, count, 1), lora=lora, is_compiled=not args.no_compile)
+                parts = (found.params, found.gradients, found.moments, found.activations, found.cache)
+                numbers = (*parts, found.training, found.writing)
+                print("| " + " | ".join([size, trained, str(count), *map(gib, numbers)]) + " |", flush=True)
+
+
+def gib(size: int | None) -> str:
+    """Bytes as GiB; nothing for None."""
+    return "" if size is None else f"{size / 2**30:.2f}"
+
+
+if __name__ == "__main__":
+    main()
