@@ -352,6 +352,7 @@ class Game(Generic[S]):
             "last_col": str(self.cols - 1),
             "num_actions": str(self.num_actions),
             "cell_names": ", ".join(self.cell_names()),
+            "places": " ".join(f"({r}, {c})" for r in range(self.rows) for c in range(self.cols)),
             "format": ANSWER_FORMAT,
         }
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from g1jax.typing import Array, Key
 from g1jax.vlm.config import require
@@ -63,9 +64,37 @@ def sample(sampling: Sampling, logits: Array, key: Key) -> tuple[Array, Array]:
         tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         return tokens, jnp.zeros(tokens.shape, jnp.float32)
     logprobs = log_distribution(sampling, logits)
-    draw = jax.vmap(jax.random.categorical) if key.ndim else jax.random.categorical
-    tokens = draw(key, logprobs).astype(jnp.int32)
+    rows = logprobs.shape[0]
+    uniform = jax.vmap(jax.random.uniform)(key) if key.ndim else jax.random.uniform(key, (rows,))
+    tokens = _invert(jnp.exp(logprobs), uniform)
     return tokens, take(logprobs, tokens)
+
+
+_BLOCK = 32
+
+
+def _invert(probabilities: Array, uniform: Array) -> Array:
+    """The token at which the running sum of probabilities passes a uniform number: [B, V], [B] in [0, 1) -> int32[B].
+
+    One random number a row, where the Gumbel trick takes V of them, each with two logarithms. First the block of tokens
+    is found, then the token in it; within a block the running sum is a product with a triangle.
+    """
+    rows, size = probabilities.shape
+    blocks = jnp.pad(probabilities, ((0, 0), (0, -size % _BLOCK))).reshape(rows, -1, _BLOCK)
+    triangle = np.triu(np.ones((_BLOCK, _BLOCK), np.float32))
+    inside = jnp.einsum("bnk,kl->bnl", blocks, triangle, precision=jax.lax.Precision.HIGHEST)
+    until = jnp.cumsum(inside[:, :, -1], axis=1)  # [B, n]
+    mark = (uniform * until[:, -1])[:, None]
+    block = jnp.minimum(_count(until <= mark), blocks.shape[1] - 1)[:, None]
+    before = jnp.where(block == 0, 0.0, jnp.take_along_axis(until, jnp.maximum(block - 1, 0), axis=1))
+    sums, own = (jnp.take_along_axis(x, block[:, :, None], axis=1)[:, 0] for x in (inside, blocks))
+    # Sums of sums round differently: if the mark lies beyond the block's own end, its last possible token is meant.
+    last = jnp.max(jnp.where(own > 0, np.arange(_BLOCK, dtype=np.int32)[None], 0), axis=1)
+    return block[:, 0] * _BLOCK + jnp.minimum(_count(sums <= mark - before), last)
+
+
+def _count(is_counted: Array) -> Array:
+    return jnp.sum(is_counted.astype(jnp.int32), axis=1)
 
 
 def take(logprobs: Array, tokens: Array) -> Array:

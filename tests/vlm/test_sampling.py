@@ -74,3 +74,36 @@ def test_entropy() -> None:
 def test_what_cannot_be_sampled_from(changes: dict[str, float]) -> None:
     with pytest.raises(vlm.ConfigError, match=next(iter(changes))):
         vlm.Sampling(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [1, 31, 32, 33, 1000, 5000])
+def test_only_what_is_possible_is_drawn_at_any_number(size: int) -> None:
+    """Many tokens impossible, whole blocks of them too; numbers at both ends, and as they come."""
+    rng = np.random.default_rng(size)
+    probabilities = rng.random((200, size), np.float32) ** 8 * (rng.random((200, size)) < 0.2)
+    probabilities[:, size // 3 : size // 2] = 0
+    probabilities[np.arange(200), rng.integers(0, size, 200)] = rng.random(200) + 1e-6
+    uniform = rng.random(200, np.float32)
+    uniform[:40], uniform[40:80] = 0.0, np.nextafter(np.float32(1), np.float32(0))
+    tokens = np.asarray(jax.jit(sampling_module._invert)(probabilities, uniform))
+    assert (probabilities[np.arange(200), tokens] > 0).all()
+    sums = np.cumsum(probabilities.astype(np.float64), axis=1)
+    share = sums / sums[:, -1:]
+    before = np.where(tokens > 0, share[np.arange(200), tokens - 1], 0.0)
+    assert (before <= uniform + 1e-5).all()
+    assert (uniform <= share[np.arange(200), tokens] + 1e-5).all()
+
+
+def test_many_tokens_follow_the_distribution_with_a_key_a_row() -> None:
+    count, size = 40_000, 300
+    logits = np.random.default_rng(0).normal(size=size).astype(np.float32) * 1.5
+    rows = jnp.broadcast_to(jnp.asarray(logits), (count, size))
+    draw = jax.jit(lambda rows, keys: vlm.sample(vlm.Sampling(), rows, keys))
+    keys = jax.random.split(jax.random.key(1), count)
+    tokens, _ = draw(rows, keys)
+    wanted = np.exp(logits - logits.max()).astype(np.float64)
+    wanted *= count / wanted.sum()
+    observed = np.bincount(np.asarray(tokens), minlength=size)
+    chi_square = ((observed - wanted) ** 2 / wanted).sum()
+    assert chi_square < size + 4 * np.sqrt(2 * size)
+    np.testing.assert_array_equal(draw(rows[:1], keys[7:8])[0][0], tokens[7])

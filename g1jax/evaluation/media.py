@@ -1,0 +1,68 @@
+"""Films: a batch of games side by side, as GIF or MP4."""
+
+import math
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from g1jax.evaluation.protocol import EvaluationError
+from g1jax.typing import HostImages
+
+_GAP = 8  # pixels between games
+_GREY = 128
+_SMALLEST_SIDE = 112  # of a game in a film; smaller frames are enlarged
+
+
+def side_by_side(frames: HostImages, columns: int = 0) -> HostImages:
+    """Episodes of one game as one film: uint8[n, T, H, W, 3] -> uint8[T, h, w, 3], in rows as near a square as may be.
+
+    h and w are even, as video codecs want them.
+    """
+    count, num_steps, height, width, _ = frames.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = -(-count // columns)
+    shape = (rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP)
+    film = np.full((num_steps, shape[0] + shape[0] % 2, shape[1] + shape[1] % 2, 3), _GREY, np.uint8)
+    for i, episode in enumerate(frames):
+        top, left = (i // columns) * (height + _GAP), (i % columns) * (width + _GAP)
+        film[:, top : top + height, left : left + width] = episode
+    factor = -(-_SMALLEST_SIDE // min(height, width))
+    return np.repeat(np.repeat(film, factor, axis=1), factor, axis=2)
+
+
+def write_film(path: Path, frames: HostImages, frames_per_second: float = 4.0) -> None:
+    """Writes uint8[T, h, w, 3] as the path's suffix says: `.gif` or `.mp4`.
+
+    Raises:
+        EvaluationError: another suffix, or a package is missing.
+    """
+    writers = {".gif": _write_gif, ".mp4": _write_mp4}
+    if path.suffix not in writers:
+        raise EvaluationError(f"{path}: a film is a .gif or an .mp4")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        writers[path.suffix](path, frames, frames_per_second)
+    except ImportError:
+        raise EvaluationError("films need two packages: pip install imageio imageio-ffmpeg") from None
+
+
+def _write_gif(path: Path, frames: HostImages, frames_per_second: float) -> None:
+    import imageio.v3 as imageio
+
+    imageio.imwrite(path, frames, duration=1000 / frames_per_second, loop=0)
+
+
+def _write_mp4(path: Path, frames: HostImages, frames_per_second: float) -> None:
+    """Pipes the frames to the ffmpeg that imageio-ffmpeg brings; its own writer forks, which JAX's threads forbid."""
+    import imageio_ffmpeg
+
+    height, width = frames.shape[1:3]
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(frames_per_second), "-i", "-"]
+    encode = ["-c:v", "libx264", "-crf", "16", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *raw, *encode, str(path)]
+    done = subprocess.run(command, input=frames.tobytes(), capture_output=True, check=False)
+    if done.returncode:
+        raise EvaluationError(
+            f"{path}: ffmpeg failed: {' '.join(done.stderr.decode('utf-8', 'replace').split())[:300]}"
+        )

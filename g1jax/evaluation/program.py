@@ -1,0 +1,216 @@
+"""What `train/evaluate.py` does: plays, and writes results, replays, a report and films; or compares two results."""
+
+import dataclasses
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from g1jax import envs
+from g1jax.envs.core import Game
+from g1jax.evaluation import players, replay, report, results, tables
+from g1jax.evaluation.endpoint import Endpoint
+from g1jax.evaluation.protocol import NUM_STEPS, Episodes, EvaluationError, Player, Progress, check_protocol, play
+from g1jax.evaluation.remote import play_remote
+from g1jax.evaluation.results import Result
+from g1jax.vlm import ConfigError
+
+ON_DEVICE: dict[str, Callable[[], Player]] = {"random": players.random_player, "expert": players.expert_player}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Puts a player through the games, or compares two results."""
+
+    player: str = "random"
+    """`random`, `expert`, `openai` (see the endpoint's options), or the folder of a training run."""
+    games: str = ""
+    """Game ids with commas between, each with presets if wanted: `swap,shisen_sho:base+noisy`; or `all`. Empty: a run's
+    own games at their levels, all games for other players."""
+    episodes: int | None = None
+    """Of each game. If not given 1000; through an endpoint, where each step may cost, 10 as in the paper."""
+    steps: int = NUM_STEPS
+    """Of each episode; a board that ends is followed by a fresh one."""
+    seed: int = 0
+    out: Path | None = None
+    """The folder to write to; `evaluations/<player>` if not given."""
+    temperature: float = 1.0
+    """That a run's policy draws tokens at. 0: always the likeliest."""
+    sees: bool = False
+    """A run's policy is given the true perception, and shows how it would reason if it saw everything rightly."""
+    record: int = 3
+    """Episodes of each game that the report replays, at most."""
+    film: Literal["none", "gif", "mp4", "both"] = "none"
+    """Also films the recorded episodes of each game, side by side."""
+    curves: Path | None = None
+    """A training run whose `metrics.jsonl` the report shows; the player's own if it is a run."""
+    beside: tuple[Path, ...] = ()
+    """Results that the tables show too."""
+    compare: tuple[Path, Path] | None = None
+    """Plays nothing: prints the paired differences of two results, A minus B."""
+    endpoint: Endpoint = field(default_factory=Endpoint)
+
+
+def evaluate(options: Options) -> None:
+    """Runs the program.
+
+    Raises:
+        EvaluationError, LevelError: what cannot be done, in one line.
+    """
+    if options.compare is not None:
+        ours, theirs = map(results.load, options.compare)
+        print(tables.differences_as_markdown(ours, theirs, results.compare(ours, theirs)))
+        return
+    options = _with_defaults(options)
+    check_protocol(options.episodes or 0, options.steps, options.seed)
+    if options.record < 0:
+        raise EvaluationError(f"record={options.record}: 0 or more")
+    others = [results.load(path) for path in options.beside]
+    player = None if options.player == "openai" else player_named(options.player, options.temperature, options.sees)
+    games = games_of_run(Path(options.player)) if not options.games and _is_run(options) else games_of(options.games)
+    curves = curves_of_run(options)
+    out = options.out
+    assert out is not None
+    about, episodes = _play_all(options, player, games, out)
+    result = results.result_of(about, episodes)
+    write(out, result, episodes, others, curves)
+    if options.film != "none":
+        film(out, episodes, options.film)
+    print((out / tables.FILE).read_text("utf-8"))
+    print(f"In {out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}")
+
+
+def _with_defaults(options: Options) -> Options:
+    """The options, with those that follow from others."""
+    is_remote = options.player == "openai"
+    episodes = options.episodes if options.episodes is not None else 10 if is_remote else 1000
+    name = options.endpoint.model if is_remote else Path(options.player).resolve().name
+    out = options.out or Path("evaluations") / (re.sub(r"[^\w.-]+", "-", name).strip(".-") or "player")
+    return dataclasses.replace(options, episodes=episodes, out=out)
+
+
+def write(
+    out: Path,
+    result: Result,
+    episodes: dict[str, Episodes],
+    others: list[Result] | None = None,
+    curves: report.Curves | None = None,
+) -> None:
+    """Writes results.json, results.md, replays.json and report.html."""
+    shown = [result, *(others or [])]
+    results.save(result, out)
+    (out / tables.FILE).write_text(tables.as_markdown(shown), "utf-8")
+    replays = replay.replays_of(episodes)
+    replay.save(replays, out)
+    report.write(out / report.FILE, shown, replays, curves)
+
+
+def film(out: Path, episodes: dict[str, Episodes], kind: str) -> None:
+    """Films the recorded episodes of each game, side by side: `<game>.gif`, `<game>.mp4`."""
+    from g1jax.evaluation import media
+
+    for label, played in episodes.items():
+        if played.recorded is not None:
+            frames = media.side_by_side(replay.frames_of(played))
+            for suffix in ("gif", "mp4") if kind == "both" else (kind,):
+                media.write_film(out / f"{file_name(label)}.{suffix}", frames)
+
+
+def games_of(names: str) -> dict[str, Game[Any]]:
+    """The games of `id,id:preset+preset`, or all, by what they are called there."""
+    labels = envs.game_ids() if names in ("", "all") else [name.strip() for name in names.split(",") if name.strip()]
+    if not labels:
+        raise EvaluationError("name at least one game, such as --games=game_2048, or all")
+    games = {}
+    for label in labels:
+        game_id, _, preset = label.partition(":")
+        games[label] = envs.make(game_id, preset or None)
+    return games
+
+
+def games_of_run(folder: Path) -> dict[str, Game[Any]]:
+    """The games that a training run learnt, at its levels."""
+    from g1jax.training.folder import read_config
+    from g1jax.training.setup import make_setup
+
+    return {game.id: game for game in make_setup(read_config(folder)).games}
+
+
+def file_name(label: str) -> str:
+    """A game's label as the name of a file."""
+    return label.replace(":", "-")
+
+
+def curves_of_run(options: Options) -> report.Curves | None:
+    """The curves to show: of the run that is named, or of the player's own."""
+    if options.curves is not None:
+        return report.read_curves(options.curves)
+    own = Path(options.player) / report.METRICS
+    return report.read_curves(own) if _is_run(options) and own.is_file() else None
+
+
+def _is_run(options: Options) -> bool:
+    return options.player not in (*ON_DEVICE, "openai")
+
+
+def _play_all(
+    options: Options, player: Player | None, games: dict[str, Game[Any]], out: Path
+) -> tuple[dict[str, Any], dict[str, Episodes]]:
+    """What the results say of the player (None: the endpoint), and what it did in each game."""
+    counts = (options.episodes or 0, options.steps, options.seed)
+    about, episodes = {"name": options.endpoint.model, "kind": "openai", **options.endpoint.setting()}, {}
+    if player is not None:
+        about = {"name": player.name, "kind": options.player if options.player in ON_DEVICE else "run"}
+    if _is_run(options):
+        about |= {"temperature": options.temperature, "sees": options.sees}
+    for label, game in games.items():
+        rest: dict[str, Any] = {"num_recorded": options.record, "on_progress": _progress_line(label)}
+        if player is not None:
+            episodes[label] = play(game, player, *counts, **rest)
+        else:
+            log = out / "exchanges" / f"{file_name(label)}.jsonl"
+            episodes[label] = play_remote(game, options.endpoint, log, *counts, **rest)
+    return about, episodes
+
+
+def player_named(name: str, temperature: float = 1.0, sees: bool = False) -> Player:
+    """A player on the device: by its name, or a policy by the folder of its run.
+
+    Raises:
+        EvaluationError: there is no such player, or no policy in the folder.
+    """
+    if name in ON_DEVICE:
+        return ON_DEVICE[name]()
+    folder = Path(name)
+    if not folder.is_dir():
+        known = ", ".join([*ON_DEVICE, "openai"])
+        raise EvaluationError(f"no player {name!r}: neither one of {known}, nor the folder of a training run")
+    from g1jax.training import ExperimentError, policy_of_run
+
+    try:
+        policy, params = policy_of_run(folder)
+        sampling = dataclasses.replace(policy.sampling, temperature=temperature)
+    except (ExperimentError, ConfigError) as error:
+        raise EvaluationError(str(error)) from None
+    policy = dataclasses.replace(policy, sampling=sampling)
+    name = folder.resolve().name + (" (sees)" if sees else "")
+    return players.policy_player(policy, params, name=name, sees=sees)
+
+
+def _progress_line(label: str) -> Progress:
+    """Shows how far a game is, on one line of standard error that is written over; once a second at most."""
+    start = last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done < total and now - last < 1:
+            return
+        last = now
+        end = "\n" if done >= total else "\r"
+        print(f"{label}: {done} of {total} steps, {now - start:.0f} s", end=end, file=sys.stderr, flush=True)
+
+    return tell

@@ -1,0 +1,205 @@
+"""Playing a game through an endpoint: the same boards and the same chance as any other player, one question a step.
+
+Every exchange goes to a log at once. What the log has is not asked again: a run that was cut short, at whatever point,
+plays the logged answers over and goes on from there.
+"""
+
+import asyncio
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from g1jax.envs import text
+from g1jax.envs.core import Game
+from g1jax.evaluation.endpoint import Client, Endpoint, GivenUpError, as_png
+from g1jax.evaluation.exchanges import ExchangeLog
+from g1jax.evaluation.protocol import (
+    NUM_STEPS,
+    Answers,
+    Boards,
+    Episodes,
+    EvaluationError,
+    Judged,
+    Progress,
+    Recorded,
+    check_protocol,
+    no_boards,
+    renew,
+    take_step,
+)
+from g1jax.evaluation.results import describe_level
+from g1jax.typing import Array, Pytree
+
+_SHORTEST_RESPONSE, _LONGEST_RESPONSE = 2**10, 2**16  # bytes that are read; the log has all
+
+
+def play_remote(
+    game: Game[Any],
+    endpoint: Endpoint,
+    log_file: Path,
+    num_episodes: int,
+    num_steps: int = NUM_STEPS,
+    seed: int = 0,
+    *,
+    num_recorded: int = 0,
+    on_progress: Progress | None = None,
+) -> Episodes:
+    """Plays `num_episodes` episodes, as `play` does. Runs an event loop of its own.
+
+    Raises:
+        EvaluationError: the endpoint is down, refuses the key or does not answer, or a cap is reached; call it again
+            to go on. The log is of another evaluation.
+    """
+    check_protocol(num_episodes, num_steps, seed)
+    client = Client(endpoint)
+    setting = {"seed": seed, "game": game.id, "level": describe_level(game), "prompt": game.prompt}
+    with ExchangeLog(log_file, {**endpoint.setting(), **setting}) as log:
+        run = _Run(game, client, log, num_steps, seed, on_progress)
+        episodes = asyncio.run(run.play(num_episodes))
+    steps = _stack([_stack([step.judged for step in episode]) for episode in episodes])
+    if np.any(steps.num_tokens < 0):  # the endpoint does not count them
+        steps = dataclasses.replace(steps, num_tokens=None)
+    return Episodes(game, seed, steps, _recorded(episodes[:num_recorded]) if num_recorded else None)
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    state: Pytree  # as shown
+    response: str
+    action: int
+    judged: Judged
+
+
+class _Run:
+    """One game's episodes, as many at a time as the endpoint may be asked at once."""
+
+    def __init__(
+        self,
+        game: Game[Any],
+        client: Client,
+        log: ExchangeLog,
+        num_steps: int,
+        seed: int,
+        on_progress: Progress | None,
+    ) -> None:
+        self.game, self.client, self.log = game, client, log
+        self.num_steps, self.seed, self.on_progress = num_steps, seed, on_progress
+        self.num_done = self.num_total = 0
+        self.problem = ""
+
+    async def play(self, num_episodes: int) -> list[list[_Step]]:
+        """All steps of all episodes."""
+        self.num_total = num_episodes * self.num_steps
+        self._compile()
+        episodes: list[list[_Step]] = [[] for _ in range(num_episodes)]
+        waiting = iter(range(num_episodes))
+        workers = [self._work(waiting, episodes) for _ in range(min(self.client.endpoint.concurrency, num_episodes))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            await self.client.close()
+        if self.problem:
+            done = f"{self.num_done} of {self.num_total} steps of {self.game.id} are done"
+            raise EvaluationError(f"{self.problem}. {done}; run it again to go on.")
+        return episodes
+
+    def _compile(self) -> None:
+        """Compiles before the first question: a loop that stands still would count as slow answers."""
+        boards, _ = _begin(self.game, no_boards(self.game, self.seed, np.zeros(1, np.uint32)))
+        _frame(self.game, boards.states)
+        jax.block_until_ready(_take(self.game, boards, _as_bytes(""), np.zeros(1, np.int32), np.uint32(0)))
+
+    async def _work(self, waiting: Iterator[int], episodes: list[list[_Step]]) -> None:
+        """Plays one episode after another. When a run must stop, questions under way are still heard out."""
+        for episode in waiting:
+            boards = no_boards(self.game, self.seed, np.array([episode], np.uint32))
+            for step in range(self.num_steps):
+                boards, board = _begin(self.game, boards)
+                line = await self._line(episode, step, text.decode(board[0]), boards)
+                if line is None:
+                    return
+                num_tokens = np.array([line.get("completion_tokens", -1)], np.int32)
+                after, action, judged = _take(
+                    self.game, boards, _as_bytes(line["response"]), num_tokens, np.uint32(step)
+                )
+                state, judged = jax.device_get(jax.tree.map(lambda leaf: leaf[0], (boards.states, judged)))
+                episodes[episode].append(_Step(state, line["response"], int(action[0]), judged))
+                boards = after
+                self._count()
+
+    async def _line(self, episode: int, step: int, board: str, boards: Boards) -> dict[str, Any] | None:
+        """The log's line with the answer at a step, asked for if it is not there; None if there is none to be had."""
+        line = self.log.answered.get((episode, step))
+        if line is not None:
+            if line["board"] != board:
+                raise EvaluationError(
+                    f"{self.log.path}: episode {episode}, step {step} shows another board than is played now: "
+                    "the log is of another version of the game, use another --out"
+                )
+            return line
+        if self.problem:
+            return None
+        png = as_png(np.asarray(_frame(self.game, boards.states)[0]), self.client.endpoint.image_side)
+        place: dict[str, Any] = {"episode": episode, "step": step}
+
+        def tell(number: int, reason: str) -> None:
+            self.log.append({**place, "try": number, "failed": reason})
+
+        try:
+            reply, tries, seconds = await self.client.ask(self.game.prompt, png, tell, lambda: bool(self.problem))
+        except GivenUpError as error:
+            if error.stops_all or self.client.endpoint.on_failure == "stop":
+                self.problem = self.problem or str(error)
+                return None
+            line = {**place, "board": board, "response": "", "gave_up": str(error)}
+        else:
+            line = {**place, "board": board, **vars(reply), "tries": tries, "seconds": round(seconds, 3)}
+        self.log.append(line)
+        return line
+
+    def _count(self) -> None:
+        self.num_done += 1
+        if self.on_progress:
+            self.on_progress(self.num_done, self.num_total)
+
+
+def _as_bytes(response: str) -> np.ndarray:
+    """uint8[1, L] of few lengths L."""
+    raw = response.encode("utf-8", "surrogatepass")[:_LONGEST_RESPONSE]
+    return text.encode(raw, max(_SHORTEST_RESPONSE, 1 << max(len(raw) - 1, 0).bit_length()))[None]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _begin(game: Game[Any], boards: Boards) -> tuple[Boards, Array]:
+    boards = renew(game, boards)
+    return boards, jax.vmap(game.describe)(boards.states)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _frame(game: Game[Any], states: Pytree) -> Array:
+    return jax.vmap(game.render)(states)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _take(
+    game: Game[Any], boards: Boards, response: Array, num_tokens: Array, step: Array
+) -> tuple[Boards, Array, Judged]:
+    actions = jax.vmap(game.parse)(response)
+    after, judged = take_step(game, boards, Answers(actions, response, num_tokens), step)
+    return after, actions, judged
+
+
+def _stack(trees: Sequence[Pytree]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def _recorded(episodes: Sequence[Sequence[_Step]]) -> Recorded:
+    states = _stack([_stack([step.state for step in episode]) for episode in episodes])
+    actions = np.array([[step.action for step in episode] for episode in episodes], np.int32)
+    return Recorded(states, actions, [[step.response for step in episode] for episode in episodes])

@@ -1,0 +1,162 @@
+"""The report: one HTML file with everything in it, to look at what a player saw, thought and did.
+
+What models and files say is untrusted. It reaches the page as JSON in which no `<` is left, is shown as text only, and
+the page's policy allows no script but its own, by hash, and no connection to anywhere.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from g1jax.evaluation import tables
+from g1jax.evaluation.bootstrapping import lead_lag
+from g1jax.evaluation.protocol import EvaluationError
+from g1jax.evaluation.results import Result
+
+FILE = "report.html"
+METRICS = "metrics.jsonl"
+TEXT_BYTES = 2_500_000
+"""Responses in a report have so many bytes at most, all together; longer ones lose their ends."""
+
+CURVES = {
+    "perception": "P, board read exactly",
+    "reasoning": "R, reward > 0 where read exactly",
+    "reward": "reward",
+}
+"""What is shown of a training run, in this order."""
+
+Curves = dict[str, dict[str, list[tuple[float, float]]]]
+"""By game, then by the keys of CURVES: (step, value)."""
+
+_PAGE = Path(__file__).parent / "page"
+
+
+def write(
+    path: Path, results: Sequence[Result], replays: Sequence[dict[str, Any]], curves: Curves | None = None
+) -> None:
+    """Writes a report of results, ours first, with replays, and the curves of a training run."""
+    path.write_text(as_html(results, replays, curves), "utf-8")
+
+
+def as_html(results: Sequence[Result], replays: Sequence[dict[str, Any]], curves: Curves | None = None) -> str:
+    """The page."""
+    labels = list(dict.fromkeys(label for result in results for label in result.games))
+    data = {
+        "about": _about(results),
+        "scores": {"head": ["player", *labels], "rows": tables.score_rows(results, labels), "ours": len(results)},
+        "figures": [
+            {
+                "game": label,
+                "head": ["figure", *(result.name for result in results if label in result.games)],
+                "rows": tables.figure_rows([result for result in results if label in result.games], label),
+            }
+            for label in labels
+        ],
+        "curve_names": CURVES,
+        "curves": curves or {},
+        "leads": {game: _lead(of) for game, of in (curves or {}).items()},
+        "replays": _shortened(replays),
+    }
+    style, script = ((_PAGE / name).read_text("utf-8") for name in ("report.css", "report.js"))
+    policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
+    page = (_PAGE / "report.html").read_text("utf-8")
+    title = f"g1jax: {', '.join(dict.fromkeys(result.name for result in results))}"
+    parts = {
+        "title": html.escape(title),
+        "policy": policy,
+        "style": style,
+        "script": script,
+        "data": as_script_data(data),
+    }
+    # In one pass: what is filled in may have braces too.
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], page)
+
+
+def as_script_data(data: Any) -> str:
+    """JSON that may stand in a `<script>`: nothing in it can end the element or begin a comment."""
+    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _hash(content: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+
+
+def _about(results: Sequence[Result]) -> str:
+    protocols = {", ".join(f"{key} {value}" for key, value in result.protocol.items()) for result in results}
+    return (
+        f"Means with 95% bootstrap intervals over episodes ({'; '.join(sorted(protocols))}). 2048 counts its score, "
+        "the other games count steps with a reward above 0. Published figures are the paper's, not run here."
+    )
+
+
+def _lead(curves: dict[str, list[tuple[float, float]]]) -> str:
+    """Which of P and R rises first, in words; nothing where one of them does not rise."""
+    found = lead_lag(curves.get("perception", []), curves.get("reasoning", []))
+    if found.perception_at is None or found.reasoning_at is None:
+        return ""
+    known = {lag: value for lag, value in found.correlations.items() if not math.isnan(value)}
+    told = f"P has half of its rise at step {found.perception_at:g}, R at step {found.reasoning_at:g}"
+    if not known:
+        return f"{told}."
+    lag = max(known, key=lambda lag: known[lag])
+    who = "together" if lag == 0 else f"{'P' if lag > 0 else 'R'} {abs(lag)} points ahead"
+    return f"{told}. Their changes correlate best {who} ({known[lag]:.2f})."
+
+
+def _shortened(replays: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The replays, their responses cut so that all together stay within bounds, each as long as it may."""
+    sizes = sorted(len(step["response"] or "") for replay in replays for step in replay["steps"])
+    left, most = TEXT_BYTES, 0
+    for i, size in enumerate(sizes):  # the largest length that, given to all that need it, fits
+        most = left // (len(sizes) - i)
+        if size > most:
+            break
+        left -= size
+        most = size
+
+    def cut(step: dict[str, Any]) -> dict[str, Any]:
+        said = step["response"]
+        if said is None or len(said) <= most:
+            return step
+        return {**step, "response": said[:most], "left_out": len(said) - most}
+
+    return [{**replay, "steps": [cut(step) for step in replay["steps"]]} for replay in replays]
+
+
+# Training runs
+
+
+def read_curves(path: Path) -> Curves:
+    """The curves in a run's metrics.jsonl, or in the folder that has it: keys such as `game_2048/perception`.
+
+    Raises:
+        EvaluationError: there is no such file, or no such curve in it.
+    """
+    file = path / METRICS if path.is_dir() else path
+    if not file.is_file():
+        raise EvaluationError(f"no curves at {path}: neither a {METRICS} nor a folder with one")
+    curves: Curves = {}
+    lines = file.read_text("utf-8", "replace").split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            step = float(row["step"])
+        except (ValueError, TypeError, KeyError):
+            if number == len(lines):  # a run under way may be in the middle of its last line
+                continue
+            raise EvaluationError(f"{file}:{number}: not a line of JSON with a step") from None
+        for name, value in row.items():
+            game, _, key = name.rpartition("/")
+            if game and key in CURVES and isinstance(value, int | float) and math.isfinite(value):
+                curves.setdefault(game, {}).setdefault(key, []).append((step, float(value)))
+    if not curves:
+        raise EvaluationError(f"{file}: no keys such as game_2048/perception")
+    return curves

@@ -1,0 +1,160 @@
+"""Figures of many episodes, and how sure they are: ratios of sums, resampled by whole episodes.
+
+Every figure is a sum over episodes divided by another sum, since the steps of one episode are no independent draws: the
+share of legal moves is legal moves over steps, R is successes seen rightly over boards seen rightly. The sums are of
+whole numbers, so the figures are the same to the last bit wherever and in whatever order they are added up.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from g1jax.evaluation.protocol import Episodes
+
+NUM_RESAMPLES = 10_000
+INTERVAL = (0.025, 0.975)  # 95%, in quantiles
+_CELLS_AT_ONCE = 2**22  # of the matrix of resampling counts
+
+FIGURES = {
+    "score": "score",
+    "reward": "reward a step",
+    "success": "reward > 0",
+    "perception": "P: board read exactly",
+    "reasoning": "R: reward > 0 where read exactly",
+    "cells": "cells read rightly",
+    "format": "all six tags",
+    "legal": "legal moves",
+    "unreadable": "unreadable answers",
+    "tokens": "tokens a response",
+    "bytes": "bytes a response",
+}
+"""Every figure by its key, and in words."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its bootstrap interval. All three are NaN where nothing was counted."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """A figure as two sums an episode: float64[E] each, of whole numbers."""
+
+    above: np.ndarray
+    below: np.ndarray
+
+
+def sums_of(episodes: Episodes) -> dict[str, Sums]:
+    """Every figure that this player has, by its key in FIGURES."""
+    return {key: Sums(above.sum(1), below.sum(1)) for key, (above, below) in _parts(episodes).items()}
+
+
+def curves_of(episodes: Episodes) -> dict[str, list[float | None]]:
+    """Every figure at each step of the episodes: [T]; None where nothing was counted."""
+    out = {}
+    for key, (above, below) in _parts(episodes).items():
+        if key == "score":
+            below = np.ones_like(above)  # of a step, not of an episode
+        totals = below.sum(0)
+        means = np.divide(above.sum(0), totals, out=np.full(totals.shape, np.nan), where=totals > 0)
+        out[key] = [None if np.isnan(mean) else float(mean) for mean in means]
+    return out
+
+
+def _parts(episodes: Episodes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What is summed above and below the line, by step: float64[E, T] each."""
+    game, steps = episodes.game, episodes.steps
+    score = episodes.score
+    one, first = np.ones_like(score), np.zeros_like(score)
+    first[:, 0] = 1.0
+    is_success = _as_float(steps.reward) > 0
+    parts = {
+        "score": (score, first),
+        "reward": (_as_float(steps.reward), one),
+        "success": (is_success.astype(float), one),
+        "legal": (_as_float(steps.is_legal), one),
+        "unreadable": (_as_float(steps.is_invalid), one),
+    }
+    if steps.is_exact is not None:
+        is_exact = _as_float(steps.is_exact)
+        parts["perception"] = (is_exact, one)
+        parts["reasoning"] = (is_exact * is_success, is_exact)
+    for key, values, per_step in (
+        ("cells", steps.num_right, game.rows * game.cols),
+        ("format", steps.is_formatted, 1),
+        ("tokens", steps.num_tokens, 1),
+        ("bytes", steps.num_bytes, 1),
+    ):
+        if values is not None:
+            parts[key] = (_as_float(values), one * per_step)
+    return {key: parts[key] for key in FIGURES if key in parts}
+
+
+def _as_float(values: object) -> np.ndarray:
+    return np.asarray(values, np.float64)
+
+
+def intervals(sums: dict[str, Sums], seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> dict[str, Interval]:
+    """Each figure with its percentile interval from resampled episodes, the same resamples for all figures."""
+    table = np.stack([f.above for f in sums.values()] + [f.below for f in sums.values()], axis=1)  # [E, 2·figures]
+
+    def figure(totals: np.ndarray) -> np.ndarray:
+        return _ratio(*np.split(totals, 2, axis=-1))
+
+    return _with_quantiles(list(sums), figure(table.sum(0)), figure(_resampled_totals(table, seed, num_resamples)))
+
+
+def differences(
+    ours: dict[str, Sums], theirs: dict[str, Sums], seed: int = 0, num_resamples: int = NUM_RESAMPLES
+) -> dict[str, Interval]:
+    """Ours minus theirs, paired by episode: of each figure that both have, with its interval.
+
+    Raises:
+        ValueError: another number of episodes.
+    """
+    keys = [key for key in ours if key in theirs]
+    parts = [getattr(of[key], part) for of in (ours, theirs) for part in ("above", "below") for key in keys]
+    counts = {len(part) for part in parts}
+    if len(counts) != 1:
+        raise ValueError(
+            f"paired differences need the same episodes; there are {' and '.join(map(str, sorted(counts)))}"
+        )
+
+    def difference(totals: np.ndarray) -> np.ndarray:
+        a, b, c, d = np.split(totals, 4, axis=-1)
+        return _ratio(a, b) - _ratio(c, d)
+
+    table = np.stack(parts, axis=1)  # [E, 4·figures]
+    return _with_quantiles(keys, difference(table.sum(0)), difference(_resampled_totals(table, seed, num_resamples)))
+
+
+def _resampled_totals(table: np.ndarray, seed: int, num_resamples: int) -> np.ndarray:
+    """Sums over as many episodes, drawn with replacement: float64[E, n] -> float64[num_resamples, n]."""
+    num_episodes = len(table)
+    at_once = max(1, _CELLS_AT_ONCE // num_episodes)
+    rng = np.random.default_rng(seed)
+    totals = []
+    for first in range(0, num_resamples, at_once):
+        rows = min(at_once, num_resamples - first)
+        drawn = rng.integers(0, num_episodes, (rows, num_episodes)) + np.arange(rows)[:, None] * num_episodes
+        counts = np.bincount(drawn.reshape(-1), minlength=rows * num_episodes).reshape(rows, num_episodes)
+        totals.append(counts.astype(np.float64) @ table)
+    return np.concatenate(totals)
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
+
+
+def _with_quantiles(keys: list[str], means: np.ndarray, resampled: np.ndarray) -> dict[str, Interval]:
+    """The means, and the quantiles of their resamples, those left out in which nothing was counted."""
+    out = {}
+    for key, mean, column in zip(keys, means, resampled.T, strict=True):
+        counted = column[~np.isnan(column)]
+        ends = np.quantile(counted, INTERVAL) if len(counted) else (np.nan, np.nan)
+        out[key] = Interval(float(mean), float(ends[0]), float(ends[1]))
+    return out

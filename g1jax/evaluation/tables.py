@@ -1,0 +1,111 @@
+"""Results in Markdown: our runs beside the paper's table, every figure of every game, and paired differences."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from g1jax.evaluation.results import Result
+from g1jax.evaluation.statistics import FIGURES, Interval
+
+PUBLISHED_GAMES = ("game_2048", "shisen_sho", "shisen_sho_cifar10", "swap")
+PUBLISHED: Mapping[str, tuple[float, float, float, float]] = {
+    "Random": (701, 0.4, 0.4, 1),
+    "Qwen2.5-VL-7B": (246, 1.9, 0.4, 2),
+    "Qwen2.5-VL-72B": (243, 2.6, 0.8, 6),
+    "GPT-4o": (620, 1.5, 4.7, 1),
+    "o1": (539, 3.9, 5.4, 4),
+    "Claude-3.7-Sonnet-Thinking": (892, 15.3, 8.7, 43),
+    "G0-7B": (759, 12.8, 8.0, 5),
+    "G1-7B": (1070, 17.5, 14.1, 78),
+}
+"""The table of arXiv 2505.13426, by player, in the order of PUBLISHED_GAMES: 10 environments × 100 steps."""
+
+RATES = ("success", "perception", "reasoning", "cells", "format", "legal", "unreadable")
+_NONE = "–"
+
+FILE = "results.md"
+
+
+def as_markdown(results: Sequence[Result]) -> str:
+    """A page: scores beside the published ones, then all figures of each game."""
+    labels = list(dict.fromkeys(label for result in results for label in result.games))
+    lines = ["# Scores", "", *_about(results), "", *_table(["player", *labels], score_rows(results, labels)), ""]
+    for label in labels:
+        lines += [f"## {_escape(label)}", "", *_figures(results, label), ""]
+    return "\n".join(lines)
+
+
+def _about(results: Sequence[Result]) -> list[str]:
+    protocols = list(dict.fromkeys(tuple(result.protocol.items()) for result in results))
+    ours = "; ".join(", ".join(f"{key} {value}" for key, value in protocol) for protocol in protocols)
+    counts = {label: game.counts for result in results for label, game in result.games.items()}
+    return [
+        f"Means with 95% bootstrap intervals over episodes ({ours}). "
+        f"Counted: {', '.join(f'{_escape(label)} {what}' for label, what in counts.items())}.",
+        "Published figures are the paper's (arXiv 2505.13426; 10 environments of 100 steps), not run here.",
+    ]
+
+
+def score_rows(results: Sequence[Result], labels: Sequence[str]) -> list[list[str]]:
+    """A row a player, ours first, then the published: its name and its score in each game."""
+    rows = []
+    for result in results:
+        cells = [as_text(result.games[label].figures["score"]) if label in result.games else _NONE for label in labels]
+        rows.append([result.name, *cells])
+    for player, scores in PUBLISHED.items():
+        published = dict(zip(PUBLISHED_GAMES, scores, strict=True))
+        cells = [f"{published[label]:g}" if label in published else _NONE for label in labels]
+        rows.append([f"{player} (published, not run)", *cells])
+    return rows
+
+
+def _figures(results: Sequence[Result], label: str) -> list[str]:
+    played = [result for result in results if label in result.games]
+    return _table(["figure", *(result.name for result in played)], figure_rows(played, label))
+
+
+def figure_rows(results: Sequence[Result], label: str) -> list[list[str]]:
+    """A row a figure of one game: in words, and each player's."""
+    rows = []
+    for key, words in FIGURES.items():
+        figures = [result.games[label].figures.get(key) for result in results]
+        if any(figures):
+            rows.append([words, *(_NONE if figure is None else as_text(figure, key) for figure in figures)])
+    return rows
+
+
+def differences_as_markdown(ours: Result, theirs: Result, found: Mapping[str, Mapping[str, Interval]]) -> str:
+    """Paired differences, a table a game; those whose interval leaves out zero are bold."""
+    lines = [f"# {_escape(ours.name)} minus {_escape(theirs.name)}", ""]
+    lines += ["Paired by episode, with 95% bootstrap intervals; bold: the interval leaves out zero.", ""]
+    for label, figures in found.items():
+        rows = []
+        for key, figure in figures.items():
+            told = as_text(figure, key, signed=True)
+            rows.append([FIGURES[key], f"**{told}**" if figure.low > 0 or figure.high < 0 else told])
+        lines += [f"## {_escape(label)}", "", *_table(["figure", "difference"], rows), ""]
+    return "\n".join(lines)
+
+
+def as_text(figure: Interval, key: str = "score", *, signed: bool = False) -> str:
+    """A figure for reading: `706 (700–711)`, `12.3% (11.9–12.8)`; signed, `+0.40 (+0.31 to +0.49)`."""
+    if math.isnan(figure.mean):
+        return _NONE
+    scale = 100 if key in RATES else 1
+    digits = 1 if key in RATES else 0 if abs(figure.mean) >= 100 else 2
+    sign = "+" if signed else ""
+    mean, low, high = (f"{value * scale:{sign}.{digits}f}" for value in (figure.mean, figure.low, figure.high))
+    percent = "%" if key in RATES else ""
+    return f"{mean}{percent} ({low}{' to ' if signed or figure.low < 0 else '–'}{high})"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    out = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(_escape(cell) for cell in row)} |" for row in out]
+
+
+def _escape(cell: str) -> str:
+    """Names come from outside: no Markdown table, tag or line may begin in one."""
+    flat = " ".join(cell.split())
+    for char in "|<>[]`":
+        flat = flat.replace(char, f"\\{char}")
+    return flat

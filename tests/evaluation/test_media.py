@@ -1,0 +1,69 @@
+"""Films: the games side by side, as they come back from the files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from g1jax.evaluation import EvaluationError
+from g1jax.evaluation.media import side_by_side, write_film
+
+RED, BLUE = (200, 30, 30), (30, 30, 200)
+
+
+def film_of(num_steps: int = 3) -> np.ndarray:
+    frames = np.zeros((3, num_steps, 112, 112, 3), np.uint8)
+    frames[0], frames[1], frames[2] = RED, BLUE, (255, 255, 255)
+    frames[0, -1] = BLUE
+    frames[2, 0] = (0, 0, 0)  # equal frames would be one long one in a GIF
+    return side_by_side(frames)
+
+
+def test_games_stand_in_rows() -> None:
+    film = film_of()
+    assert film.shape == (3, 232, 232, 3)
+    assert tuple(film[0, 0, 0]) == RED
+    assert tuple(film[0, 0, 120]) == BLUE
+    assert tuple(film[-1, 111, 111]) == BLUE
+    assert tuple(film[1, 120, 0]) == (255, 255, 255)
+    assert tuple(film[0, 231, 231]) == (128, 128, 128)
+
+
+def test_small_and_odd_frames_are_enlarged_and_even() -> None:
+    assert side_by_side(np.zeros((2, 1, 55, 57, 3), np.uint8), columns=1).shape == (1, 118 * 3, 58 * 3, 3)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "mp4"])
+def test_films_come_back(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / "films" / f"games.{suffix}"
+    film = film_of()
+    write_film(path, film)
+    assert path.stat().st_size > 100
+    if suffix == "gif":
+        import imageio.v3 as imageio
+
+        back = imageio.imread(path, index=None)
+    else:
+        back = decode(path, film.shape)
+    assert back.shape == film.shape
+    assert np.abs(back.astype(int) - film).max() < (5 if suffix == "gif" else 60)
+    assert np.abs(back.astype(int) - film).mean() < 6
+
+
+def decode(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    import subprocess
+
+    import imageio_ffmpeg
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", str(path)]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    raw = subprocess.run(command, capture_output=True, check=True).stdout
+    return np.frombuffer(raw, np.uint8).reshape(shape)
+
+
+def test_what_cannot_be_filmed_is_told(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"\.gif or an \.mp4"):
+        write_film(tmp_path / "film.avi", film_of())
+    (tmp_path / "taken.mp4").mkdir()
+    with pytest.raises(EvaluationError, match="ffmpeg failed"):
+        write_film(tmp_path / "taken.mp4", film_of())

@@ -1,0 +1,116 @@
+"""Results as files, in tables, and against each other."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from g1jax import envs
+from g1jax.evaluation import EvaluationError, Result, compare, load, result_of, save
+from g1jax.evaluation.results import as_json
+from g1jax.evaluation.statistics import Interval
+from g1jax.evaluation.tables import as_markdown, as_text, differences_as_markdown
+from tests.evaluation.helpers import episodes_of
+
+REWARDS: list[list[float]] = [[4, -1, 0], [8, 4, 16], [0, 0, 4]]
+
+
+def result(name: str = "ours", rewards: list[list[float]] = REWARDS, **options: Any) -> Result:
+    label = options.pop("label", "game_2048")
+    return result_of({"name": name}, {label: episodes_of(rewards, **options)})
+
+
+def test_a_result_comes_back_from_its_file(tmp_path: Path) -> None:
+    ours = result(is_exact=[[0, 0, 0]] * 3)
+    save(ours, tmp_path)
+    assert as_json(load(tmp_path)) == as_json(ours) == as_json(load(tmp_path / "results.json"))
+    first = (tmp_path / "results.json").read_bytes()
+    save(result(is_exact=[[0, 0, 0]] * 3), tmp_path)
+    assert (tmp_path / "results.json").read_bytes() == first
+    assert json.loads(first)["games"]["game_2048"]["figures"]["reasoning"] == {"mean": None, "low": None, "high": None}
+
+
+def test_the_pictures_that_were_played_are_part_of_the_level() -> None:
+    game = envs.make("shisen_sho_cifar10", images="digits")
+    assert result(game=game).games["game_2048"].level["images"] == "digits"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "no results at"),
+        ("{", "not JSON"),
+        ("[]", "not a result"),
+        ('{"g1jax_evaluation": 9}', "not a result"),
+        ('{"g1jax_evaluation": 1}', "damaged"),
+    ],
+)
+def test_a_file_that_is_no_result_is_told(content: str | None, told: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "results.json").write_text(content)
+    with pytest.raises(EvaluationError, match=told) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_differences_by_hand() -> None:
+    theirs = result("theirs", [[0, 0, 0], [4, 4, 16], [0, 0, 0]])
+    found = compare(result(), theirs)["game_2048"]
+    assert found["score"].mean == pytest.approx((4 + 4 + 4) / 3 - 1 / 3)
+    assert found["success"].mean == pytest.approx((1 + 3 + 1 - 3) / 9)
+    markdown = differences_as_markdown(result(), theirs, {"game_2048": found})
+    assert "# ours minus theirs" in markdown
+    assert "| reward \\> 0 | +22.2% (" in markdown
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seed": 1}, "ours was played with seed=0, theirs with seed=1"),
+        ({"rewards": [[1, 2, 3]]}, "episodes=3, theirs with episodes=1"),
+        ({"rewards": [[1.0]] * 3}, "steps=3, theirs with steps=1"),
+        ({"label": "swap"}, "ours played game_2048, theirs swap"),
+        ({"game": envs.make("game_2048", rows=5)}, "game_2048 was played with rows=4 and with rows=5"),
+    ],
+)
+def test_other_protocols_are_not_comparable(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(EvaluationError, match=told) as caught:
+        compare(result(), result("theirs", **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_games_of_different_protocols_are_no_result() -> None:
+    with pytest.raises(EvaluationError, match="one protocol"):
+        result_of({"name": "x"}, {"a": episodes_of([[1.0]]), "b": episodes_of([[1.0, 2.0]])})
+
+
+def test_the_table_has_ours_and_the_published() -> None:
+    other = dataclasses.replace(result("other"), games={"swap": result("other").games["game_2048"]})
+    lines = as_markdown([result(), other]).splitlines()
+    assert "| player | game_2048 | swap |" in lines
+    assert any(line.startswith("| ours | 11.67 (") and line.endswith("| – |") for line in lines)
+    assert any(line.startswith("| other | – | 11.67 (") for line in lines)
+    assert "| G1-7B (published, not run) | 1070 | 78 |" in lines
+    assert sum("(published, not run)" in line for line in lines) == 8
+    assert "| legal moves | 100.0% (100.0–100.0) |" in lines
+
+
+def test_names_cannot_break_the_table() -> None:
+    table = as_markdown([result("a|b\n<script>`x`")])
+    assert "| a\\|b \\<script\\>\\`x\\` |" in table
+
+
+@pytest.mark.parametrize(
+    ("figure", "key", "signed", "expected"),
+    [
+        (Interval(706.2, 700.4, 711.0), "score", False, "706 (700–711)"),
+        (Interval(-0.5, -0.75, -0.25), "reward", False, "-0.50 (-0.75 to -0.25)"),
+        (Interval(0.1234, 0.1, 0.15), "legal", False, "12.3% (10.0–15.0)"),
+        (Interval(0.1, -0.1, 0.3), "legal", True, "+10.0% (-10.0 to +30.0)"),
+        (Interval(float("nan"), 0, 0), "reasoning", False, "–"),
+    ],
+)
+def test_figures_for_reading(figure: Interval, key: str, signed: bool, expected: str) -> None:
+    assert as_text(figure, key, signed=signed) == expected
