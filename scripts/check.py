@@ -3,29 +3,40 @@
 python scripts/check.py
 """
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+BRIEF = (
+    "--games game_2048 swap --model=nano --cold-start.steps=2 --cold-start.states=2 --cold-start.microbatches=1 "
+    "--rl.iterations=2 --rl.states=2 --rl.num-samples=2 --evaluation.episodes=2 --evaluation.steps=2 "
+    "--evaluation.cold-start-episodes=0 --log.samples-every=2"
+)
 STEPS = (
     ["ruff", "format", "--check", "."],
     ["ruff", "check", "."],
     ["mypy"],
     ["scripts/random_play.py", "--games", "16", "--expert-games", "4", "--steps", "10"],
-    ["pytest", "-q", "-n", "2"],
+    ["train/main.py", "--experiment=g1_multigame", "--workdir={temporary}/run", *BRIEF.split()],
+    ["pytest", "-q", "-n", "2", "--durations=20"],
 )
 
 
 def main() -> None:
     """Runs every step with this interpreter; pytest's closing line comes last."""
-    for step in STEPS:
-        is_program = step[0].endswith(".py")
-        command = [sys.executable, *([] if is_program else ["-m"]), *step]
-        print(f"\n== {' '.join(step)}", flush=True)
-        code = subprocess.run(command, cwd=ROOT, check=False).returncode
-        if code:
-            sys.exit(code)
+    with tempfile.TemporaryDirectory() as temporary:
+        for step in STEPS:
+            is_program = step[0].endswith(".py")
+            arguments = [argument.format(temporary=temporary) for argument in step]
+            command = [sys.executable, *([] if is_program else ["-m"]), *arguments]
+            print(f"\n== {' '.join(step)}", flush=True)
+            environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
+            code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+            if code:
+                sys.exit(code)
 
 
 if __name__ == "__main__":
