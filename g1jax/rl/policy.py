@@ -15,6 +15,7 @@ from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm import Params, Sampling, TokenBytes, Tokenizer
 
 _BYTES_PER_TOKEN = 12  # of responses; what is longer is cut off, and reads as unfinished
+_SPARE_BYTES = 32  # of given beginnings, for their tags
 _LESSONS_TO_MEASURE = 64
 _SPARE = 1.25
 
@@ -125,13 +126,15 @@ class Policy:
             num_samples=num_samples,
         )
         tokens, mask = out.response_tokens, out.response_mask
-        said, is_said = tokens, mask
+        said, is_said, num_bytes = tokens, mask, self.max_bytes(game)
         if starts is not None:
+            num_bytes += game.board_text.length + _SPARE_BYTES
             said, is_said = (
                 jnp.concatenate([jnp.repeat(start, num_samples, axis=0), rest], axis=1)
                 for start, rest in ((starts[0], tokens), (starts[1], mask))
             )
-        return Responses(tokens, mask, out.logprobs, vlm.to_bytes(table, said, is_said, self.max_bytes(game)))
+        num_bytes = self.max_bytes(game) + _BYTES_PER_TOKEN * (said.shape[1] - tokens.shape[1])
+        return Responses(tokens, mask, out.logprobs, vlm.to_bytes(table, said, is_said, num_bytes))
 
     def score(self, params: Params, game: Game[Any], frames: Array, tokens: Array, mask: Array) -> vlm.Score:
         """What a policy thinks of responses, int32[B·n, N], bool[B·n, N], to frames, uint8[B, H, W, 3].
@@ -157,5 +160,6 @@ def sample_lessons(game: Game[Any], count: int = _LESSONS_TO_MEASURE) -> list[st
         action, words = game.teach(state, key)
         return game.describe(state), words, game.write_action(action)
 
-    columns = [np.asarray(column) for column in teach(jax.random.split(jax.random.key(0), count))]
+    with jax.ensure_compile_time_eval():  # a caller may be tracing
+        columns = [np.asarray(column) for column in teach(jax.random.split(jax.random.key(0), count))]
     return [lesson_text(*map(text.decode, row)) for row in zip(*columns, strict=True)]

@@ -1,9 +1,10 @@
 """Checkpoints of a run's state, with Orbax: written in the background, whole or not at all, newest first when read."""
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -19,33 +20,46 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int) -> None:
         policy = ocp.training.preservation_policies.LatestN(max(keep, 1))
+        self._folder = folder
         self._checkpointer = ocp.training.Checkpointer(
             folder.resolve(), preservation_policy=policy, cleanup_tmp_directories=True
         )
         self.last: int | None = None if self._checkpointer.latest is None else self._checkpointer.latest.step
 
     def save(self, step: int, state: RunState) -> None:
-        """Saves in the background; the state may be given away at once."""
+        """Saves in the background; the state may be given away at once.
+
+        Raises:
+            OSError: this one, or the one before it, could not be written, for example on a full disk.
+        """
         if step == self.last:
             return
         if jax.default_backend() == "cpu":  # where "copying to the host" may copy nothing
             state = jax.tree.map(jnp.copy, state)
-        self._checkpointer.save_async(step, state, force=True)
+        with self._writing(f"checkpoint {step}, or the one before it,"):
+            self._checkpointer.save_async(step, state, force=True)
         self.last = step
 
-    def restore(self, template: RunState, warn: Callable[[str], None], *, delete: bool = True) -> RunState | None:
-        """The newest state that can be read, or None if there is none; damaged ones are named, and deleted if asked."""
-        abstract = jax.tree.map(_shape_of, template)
+    def restore(
+        self, template_of: Callable[[int], RunState], warn: Callable[[str], None], *, delete: bool = True
+    ) -> RunState | None:
+        """The newest state that can be read, or None if there is none; damaged ones are named, and deleted if asked.
+
+        `template_of`: the shapes, dtypes and shardings of the state after so many steps.
+        """
         for checkpoint in sorted(self._checkpointer.checkpoints, key=lambda c: c.step, reverse=True):
+            step = checkpoint.step
+            template = template_of(step)
             try:
-                state: RunState = self._checkpointer.load(checkpoint.step, abstract)
+                state: RunState = self._checkpointer.load(step, template)
             except Exception as error:  # whatever a damaged file makes Orbax raise
-                warn(f"checkpoint {checkpoint.step} cannot be read, trying the one before: {_first_line(error)}")
+                warn(f"checkpoint {step} cannot be read, trying the one before: {_first_line(error)}")
                 if delete:
-                    self._checkpointer.delete(checkpoint.step)
+                    self._checkpointer.delete(step)
                 continue
-            self.last = checkpoint.step
-            return state
+            self.last = step
+            # Orbax gives a key's sharding another form, with which a step would be compiled again.
+            return jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), state, template)
         self.last = None
         return None
 
@@ -55,15 +69,33 @@ class Checkpoints:
         Raises:
             OSError: it could not be, for example on a full disk.
         """
-        self._checkpointer.wait()
+        with self._writing(f"checkpoint {self.last}"):
+            self._checkpointer.wait()
 
-    def close(self) -> None:
-        """Waits, and lets go of the folder."""
-        self._checkpointer.close()
+    def close(self, *, is_quiet: bool = False) -> None:
+        """Waits, and lets go of the folder. Quietly: what could not be written is no error any more.
 
+        Raises:
+            OSError: the last checkpoint could not be written.
+        """
+        with contextlib.suppress(OSError) if is_quiet else contextlib.nullcontext():
+            self.wait()
+        with contextlib.suppress(Exception):  # what it has to say, `wait` has said
+            self._checkpointer.close()
 
-def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(is_quiet=kind is not None)
+
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax has no one class for what a disk does
+            message = f"{self._folder}: {what} could not be written: {_first_line(error)}. The ones before it stand"
+            raise OSError(message) from error
 
 
 def _first_line(error: Exception) -> str:

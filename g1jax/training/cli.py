@@ -1,5 +1,9 @@
 """The command line of the main job: an experiment, typed overrides, errors in one line, several hosts."""
 
+import contextlib
+import importlib.util
+import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -8,7 +12,7 @@ import tyro
 
 from g1jax.envs.level import LevelError
 from g1jax.rl.algorithm import AlgorithmError
-from g1jax.training.config import Experiment, ExperimentError
+from g1jax.training.config import Experiment, ExperimentError, require
 from g1jax.training.experiments import load_experiment
 from g1jax.vlm import ConfigError
 
@@ -38,12 +42,29 @@ def parse(arguments: Sequence[str], description: str) -> Experiment:
     """The experiment that `--experiment=…` names, with the other arguments as overrides.
 
     Raises:
-        ExperimentError: there is no such experiment.
-        SystemExit: an unknown or ill-typed override, with the help text's hint; or `--help`.
+        ExperimentError: there is no such experiment, or an override is unknown or of the wrong type.
+        SystemExit: `--help`.
     """
     name, rest = _take_experiment(list(arguments))
     default = load_experiment(name)
-    return tyro.cli(Experiment, default=default, args=[_full_name(a) for a in rest], description=description)
+    said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # with frames as in a terminal
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(Experiment, default=default, args=[_full_name(a) for a in rest], description=description)
+    except SystemExit as end:
+        if end.code in (None, 0):
+            raise
+        said.seek(0)
+        raise ExperimentError(f"{_first_part(said.read())} (--help lists every setting)") from None
+
+
+def _first_part(box: str) -> str:
+    """What is wrong, out of tyro's page, framed or plain: the lines between its title and the next rule."""
+    lines = [line.strip("│ ") for line in box.strip().splitlines()[1:]]
+    is_rule = [not line.strip("─-╰╯") for line in lines]
+    start = next((i for i, rule in enumerate(is_rule) if not rule), 0)
+    end = next((i for i in range(start, len(lines)) if is_rule[i]), len(lines))
+    return " ".join(lines[start:end]) or " ".join(box.split())
 
 
 def _take_experiment(arguments: list[str]) -> tuple[str, list[str]]:
@@ -51,7 +72,7 @@ def _take_experiment(arguments: list[str]) -> tuple[str, list[str]]:
         if argument.startswith("--experiment="):
             return argument.split("=", 1)[1], arguments[:i] + arguments[i + 1 :]
         if argument == "--experiment":
-            if i + 1 == len(arguments):
+            if i + 1 == len(arguments) or arguments[i + 1].startswith("--"):
                 raise ExperimentError("--experiment: a name is missing")
             return arguments[i + 1], arguments[:i] + arguments[i + 2 :]
     return DEFAULT, arguments
@@ -68,10 +89,23 @@ def _full_name(argument: str) -> str:
 
 
 def _begin_hosts() -> None:
-    """Joins the other hosts, where an environment says that there are some: a TPU pod, or JAX_COORDINATOR_ADDRESS."""
-    import os
+    """Joins the other processes of this run, where there are some.
 
-    if os.environ.get("JAX_COORDINATOR_ADDRESS") or len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1:
+    On TPU VMs, and under Slurm, JAX finds them. Elsewhere JAX_COORDINATOR_ADDRESS (host:port of the first process),
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID tell, the same command being started as often.
+    """
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    given = [os.environ.get(name, "") for name in names]
+    if all(given):
+        address, count, index = given
+        require(
+            count.isdigit() and index.isdigit(), f"{names[1]}={count}, {names[2]}={index}: whole numbers are wanted"
+        )
+        jax.distributed.initialize(address, int(count), int(index))
+        return
+    require(not any(given), f"of {', '.join(names)} all or none must be set")
+    is_tpu = importlib.util.find_spec("libtpu") is not None and any(map(os.path.exists, ("/dev/accel0", "/dev/vfio/0")))
+    if is_tpu or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         jax.distributed.initialize()
 
 

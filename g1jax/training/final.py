@@ -1,7 +1,8 @@
 """What a run ends with: the paper's evaluation beside random play and the published table, and the curves."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 
 from g1jax.evaluation import Episodes, Player, Result, play, policy_player, random_player, result_of, save
 from g1jax.evaluation.tables import as_markdown
+from g1jax.rl.policy import Policy
 from g1jax.training.folder import read_metrics, write_atomically
 from g1jax.training.progress import Progress
 from g1jax.training.setup import Setup
@@ -19,36 +21,60 @@ _OVERALL = ("kl_reference", "entropy")
 _SMOOTH = 0.1  # share of a curve that is averaged over, at most
 
 
+def table_of(folder: Path, name: str) -> Path:
+    """Where an evaluation's table is; the last file it writes."""
+    return folder / "evaluation" / f"{name}.md"
+
+
 def evaluate(
-    setup: Setup, folder: Path, progress: Progress, state: RunState, fixed: Fixed, name: str, num_episodes: int
+    setup: Setup,
+    folder: Path,
+    progress: Progress,
+    state: RunState,
+    fixed: Fixed,
+    name: str,
+    num_episodes: int,
+    check: Callable[[], None] = lambda: None,
 ) -> Result:
     """Plays the paper's protocol, the policy and for comparison chance, and writes both results and the table.
 
-    They are in `evaluation/<name>` and `evaluation/random`, the table in `evaluation/<name>.md`.
+    They are in `evaluation/<name>` and `evaluation/random`, the table in `evaluation/<name>.md`. `check` is called now
+    and then, and may raise.
     """
     evaluation = setup.experiment.evaluation
-    sampling = dataclasses.replace(setup.policy.sampling, temperature=evaluation.temperature)
-    policy = dataclasses.replace(setup.policy, sampling=sampling)
-    params = setup.complete(state.trained, fixed.frozen)
+    policy = _at_temperature(setup.policy, evaluation.temperature)
+    params = jax.jit(setup.complete)(state.trained, fixed.frozen)
     players = [policy_player(policy, params, fixed.table, name=name, batch_size=num_episodes), random_player()]
     results = []
     for player in players:
-        played = _play_all(setup, progress, player, num_episodes)
+        played = _play_all(setup, progress, player, num_episodes, check)
         results.append(result_of({"name": player.name, "model": setup.experiment.model}, played))
-        save(results[-1], folder / "evaluation" / player.name)
+        if jax.process_index() == 0:
+            save(results[-1], folder / "evaluation" / player.name)
     table = as_markdown(results)
     if jax.process_index() == 0:
-        write_atomically(folder / "evaluation" / f"{name}.md", table)
+        write_atomically(table_of(folder, name), table)
     progress.say(f"\n{table}")
     return results[0]
 
 
-def _play_all(setup: Setup, progress: Progress, player: Player, num_episodes: int) -> Mapping[str, Episodes]:
+@functools.lru_cache(maxsize=8)
+def _at_temperature(policy: Policy, temperature: float) -> Policy:
+    """The policy so sampled: one and the same for all evaluations of a run, so that they share compiled programs."""
+    if policy.sampling.temperature == temperature:
+        return policy
+    return dataclasses.replace(policy, sampling=dataclasses.replace(policy.sampling, temperature=temperature))
+
+
+def _play_all(
+    setup: Setup, progress: Progress, player: Player, num_episodes: int, check: Callable[[], None]
+) -> Mapping[str, Episodes]:
     evaluation, played = setup.experiment.evaluation, {}
     for game in setup.games:
 
         def tell(done: int, total: int, label: str = f"evaluation of {player.name}: {game.id}") -> None:
             progress.part(label, done, total)
+            check()
 
         played[game.id] = play(game, player, num_episodes, evaluation.steps, setup.experiment.seed, on_progress=tell)
     return played

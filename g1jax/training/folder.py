@@ -5,12 +5,17 @@
 
 import collections.abc
 import dataclasses
+import importlib.util
 import json
 import math
+import os
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
+
+import jax
 
 from g1jax.training.config import Experiment, ExperimentError, require
 
@@ -20,47 +25,83 @@ _FREE = ("workdir", "log")
 
 
 class RunFolder:
-    """The files of one run, open for writing."""
+    """The files of one run. Of several processes the first one writes, the others only look."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.path = Path(experiment.workdir or Path("runs") / experiment.name)
         self.checkpoints = self.path / "checkpoints"
-        config = as_json(experiment)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            known = self.path / CONFIG
-            if known.exists():
-                _check_same(known, config)
+        self._experiment = experiment
+        self._is_writer = jax.process_index() == 0
+        self._writers: _Writers | None = None
+        config = self.path / CONFIG
+        is_logged = not experiment.log.wandb or importlib.util.find_spec("wandb") is not None
+        require(is_logged, "log.wandb: wandb is not installed: pip install wandb")
+        with self._saying_why():
+            require(not self.path.exists() or self.path.is_dir(), f"the run folder {self.path} is a file")
+            if config.exists():
+                _check_same(config, as_json(experiment))
             else:
                 require(
                     not (self.path / METRICS).exists(), f"{self.path}: metrics without a {CONFIG}; not a run's folder"
                 )
-            write_atomically(known, json.dumps(config, indent=1))
-        except OSError as error:
-            raise ExperimentError(f"the run folder {self.path} cannot be written: {error.strerror or error}") from error
-        self._writers = _Writers(self.path, experiment)
+
+    def create(self) -> None:
+        """Makes the folder, if it is not there, and writes the config.
+
+        Raises:
+            ExperimentError: that cannot be done.
+        """
+        if self._is_writer:
+            with self._saying_why():
+                self.path.mkdir(parents=True, exist_ok=True)
+                write_atomically(self.path / CONFIG, json.dumps(as_json(self._experiment), indent=1))
 
     def begin_at(self, step: int) -> None:
         """Drops what was written after this step: those steps are done again."""
+        if not self._is_writer:
+            return
         for name in (METRICS, TIMINGS):
             file = self.path / name
             if file.exists():
                 lines = [line for line in file.read_text("utf-8").splitlines() if _step_of(line) <= step]
                 write_atomically(file, "".join(f"{line}\n" for line in lines))
+        self._writers = _Writers(self.path, self._experiment, step)
 
     def write(self, step: int, phase: str, metrics: Mapping[str, float], timings: Mapping[str, float]) -> None:
-        """A line of metrics and one of times, for step (counted from 1)."""
+        """A line of metrics and one of times, for step (counted from 1).
+
+        Raises:
+            OSError: it cannot be written, for example on a full disk; no part of a line is left.
+        """
+        if not self._is_writer:
+            return
         self._append(METRICS, {"step": step, "phase": phase, **metrics})
         self._append(TIMINGS, {"step": step, "phase": phase, **timings})
-        self._writers.write(step, {**metrics, **{f"time/{key}": value for key, value in timings.items()}})
+        if self._writers is not None:
+            self._writers.write(step, {**metrics, **{f"time/{key}": value for key, value in timings.items()}})
 
     def close(self) -> None:
         """Finishes what is open."""
-        self._writers.close()
+        if self._writers is not None:
+            self._writers.close()
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({k: _finite(v) for k, v in line.items()}) + "\n")
+        file = self.path / name
+        before = file.stat().st_size if file.exists() else 0
+        try:
+            with file.open("ab") as out:
+                out.write((json.dumps({k: _finite(v) for k, v in line.items()}) + "\n").encode())
+        except OSError as error:
+            if file.exists():
+                os.truncate(file, before)
+            raise OSError(f"{file} cannot be written: {error.strerror or error}") from error
+
+    @contextmanager
+    def _saying_why(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ExperimentError(f"the run folder {self.path} cannot be written: {error.strerror or error}") from error
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -151,16 +192,14 @@ def _finite(value: Any) -> Any:
 class _Writers:
     """TensorBoard, and Weights & Biases if asked for."""
 
-    def __init__(self, path: Path, experiment: Experiment) -> None:
+    def __init__(self, path: Path, experiment: Experiment, step: int) -> None:
         from tensorboardX import SummaryWriter
 
-        self._board = SummaryWriter(str(path / "tensorboard"))
+        self._board = SummaryWriter(str(path / "tensorboard"), purge_step=step + 1 if step else None)
         self._wandb: Any = None
         if experiment.log.wandb:
-            try:
-                import wandb
-            except ImportError:
-                raise ExperimentError("log.wandb: wandb is not installed: pip install wandb") from None
+            import wandb
+
             self._wandb = wandb.init(
                 project="g1jax",
                 name=experiment.name,

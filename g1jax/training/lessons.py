@@ -1,7 +1,7 @@
 """The cold start's data, fresh on the fly: states, and what the teacher sees, thinks and does in them."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from g1jax.envs import text
 from g1jax.envs.core import Game
 from g1jax.envs.vector import VecEnv, VecState
 from g1jax.rl.policy import Policy, lesson_text
-from g1jax.typing import Array, Key
+from g1jax.typing import Array, Key, Pytree
+from g1jax.vlm.sharding import BATCH, constrain
 
 
 @jax.tree_util.register_dataclass
@@ -49,20 +50,28 @@ def next_scripts(
         (game,), (inner,) = vec.games, state.games
         actions, words = jax.vmap(game.teach)(inner, jax.random.split(teach_key, vec.num_envs))
         answers = jax.vmap(game.write_action)(actions)
-        scripts.append(Script(vec.render(state), vec.describe(state), words, answers))
+        boards, words, answers = map(_everywhere, (vec.describe(state), words, answers))
+        scripts.append(Script(constrain(vec.render(state), BATCH, None, None, None), boards, words, answers))
         is_random = jax.random.bernoulli(coin_key, random_moves, (vec.num_envs,))
         actions = jnp.where(is_random, vec.sample_actions(state, move_key), actions)
         after.append(vec.step(state, actions, step_key)[0])
     return tuple(after), tuple(scripts)
 
 
-def to_lesson(policy: Policy, game: Game[Any], script: Script) -> Lesson:
-    """A game's script in tokens."""
+def _everywhere(x: Array) -> Array:
+    """Whole on every device of the mesh, so that every process can read it."""
+    return constrain(x, *[None] * x.ndim)
+
+
+def to_lesson(
+    policy: Policy, game: Game[Any], script: Script, spread: Callable[[Pytree], Pytree] = jax.device_put
+) -> Lesson:
+    """A game's script in tokens; `spread` puts the tokens where the frames are."""
     texts = [
         [text.decode(line) for line in np.asarray(column)] for column in (script.boards, script.words, script.answers)
     ]
     responses = [lesson_text(*row) for row in zip(*texts, strict=True)]
-    return Lesson(script.frames, *map(jnp.asarray, tokenize(policy, game, responses)))
+    return Lesson(script.frames, *spread(tokenize(policy, game, responses)))
 
 
 def tokenize(policy: Policy, game: Game[Any], responses: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,15 +1,19 @@
 """The main job: a cold start, RL, an evaluation; a short Python loop around two compiled steps."""
 
+import contextlib
 import dataclasses
+import functools
 import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.config import Experiment
@@ -18,7 +22,7 @@ from g1jax.training.lessons import next_scripts, to_lesson
 from g1jax.training.progress import Progress
 from g1jax.training.samples import write_samples
 from g1jax.training.setup import Setup, make_setup
-from g1jax.training.steps import Fixed, RunState, begin, begin_rl, cold_step, rl_step
+from g1jax.training.steps import Fixed, RunState, begin, begin_rl, cold_step, frozen_of, rl_step, template
 
 COLD, RL = "cold_start", "rl"
 
@@ -27,11 +31,27 @@ class TrainingError(RuntimeError):
     """Training came to a point where it must not go on; the message says when and in which game."""
 
 
-@dataclasses.dataclass
+@dataclass
 class Stop:
     """Whether somebody asked to stop, by a signal."""
 
     is_asked: bool = False
+
+    def is_agreed(self) -> bool:
+        """Whether any process was asked. Every process calls it, so that all stop after the same step."""
+        self.is_asked = _any_process(self.is_asked)
+        return self.is_asked
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the phases of a run share."""
+
+    setup: Setup
+    folder: RunFolder
+    checkpoints: Checkpoints
+    progress: Progress
+    stop: Stop
 
 
 def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
@@ -39,82 +59,73 @@ def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
 
     Raises:
         ExperimentError, ConfigError, LevelError, AlgorithmError: it cannot be run; one line says why.
-        TrainingError: a loss or gradient that is not finite; the last good checkpoint stays.
+        TrainingError: a loss, gradient or weight that is not finite; the last good checkpoint stays.
+        OSError: what the run has to write cannot be written.
     """
     progress = Progress() if progress is None else progress
-    setup = make_setup(experiment)
-    folder = RunFolder(experiment)
-    checkpoints = Checkpoints(folder.checkpoints, experiment.log.keep)
-    progress.begin(setup, folder.path)
-    try:
-        with _signals() as stop, jax.set_mesh(setup.mesh):
-            state, fixed = _restore_or_begin(setup, folder, checkpoints, progress)
-            state = _train(setup, folder, checkpoints, progress, stop, state, fixed)
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(_signals())
+        setup = make_setup(experiment)
+        folder = RunFolder(experiment)
+        progress.begin(setup, folder.path)
+        stack.callback(progress.end)
+        stack.enter_context(jax.set_mesh(setup.mesh))
+        is_known = _any_process(folder.checkpoints.is_dir())
+        beginning = None if is_known else begin(setup)  # before the first file: it may find the weights damaged
+        folder.create()
+        stack.callback(folder.close)
+        checkpoints = stack.enter_context(Checkpoints(folder.checkpoints, experiment.log.keep))
+        run = _Run(setup, folder, checkpoints, progress, stop)
+        state, fixed = _restore(run) if beginning is None else beginning
+        folder.begin_at(int(state.step))
+        with contextlib.suppress(_Stopped):
+            state = _train(run, state, fixed)
             checkpoints.save(int(state.step), state)
             checkpoints.wait()
-            if not stop.is_asked:
-                _finish(setup, folder, progress, state, fixed)
-    finally:
-        checkpoints.close()
-        folder.close()
-        progress.end()
+            _finish(run, state, fixed)
     return folder.path
 
 
-def _restore_or_begin(
-    setup: Setup, folder: RunFolder, checkpoints: Checkpoints, progress: Progress
-) -> tuple[RunState, Fixed]:
-    """The newest checkpoint, or the beginning; and the metrics up to there."""
-    state, fixed = begin(setup)
-    if checkpoints.last is not None:
-        e = setup.experiment
-        template = begin_rl(setup, state) if checkpoints.last > e.cold_start.steps else state
-        restored = checkpoints.restore(template, progress.warn)
-        if restored is None and template is not state:
-            restored = checkpoints.restore(state, progress.warn)
-        if restored is not None:
-            state = restored
-            progress.say(f"goes on after step {int(state.step)} of {e.num_steps}")
-    folder.begin_at(int(state.step))
-    return state, fixed
+class _Stopped(Exception):
+    """Somebody asked to stop, and all that is needed to go on is saved, or being saved."""
 
 
-def _train(
-    setup: Setup,
-    folder: RunFolder,
-    checkpoints: Checkpoints,
-    progress: Progress,
-    stop: Stop,
-    state: RunState,
-    fixed: Fixed,
-) -> RunState:
-    e = setup.experiment
-    first, started = int(state.step), time.perf_counter()
-    for done in range(first + 1, e.num_steps + 1):  # the step's number, from 1
+def _restore(run: _Run) -> tuple[RunState, Fixed]:
+    """The newest checkpoint, or the beginning."""
+    state = run.checkpoints.restore(functools.partial(template, run.setup), run.progress.warn)
+    if state is None:
+        return begin(run.setup)
+    run.progress.say(f"goes on after step {int(state.step)} of {run.setup.experiment.num_steps}")
+    return state, frozen_of(run.setup)
+
+
+def _train(run: _Run, state: RunState, fixed: Fixed) -> RunState:
+    """All steps that are not done yet."""
+    e = run.setup.experiment
+    started = time.perf_counter()
+    for done in range(int(state.step) + 1, e.num_steps + 1):  # the step's number, from 1
+        if run.stop.is_agreed():
+            run.checkpoints.save(done - 1, state)
+            raise _stopped(run, f"after step {done - 1}")
         phase = COLD if done <= e.cold_start.steps else RL
         if phase == COLD:
-            state, metrics = _cold_step(setup, state, fixed)
-            rollouts: Any = None
+            state, metrics = _cold_step(run.setup, state, fixed)
         else:
             if done == e.cold_start.steps + 1 and e.cold_start.steps > 0:
-                state = _turn_to_rl(setup, folder, checkpoints, progress, state, fixed)
-            state, metrics, rollouts = rl_step(setup, state, fixed)
+                state = _turn_to_rl(run, state, fixed)
+            state, metrics, rollouts = rl_step(run.setup, state, fixed)
         figures = {key: float(value) for key, value in jax.device_get(metrics).items()}
-        _check_finite(figures, done, phase)
+        _check_finite(run.setup, figures, done, phase)
         now = time.perf_counter()
         timings = {"seconds": now - started}
         started = now
         if done % e.log.every == 0 or done == e.num_steps:
-            folder.write(done, phase, figures, timings)
-        progress.step(done, phase, figures, timings)
-        if rollouts is not None and e.log.samples_every and done % e.log.samples_every == 0:
-            write_samples(setup, folder.path / "samples", done, rollouts)
-        is_due = done % e.log.checkpoint_every == 0 or done == e.cold_start.steps
-        if is_due or stop.is_asked:
-            checkpoints.save(done, state)
-        if stop.is_asked:
-            progress.say(f"stopped after step {done}; the same command goes on from here")
-            break
+            run.folder.write(done, phase, figures, timings)
+        run.progress.step(done, phase, figures, timings)
+        if phase == RL and e.log.samples_every and done % e.log.samples_every == 0:
+            write_samples(run.setup, run.folder.path / "samples", done, rollouts)
+        if done % e.log.checkpoint_every == 0 or done == e.cold_start.steps:
+            run.checkpoints.save(done, state)
     return state
 
 
@@ -123,44 +134,69 @@ def _cold_step(setup: Setup, state: RunState, fixed: Fixed) -> tuple[RunState, M
     cold = setup.experiment.cold_start
     key = jax.random.fold_in(state.key, state.step)
     after, scripts = next_scripts(setup.cold_vecs, cold.random_moves, state.cold_envs, key)
-    lessons = tuple(to_lesson(setup.policy, game, s) for game, s in zip(setup.games, scripts, strict=True))
+    lessons = tuple(
+        to_lesson(setup.policy, game, script, setup.spread) for game, script in zip(setup.games, scripts, strict=True)
+    )
     return cold_step(setup, dataclasses.replace(state, cold_envs=after), fixed, lessons)
 
 
-def _turn_to_rl(
-    setup: Setup, folder: RunFolder, checkpoints: Checkpoints, progress: Progress, state: RunState, fixed: Fixed
-) -> RunState:
+def _turn_to_rl(run: _Run, state: RunState, fixed: Fixed) -> RunState:
     """What lies between the two phases: the cold start's evaluation, if asked for, and a fresh optimizer."""
-    episodes = setup.experiment.evaluation.cold_start_episodes
-    if episodes:
-        from g1jax.training.final import evaluate
-
-        checkpoints.wait()
-        evaluate(setup, folder.path, progress, state, fixed, "cold_start", episodes)
-    return begin_rl(setup, state)
+    _evaluate(run, state, fixed, "cold_start", run.setup.experiment.evaluation.cold_start_episodes)
+    return begin_rl(run.setup, state)
 
 
-def _finish(setup: Setup, folder: RunFolder, progress: Progress, state: RunState, fixed: Fixed) -> None:
-    from g1jax.training.final import evaluate, write_curves
+def _finish(run: _Run, state: RunState, fixed: Fixed) -> None:
+    """What a run ends with: the picture of its curves and the evaluation."""
+    if jax.process_index() == 0:
+        from g1jax.training.final import write_curves
 
-    write_curves(folder.path)
-    episodes = setup.experiment.evaluation.episodes
-    if episodes:
-        evaluate(setup, folder.path, progress, state, fixed, "final", episodes)
+        write_curves(run.folder.path)
+    _evaluate(run, state, fixed, "final", run.setup.experiment.evaluation.episodes)
 
 
-def _check_finite(figures: Mapping[str, float], step: int, phase: str) -> None:
+def _evaluate(run: _Run, state: RunState, fixed: Fixed, name: str, num_episodes: int) -> None:
+    from g1jax.training.final import evaluate, table_of
+
+    if num_episodes == 0 or _any_process(table_of(run.folder.path, name).is_file()):
+        return
+    if jax.process_count() > 1:
+        run.progress.say(f"no evaluation {name}: it is played by one process alone, which train/evaluate.py can be")
+        return
+
+    def check() -> None:
+        if run.stop.is_agreed():
+            raise _stopped(run, f"in the evaluation {name}, which begins anew")
+
+    run.checkpoints.wait()
+    evaluate(run.setup, run.folder.path, run.progress, state, fixed, name, num_episodes, check)
+
+
+def _stopped(run: _Run, where: str) -> _Stopped:
+    run.progress.say(f"stopped {where}; the same command goes on from here")
+    return _Stopped()
+
+
+def _any_process(is_so: bool) -> bool:
+    """Whether it is so in any process."""
+    if jax.process_count() == 1:
+        return is_so
+    return bool(np.any(multihost_utils.process_allgather(np.array([is_so]))))
+
+
+def _check_finite(setup: Setup, figures: Mapping[str, float], step: int, phase: str) -> None:
+    """Stops where a figure is no number, before the state it comes with is saved."""
     broken = [key for key, value in figures.items() if not math.isfinite(value)]
     if broken:
-        games = sorted({key.split("/")[0] for key in broken if "/" in key})
-        where = f" in {', '.join(games)}" if games else ""
+        known = [game.id for game in setup.games]
+        games = [game for game in known if any(key.startswith(f"{game}/") for key in broken)]
         raise TrainingError(
-            f"step {step} ({phase}){where}: {', '.join(broken)} not finite. The last checkpoint is good; "
-            "a lower lr or max_norm may help"
+            f"step {step} ({phase}), in {', '.join(games or known)}: not finite: {', '.join(broken)}. "
+            "The last checkpoint is from before; a lower lr or max_norm may help, in another --workdir"
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _signals() -> Iterator[Stop]:
     """Turns SIGTERM and SIGINT into a wish to stop after the running step; a second one stops at once."""
     stop = Stop()

@@ -6,11 +6,13 @@ from g1jax.training.config import ALL_GAMES, RL, ColdStart, Evaluation, Experime
 
 PROMPTS = {
     "game_2048": "2048",
-    "shisen_sho": "Shisen-Sho",
-    "shisen_sho_cifar10": "Shisen-Sho with pictures",
-    "swap": "Swap",
+    "shisen_sho": "Shisen-Sho {places}",
+    "shisen_sho_cifar10": "Shisen-Sho with pictures {places}",
+    "swap": "Swap {places}",
 }
-"""Short ones: a small model reads no instructions, and every token of a prompt costs time."""
+"""Short ones, since a small model reads no instructions and every token of a prompt costs time. The places of all cells
+are there to be copied: a cell of the board and its place are then a constant number of tokens apart.
+"""
 
 
 def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool = True) -> Experiment:
@@ -79,7 +81,9 @@ def base() -> Experiment:
     return dataclasses.replace(
         small("base"),
         model="nano",
-        cold_start=ColdStart(steps=6000, states=16, optimizer=Optimizer(lr=1e-3, warmup=100, final_lr=0.05, b2=0.98)),
+        cold_start=ColdStart(
+            steps=3000, states=16, microbatches=2, optimizer=Optimizer(lr=1e-3, warmup=50, final_lr=0.05, b2=0.98)
+        ),
         rl=RL(),
         evaluation=Evaluation(episodes=0),
         log=Log(checkpoint_every=250),

@@ -1,5 +1,6 @@
 """Runs that were: their policy and weights, from a folder."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.config import require
 from g1jax.training.folder import read_config
 from g1jax.training.setup import make_setup
-from g1jax.training.steps import begin, begin_rl
+from g1jax.training.steps import frozen_of, template
 from g1jax.vlm import Params
 
 
@@ -25,12 +26,9 @@ def policy_of_run(folder: str | Path) -> tuple[Policy, Params]:
     require(path.is_dir(), f"{folder} has no checkpoints")
     checkpoints = Checkpoints(path, keep=setup.experiment.log.keep)
     try:
-        template, fixed = begin(setup)
-        if (checkpoints.last or 0) > setup.experiment.cold_start.steps:
-            template = begin_rl(setup, template)
-        state = checkpoints.restore(template, lambda line: None, delete=False)
+        state = checkpoints.restore(functools.partial(template, setup), lambda line: None, delete=False)
         require(state is not None, f"{folder} has no checkpoint that can be read")
         assert state is not None
-        return setup.policy, jax.jit(setup.complete)(state.trained, fixed.frozen)
+        return setup.policy, jax.jit(setup.complete)(state.trained, frozen_of(setup).frozen)
     finally:
-        checkpoints.close()
+        checkpoints.close(is_quiet=True)

@@ -1,8 +1,10 @@
 """What the policy saw and said: a page of Markdown and a frame for some responses of each game."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -16,13 +18,17 @@ _FENCE = "~~~~"
 
 
 def write_samples(setup: Setup, folder: Path, step: int, rollouts: Sequence[Rollout]) -> Path:
-    """Writes `step_000123.md` and its frames; gives the page's path."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes `step_000123.md` and its frames; gives the page's path. Every process calls it, the first one writes."""
     name, n = f"step_{step:06d}", setup.experiment.rl.num_samples
+    page = folder / f"{name}.md"
+    shared = [rollout.frames.shape[0] * n == rollout.returns.shape[0] for rollout in rollouts]
+    rollouts = jax.device_get(_first_rows(setup, tuple(rollouts)))
+    if jax.process_index() > 0:
+        return page
+    folder.mkdir(parents=True, exist_ok=True)
     lines = [f"# Responses at step {step}", ""]
-    for game, rollout in zip(setup.games, rollouts, strict=True):
-        is_shared = rollout.frames.shape[0] * n == rollout.responses.bytes.shape[0]
-        for i in range(min(_STATES, rollout.responses.bytes.shape[0] // n)):
+    for game, rollout, is_shared in zip(setup.games, rollouts, shared, strict=True):
+        for i in range(min(_STATES, rollout.returns.shape[0] // n)):
             frame = f"{name}_{game.id}_{i}.png"
             Image.fromarray(np.asarray(rollout.frames[i if is_shared else i * n])).save(folder / frame)
             lines += [f"## {game.id}", "", f"![frame]({frame})", ""]
@@ -32,5 +38,13 @@ def write_samples(setup: Setup, folder: Path, step: int, rollouts: Sequence[Roll
                 facts += ["board exact"] if bool(rollout.reward.is_seen[row]) else []
                 facts += ["legal"] if bool(rollout.is_legal[row]) else ["illegal"]
                 lines += [", ".join(facts), "", _FENCE, said, _FENCE, ""]
-    write_atomically(folder / f"{name}.md", "\n".join(lines))
-    return folder / f"{name}.md"
+    write_atomically(page, "\n".join(lines))
+    return page
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _first_rows(setup: Setup, rollouts: tuple[Rollout, ...]) -> tuple[Rollout, ...]:
+    """The rows of the states that are shown, where every process can read them."""
+    count = _STATES * setup.experiment.rl.num_samples
+    rows: tuple[Rollout, ...] = setup.everywhere(jax.tree.map(lambda leaf: leaf[:count], rollouts))
+    return rows

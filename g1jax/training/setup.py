@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from g1jax import envs, vlm
 from g1jax.envs.core import Game
@@ -20,7 +22,7 @@ from g1jax.rl.update import Passes
 from g1jax.training.config import Experiment, Optimizer, require
 from g1jax.typing import Pytree
 from g1jax.vlm import Params, lora
-from g1jax.vlm.sharding import make_mesh, placer, tree_shardings
+from g1jax.vlm.sharding import BATCH, make_mesh, placer, tree_shardings
 
 BASE_MODEL = Path(__file__).parents[1] / "data" / "base"
 """The small trained model that ships."""
@@ -49,8 +51,38 @@ class Setup:
         return trained if frozen is None or self.lora is None else lora.attach(frozen, trained, self.lora)
 
     def place(self, tree: Pytree) -> Pytree:
-        """Params, or an optimizer's state, spread over the mesh."""
-        return jax.device_put(tree, tree_shardings(self.policy.config, self.mesh, tree))
+        """Params, or an optimizer's state, spread over the mesh, in the one form: see `sharding`."""
+        return jax.device_put(tree, self.shardings(tree))
+
+    def shardings(self, tree: Pytree) -> Pytree:
+        """How params, or an optimizer's state, are spread over the mesh."""
+        found = tree_shardings(self.policy.config, self.mesh, tree)
+        return jax.tree.map(lambda sharding: self.sharding(*sharding.spec), found)
+
+    def sharding(self, *axes: str | tuple[str, ...] | None) -> NamedSharding:
+        """An array's sharding, in the form that compiled programs give theirs: without axes of one device.
+
+        Two forms of one sharding would compile a step twice.
+        """
+        many = [
+            tuple(a for a in ((axis,) if isinstance(axis, str) else axis or ()) if self.mesh.shape[a] > 1)
+            for axis in axes
+        ]
+        while many and not many[-1]:
+            many.pop()
+        return NamedSharding(self.mesh, PartitionSpec(*(m[0] if len(m) == 1 else m or None for m in many)))
+
+    def everywhere(self, tree: Pytree) -> Pytree:
+        """Within a jit: arrays whole on every device, so that every process can read them."""
+        return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, self.sharding()), tree)
+
+    def replicate(self, tree: Pytree) -> Pytree:
+        """Arrays of the host, the same in every process, whole on every device."""
+        return jax.tree.map(lambda leaf: _from_host(leaf, self.sharding()), tree)
+
+    def spread(self, tree: Pytree) -> Pytree:
+        """Arrays of the host, the same in every process, their rows over `data` and `fsdp`."""
+        return jax.tree.map(lambda leaf: _from_host(leaf, self.sharding(BATCH)), tree)
 
 
 def make_setup(experiment: Experiment) -> Setup:
@@ -80,6 +112,12 @@ def make_setup(experiment: Experiment) -> Setup:
         changes["kl_coefficient"] = e.rl.kl_coefficient
     if e.rl.entropy_coefficient:
         changes["entropy_coefficient"] = e.rl.entropy_coefficient
+    algorithm = make_algorithm(e.rl.algorithm, **changes)
+    require(
+        e.rl.num_samples > 1 or (e.rl.num_samples == 1 and not algorithm.compares_groups),
+        f"rl.num_samples={e.rl.num_samples}: {algorithm.name} compares the responses to one state; sample 2 or more, "
+        "or use reinforce_pp",
+    )
     spec = lora.LoRA(rank=e.lora.rank, alpha=e.lora.alpha, targets=e.lora.targets) if e.lora.rank else None
     if spec is not None:
         lora.targets(policy.config, spec)
@@ -87,7 +125,7 @@ def make_setup(experiment: Experiment) -> Setup:
         experiment=e,
         games=games,
         policy=policy,
-        algorithm=make_algorithm(e.rl.algorithm, **changes),
+        algorithm=algorithm,
         weights=tuple(_make_weights(e, game) for game in games),
         passes=Passes(epochs=e.rl.epochs, minibatches=e.rl.minibatches, microbatches=e.rl.microbatches),
         mesh=mesh,
@@ -107,19 +145,31 @@ def make_optimizer(config: Optimizer, num_steps: int) -> optax.GradientTransform
         config.lr if warmup == 0 else 0.0, config.lr, warmup, num_steps, config.lr * config.final_lr
     )
     adamw = optax.adamw(schedule, b2=config.b2, weight_decay=config.weight_decay)
-    return optax.chain(optax.clip_by_global_norm(config.max_norm), adamw)
+    chain = optax.chain(optax.clip_by_global_norm(config.max_norm), adamw)
+
+    def step(updates: Any, state: Any, params: Any = None) -> Any:
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer
+            return chain.update(updates, state, params)
+
+    return optax.GradientTransformation(chain.init, step)
 
 
 def load_params(setup: Setup) -> Params:
     """The weights the run begins with, on their devices: random ones, or those of the model's folder."""
     e, config = setup.experiment, setup.policy.config
     folder = _folder_of(e.model)
+    place = placer(config, setup.mesh)
     if folder is None:
-        return vlm.init(config, jax.random.fold_in(jax.random.key(e.seed), 0), place=placer(config, setup.mesh))
-    return vlm.load_params(config, folder, place=placer(config, setup.mesh))
+        return setup.place(vlm.init(config, jax.random.fold_in(jax.random.key(e.seed), 0), place=place))
+    return setup.place(vlm.load_params(config, folder, place=place))
 
 
 # Its parts
+
+
+def _from_host(leaf: Any, sharding: NamedSharding) -> Any:
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
 def _make_mesh(e: Experiment) -> jax.sharding.Mesh:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from g1jax import vlm
 from g1jax.envs.vector import VecEnv, VecState
 from g1jax.rl.losses import Metrics
 from g1jax.rl.rollout import Rollout, figures, play_on, respond_and_branch
@@ -17,6 +18,7 @@ from g1jax.training.setup import Setup, load_params
 from g1jax.training.supervised import supervised_step
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm import Params, TokenBytes, lora
+from g1jax.vlm.sharding import BATCH
 
 
 @jax.tree_util.register_dataclass
@@ -44,25 +46,68 @@ class Fixed:
 
 def begin(setup: Setup) -> tuple[RunState, Fixed]:
     """The state before the first step."""
-    e = setup.experiment
-    key = jax.random.key(e.seed)
-    trained, frozen = load_params(setup), None
+    trained, fixed = load_params(setup), fixed_of(setup, None)
     if setup.lora is not None:
-        frozen, trained = trained, lora.init(setup.policy.config, setup.lora, jax.random.fold_in(key, 1))
-        trained = setup.place(trained)
-    is_cold = e.cold_start.steps > 0
-    optimizer = setup.cold_optimizer if is_cold else setup.rl_optimizer
+        fixed = dataclasses.replace(fixed, frozen=trained)
+        trained = setup.place(lora.init(setup.policy.config, setup.lora, _keys(setup)[2]))
     with jax.set_mesh(setup.mesh):
-        state = RunState(
-            step=jnp.int32(0),
-            key=key,
-            trained=trained,
-            opt_state=setup.place(jax.jit(optimizer.init)(trained)),
-            reference=jax.tree.map(jnp.copy, trained) if needs_reference(setup) else None,
-            cold_envs=_reset(setup.cold_vecs, jax.random.fold_in(key, 2)) if is_cold else (),
-            play_envs=_reset(setup.play_vecs, jax.random.fold_in(key, 3)) if e.rl.source == "play" else (),
-        )
-    return state, Fixed(frozen, setup.policy.table())
+        return _begin(setup, trained), fixed
+
+
+def begin_rl(setup: Setup, state: RunState) -> RunState:
+    """The state in which RL begins, after the cold start: a fresh optimizer, and the policy of now as the reference."""
+    with jax.set_mesh(setup.mesh):
+        return _begin_rl(setup, state)
+
+
+def fixed_of(setup: Setup, frozen: Params | None) -> Fixed:
+    """What a step needs besides the state."""
+    return Fixed(frozen, setup.replicate(setup.policy.table()))
+
+
+def frozen_of(setup: Setup) -> Fixed:
+    """What a step needs besides a state that comes from a checkpoint."""
+    return fixed_of(setup, None if setup.lora is None else load_params(setup))
+
+
+def template(setup: Setup, step: int) -> RunState:
+    """The shapes, dtypes and shardings of the state after so many steps; allocates nothing."""
+
+    def make() -> RunState:
+        shapes = vlm.param_shapes(setup.policy.config)
+        if setup.lora is not None:
+            shapes = lora.init(setup.policy.config, setup.lora, jax.random.key(0))
+        state = _first_state(setup, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
+        return _rl_state(setup, state) if step > setup.experiment.cold_start.steps else state
+
+    shapes = jax.eval_shape(make)
+    abstract: RunState = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings(setup, shapes),
+    )
+    return abstract
+
+
+def shardings(setup: Setup, state: RunState) -> RunState:
+    """Where a state lives: params by the model's rules, environments with their part of the batch, the rest everywhere.
+
+    The same before and after a step, so that it is compiled once.
+    """
+    everywhere: Any = setup.sharding()
+
+    def envs(states: Pytree) -> Pytree:
+        return jax.tree.map(lambda leaf: setup.sharding(*_rows(setup.mesh, leaf)), states)
+
+    return RunState(
+        step=everywhere,
+        key=everywhere,
+        trained=setup.shardings(state.trained),
+        opt_state=setup.shardings(state.opt_state),
+        reference=None if state.reference is None else setup.shardings(state.reference),
+        cold_envs=envs(state.cold_envs),
+        play_envs=envs(state.play_envs),
+    )
 
 
 def needs_reference(setup: Setup) -> bool:
@@ -70,19 +115,67 @@ def needs_reference(setup: Setup) -> bool:
     return setup.experiment.rl.iterations > 0 and setup.algorithm.needs_reference
 
 
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _begin(setup: Setup, trained: Params) -> RunState:
+    return _settle(setup, _first_state(setup, trained))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _begin_rl(setup: Setup, state: RunState) -> RunState:
+    return _settle(setup, _rl_state(setup, state))
+
+
+def _first_state(setup: Setup, trained: Params) -> RunState:
+    e = setup.experiment
+    key, begin_key, _ = _keys(setup)
+    is_cold = e.cold_start.steps > 0
+    optimizer = setup.cold_optimizer if is_cold else setup.rl_optimizer
+    cold_key, play_key = jax.random.split(begin_key)
+    return RunState(
+        step=jnp.int32(0),
+        key=key,
+        trained=trained,
+        opt_state=optimizer.init(trained),
+        reference=_copy(trained) if needs_reference(setup) else None,
+        cold_envs=_reset(setup.cold_vecs, cold_key) if is_cold else (),
+        play_envs=_reset(setup.play_vecs, play_key) if e.rl.source == "play" else (),
+    )
+
+
+def _rl_state(setup: Setup, state: RunState) -> RunState:
+    return dataclasses.replace(
+        state,
+        opt_state=setup.rl_optimizer.init(state.trained),
+        reference=_copy(state.trained) if needs_reference(setup) else None,
+        cold_envs=(),
+    )
+
+
+def _keys(setup: Setup) -> tuple[Key, Key, Key]:
+    """Of the run's steps, of its first environments, of LoRA's matrices."""
+    key, begin_key, lora_key = jax.random.split(jax.random.key(setup.experiment.seed), 3)
+    return key, begin_key, lora_key
+
+
 def _reset(vecs: tuple[VecEnv, ...], key: Key) -> tuple[VecState, ...]:
-    return tuple(jax.jit(vec.reset)(jax.random.fold_in(key, i)) for i, vec in enumerate(vecs))
+    return tuple(vec.reset(jax.random.fold_in(key, i)) for i, vec in enumerate(vecs))
 
 
-def begin_rl(setup: Setup, state: RunState) -> RunState:
-    """The state in which RL begins, after the cold start: a fresh optimizer, and the policy of now as the reference."""
-    with jax.set_mesh(setup.mesh):
-        return dataclasses.replace(
-            state,
-            opt_state=setup.place(jax.jit(setup.rl_optimizer.init)(state.trained)),
-            reference=jax.tree.map(jnp.copy, state.trained) if needs_reference(setup) else None,
-            cold_envs=(),
-        )
+def _copy(params: Params) -> Params:
+    copy: Params = jax.tree.map(jnp.copy, params)
+    return copy
+
+
+def _settle(setup: Setup, state: RunState) -> RunState:
+    """The state on its devices; within a jit."""
+    settled: RunState = jax.lax.with_sharding_constraint(state, shardings(setup, state))
+    return settled
+
+
+def _rows(mesh: jax.sharding.Mesh, leaf: Array) -> tuple[Any, ...]:
+    """How the rows of an array are split: over `data` and `fsdp`, where they divide."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    return (BATCH,) if leaf.ndim and leaf.shape[0] % parts == 0 else ()
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -100,7 +193,8 @@ def cold_step(setup: Setup, state: RunState, fixed: Fixed, lessons: tuple[Lesson
         lessons,
         lambda trained: setup.complete(trained, fixed.frozen),
     )
-    return dataclasses.replace(state, step=state.step + 1, trained=trained, opt_state=opt_state), metrics
+    after = dataclasses.replace(state, step=state.step + 1, trained=trained, opt_state=opt_state)
+    return _settle(setup, after), setup.everywhere(metrics | {"params_norm": _norm(trained)})
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -140,7 +234,7 @@ def rl_step(setup: Setup, state: RunState, fixed: Fixed) -> tuple[RunState, Metr
         reference=_refreshed(setup, state, trained),
         play_envs=tuple(play_envs),
     )
-    return after, metrics, tuple(rollouts)
+    return _settle(setup, after), setup.everywhere(metrics | {"params_norm": _norm(trained)}), tuple(rollouts)
 
 
 def walk(setup: Setup, index: int, key: Key) -> VecState:
@@ -149,6 +243,9 @@ def walk(setup: Setup, index: int, key: Key) -> VecState:
     reset_key, walk_key = jax.random.split(key)
     num_steps = setup.experiment.rl.walk_steps.get(game.id, 0)
     state = vec.reset(reset_key)
+    state = jax.tree.map(
+        lambda leaf: jax.lax.with_sharding_constraint(leaf, setup.sharding(*_rows(setup.mesh, leaf))), state
+    )
     return vec.random_walk(state, walk_key, num_steps) if num_steps else state
 
 
@@ -168,6 +265,11 @@ def _roll_out(
     )  # fmt: skip
     first = rollout.responses.bytes[: rl.states * rl.num_samples : rl.num_samples]
     return rollout, jax.vmap(game.parse)(first)
+
+
+def _norm(params: Params) -> Array:
+    """The norm of all numbers: not finite if one of them is not."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(params)))
 
 
 def _refreshed(setup: Setup, state: RunState, trained: Params) -> Params | None:

@@ -72,6 +72,7 @@ def test_the_estimate_is_what_is_allocated() -> None:
     assert low.gradients == sum(leaf.nbytes for leaf in jax.tree.leaves(own))
 
 
+@pytest.mark.slow
 def test_remat_and_rows_in_the_compilers_plan() -> None:
     deep = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, num_layers=6), is_scanned=True)
     remat = dataclasses.replace(deep, is_remat=True)

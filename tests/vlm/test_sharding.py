@@ -54,6 +54,7 @@ def test_logits_on_every_mesh_of_eight() -> None:
     check_logits(on_eight_devices("plain", EIGHT, "logits"))
 
 
+@pytest.mark.slow
 def test_writing_scoring_and_gradients_on_a_mesh() -> None:
     check_all(on_eight_devices("plain", SOME[:1], "logits,written,gradient"))
 

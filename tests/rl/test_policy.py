@@ -1,0 +1,161 @@
+"""A policy that plays: what it writes, what it thinks of it, and episodes of one step and of several."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from g1jax import envs, vlm
+from g1jax.envs import text
+from g1jax.envs.core import Game
+from g1jax.rl.policy import Policy, lesson_text, sample_lessons
+from g1jax.rl.rewards import RewardWeights
+from g1jax.rl.rollout import figures, play_on, respond_and_branch
+from g1jax.training.lessons import tokenize
+from tests.rl import tiny
+
+STATES, SAMPLES = 3, 2
+TABLE = tiny.POLICY.table()
+WEIGHTS = RewardWeights()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_programs() -> Iterator[None]:
+    """Compiles in half the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@functools.cache
+def params() -> vlm.Params:
+    return tiny.make_params()
+
+
+def states_of(game: Game[Any], count: int = STATES) -> Any:
+    return jax.vmap(game.reset)(jax.random.split(jax.random.key(3), count))
+
+
+@pytest.mark.parametrize("game", tiny.GAMES, ids=lambda game: game.id)
+def test_what_is_written_is_scored_alike(game: Game[Any]) -> None:
+    frames = jax.vmap(game.render)(states_of(game))
+    write = jax.jit(functools.partial(tiny.POLICY.respond, num_samples=SAMPLES), static_argnums=2)
+    said = write(params(), TABLE, game, frames, jax.random.key(0))
+    score = jax.jit(tiny.POLICY.score, static_argnums=1)(params(), game, frames, said.tokens, said.mask)
+    assert said.tokens.shape == (STATES * SAMPLES, tiny.LENGTHS[game.id])
+    np.testing.assert_allclose(score.logprobs, said.logprobs, atol=1e-4)
+    assert float(jnp.min(jnp.where(said.mask, said.logprobs, -1.0))) < -1.0
+    assert len({tuple(row) for row in np.asarray(said.tokens).tolist()}) == STATES * SAMPLES
+    for row in range(STATES * SAMPLES):
+        tokens = np.asarray(said.tokens[row])[np.asarray(said.mask[row])]
+        assert text.decode(said.bytes[row]) == tiny.TOKENIZER.decode(tokens).rstrip("\0")
+
+
+@pytest.mark.parametrize("game", tiny.GAMES, ids=lambda game: game.id)
+def test_lessons_are_tokens_and_back(game: Game[Any]) -> None:
+    policy = Policy(tiny.CONFIG, tiny.TOKENIZER)
+    lessons = sample_lessons(game, 8)
+    assert len(set(lessons)) > 1
+    tokens, mask, is_perception = tokenize(policy, game, lessons)
+    assert tokens.shape[1] == policy.max_new_tokens(game) > 1.2 * (mask.sum(axis=1).max() - 1)
+    for lesson, row, row_mask, row_seen in zip(lessons, tokens, mask, is_perception, strict=True):
+        assert row[row_mask][-1] == tiny.TOKENIZER.end_token
+        assert tiny.TOKENIZER.decode(row[row_mask]) == lesson
+        seen = tiny.TOKENIZER.decode(row[row_seen])
+        assert seen + "</perception>" == lesson[: lesson.index("</perception>") + len("</perception>")]
+        assert int(game.parse(lesson)) != game.invalid_action
+
+
+def test_a_lesson_that_does_not_fit() -> None:
+    with pytest.raises(vlm.ConfigError, match=r"a line of \d+ tokens does not fit in 12"):
+        tokenize(tiny.POLICY, tiny.GAMES[0], sample_lessons(tiny.GAMES[0], 2))
+
+
+@pytest.mark.parametrize("game", tiny.GAMES, ids=lambda game: game.id)
+def test_given_perception(game: Game[Any]) -> None:
+    """Who begins with the true board has seen it, whatever follows."""
+    states = states_of(game)
+    frames = jax.vmap(game.render)(states)
+    boards = [text.decode(row) for row in np.asarray(jax.vmap(game.describe)(states))]
+    lines = tiny.TOKENIZER.encode_batch([f"<perception>{board}</perception>" for board in boards])
+    start_tokens, start_mask = tiny.TOKENIZER.pad_batch(lines, side="right", length=40)
+    starts = jnp.asarray(start_tokens), jnp.asarray(start_mask)
+
+    @jax.jit
+    def play(params: vlm.Params, table: vlm.TokenBytes, states: Any, key: jax.Array) -> Any:
+        said = tiny.POLICY.respond(params, table, game, frames, key, num_samples=SAMPLES, starts=starts)
+        each = jax.tree.map(lambda leaf: jnp.repeat(leaf, SAMPLES, axis=0), states)
+        return said, jax.vmap(game.perception_exact)(said.bytes, each)
+
+    said, is_seen = play(params(), TABLE, states, jax.random.key(0))
+    assert bool(jnp.all(is_seen))
+    assert said.tokens.shape[1] == tiny.LENGTHS[game.id]
+    for row in range(STATES * SAMPLES):
+        own = tiny.TOKENIZER.decode(np.asarray(said.tokens[row])[np.asarray(said.mask[row])])
+        assert text.decode(said.bytes[row]) == f"<perception>{boards[row // SAMPLES]}</perception>{own}".rstrip("\0")
+
+
+def test_a_budget_by_game_and_its_bytes() -> None:
+    game = tiny.GAMES[1]
+    assert tiny.POLICY.max_new_tokens(game) == 16
+    assert Policy(tiny.CONFIG, tiny.TOKENIZER, budget=99).max_new_tokens(game) == 99
+    assert tiny.POLICY.max_bytes(game) >= 16
+    longest = max(len(lesson.encode()) for lesson in sample_lessons(game))
+    assert Policy(tiny.CONFIG, tiny.TOKENIZER).max_bytes(game) >= longest
+
+
+def test_frames_that_are_not_whole_tokens() -> None:
+    odd = envs.make("game_2048", rows=2, cols=2, cell_size=30)
+    with pytest.raises(vlm.ConfigError, match="60"):
+        tiny.POLICY.prompt_tokens(odd)
+
+
+def test_one_step_from_each_state() -> None:
+    game, (states, key) = tiny.GAMES[0], (states_of(tiny.GAMES[0]), jax.random.key(1))
+    play = jax.jit(
+        lambda p, t, s: respond_and_branch(tiny.POLICY, p, t, game, s, key, num_samples=SAMPLES, weights=WEIGHTS)
+    )
+    rollout, actions = play(params(), TABLE, states)
+    assert actions.shape == (STATES, SAMPLES)
+    assert rollout.frames.shape[0] == STATES
+    assert rollout.returns.shape == (STATES * SAMPLES,)
+    np.testing.assert_array_equal(actions.reshape(-1), jax.vmap(game.parse)(rollout.responses.bytes))
+    np.testing.assert_array_equal(rollout.is_readable, actions.reshape(-1) != game.invalid_action)
+    assert bool(jnp.all(rollout.is_running))
+    np.testing.assert_array_equal(rollout.returns, rollout.reward.total)
+    rates = figures(rollout)
+    assert {"reward", "perception", "reasoning", "format", "length"} <= set(rates)
+    assert float(rates["length"]) == pytest.approx(float(rollout.responses.mask.sum(axis=1).mean()), rel=1e-6)
+
+
+def test_episodes_of_several_steps() -> None:
+    """Rows by step, state, sample; returns are what a step earned and, discounted, what followed."""
+    game, steps, discount = tiny.GAMES[0], 3, 0.5
+    play = jax.jit(
+        lambda p, t, s, k: play_on(
+            tiny.POLICY, p, t, game, s, k, num_samples=SAMPLES, weights=WEIGHTS, num_steps=steps, discount=discount
+        )
+    )
+    states = states_of(game)
+    rollout = play(params(), TABLE, states, jax.random.key(2))
+    shape = (steps, STATES, SAMPLES)
+    frames = rollout.frames.reshape(*shape, *game.frame_shape)
+    np.testing.assert_array_equal(frames[0, :, 0], jax.vmap(game.render)(states))
+    np.testing.assert_array_equal(frames[0, :, 1], frames[0, :, 0])
+    reward, returns = (np.asarray(x).reshape(shape) for x in (rollout.reward.total, rollout.returns))
+    running = np.asarray(rollout.is_running).reshape(shape)
+    assert running[0].all()
+    wanted = np.zeros(shape)
+    for step in reversed(range(steps)):
+        later = wanted[step + 1] * running[step + 1] if step + 1 < steps else 0.0
+        wanted[step] = reward[step] + discount * later
+    np.testing.assert_allclose(returns[running], wanted[running], atol=1e-6)
+
+
+def test_a_whole_response() -> None:
+    lesson = lesson_text("2 | -\n- | 4", "why", "<answer>3</answer>")
+    assert lesson == "<perception>2 | -\n- | 4</perception><think>why</think><answer>3</answer>"

@@ -1,0 +1,178 @@
+"""The update against the same thing written plainly; and against one with pmap, in test_pmap."""
+
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from g1jax import rl, vlm
+from g1jax.rl.rollout import Rollout
+from g1jax.rl.update import Passes, update
+from tests.conftest import REPOSITORY
+from tests.rl import tiny
+
+STATES, SAMPLES = 4, 3
+SGD = optax.sgd(0.1)
+LONGEST = max(tiny.LENGTHS.values())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_programs() -> Iterator[None]:
+    """Compiles in half the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@functools.cache
+def before() -> tuple[vlm.Params, vlm.Params, tuple[Rollout, ...]]:
+    """Params, other ones as the reference, and what was sampled by a policy near the first."""
+    params = tiny.make_params()
+    return params, tiny.make_params(1), tiny.make_rollouts(params, STATES, SAMPLES)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def learn(algorithm: rl.Algorithm, passes: Passes, key: jax.Array, *args: Any) -> Any:
+    params, reference, rollouts = args
+    reference = reference if algorithm.needs_reference else None
+    games = tiny.GAMES[: len(rollouts)]
+    return update(
+        tiny.POLICY, algorithm, SGD, passes, games, params, reference, SGD.init(params), rollouts, key,
+        num_samples=SAMPLES,
+    )  # fmt: skip
+
+
+def plain_loss(
+    algorithm: rl.Algorithm, params: vlm.Params, reference: vlm.Params, rollouts: tuple[Rollout, ...]
+) -> jax.Array:
+    """The loss of one flat batch: every row padded to the longest response, the frame given for each row."""
+    tables: dict[str, list[jax.Array]] = {}
+    for i, (game, rollout) in enumerate(zip(tiny.GAMES, rollouts, strict=True)):
+        rows, length = rollout.responses.tokens.shape
+        wide = ((0, 0), (0, LONGEST - length))
+        tokens, mask = jnp.pad(rollout.responses.tokens, wide), jnp.pad(rollout.responses.mask, wide)
+        mask &= rollout.is_running[:, None]
+        prompt = jnp.tile(jnp.asarray(tiny.POLICY.prompt_tokens(game))[None], (rows, 1))
+        everything = (prompt, jnp.ones(prompt.shape, bool), tokens, mask, jnp.repeat(rollout.frames, SAMPLES, axis=0))
+        now, then = (vlm.score(tiny.CONFIG, p, *everything) for p in (params, reference))
+        row = {
+            "mask": mask, "now": now.logprobs, "entropy": now.entropy, "then": jax.lax.stop_gradient(then.logprobs),
+            "sampled": jnp.pad(rollout.responses.logprobs, wide), "returns": rollout.returns,
+            "game": jnp.full(rows, i, jnp.int32),
+        }  # fmt: skip
+        for name, value in row.items():
+            tables.setdefault(name, []).append(value)
+    flat = {name: jnp.concatenate(values) for name, values in tables.items()}
+    reference_logprobs = flat["then"] if algorithm.needs_reference else None
+    batch = rl.Batch(flat["mask"], flat["sampled"], reference_logprobs, flat["returns"], flat["game"])
+    batch, advantages = rl.prepare(algorithm, batch, num_samples=SAMPLES, num_games=len(rollouts))
+    return rl.policy_loss(algorithm, flat["now"], flat["entropy"], batch, advantages)[0]
+
+
+def farthest(a: Any, b: Any) -> float:
+    """The largest difference anywhere in two trees."""
+    both = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(float(jnp.max(jnp.abs(x - y))) for x, y in both)
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo"])
+def test_one_step_is_the_plain_gradient_step(name: str) -> None:
+    algorithm = rl.make_algorithm(name)
+    params, reference, rollouts = before()
+    after, _, metrics = learn(algorithm, Passes(), jax.random.key(0), params, reference, rollouts)
+    grads = jax.jit(jax.grad(plain_loss, argnums=1), static_argnums=0)(algorithm, params, reference, rollouts)
+    wanted = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+    assert farthest(after, params) > 1e-3
+    assert farthest(after, wanted) < 1e-6
+    assert float(metrics["gradient_norm"]) == pytest.approx(float(optax.tree.norm(grads)), rel=1e-5)
+    assert 0 < float(metrics["clip_fraction"]) < 1
+
+
+def of_one_game() -> tuple[vlm.Params, vlm.Params, tuple[Rollout, ...]]:
+    """As `before`, the first game's alone: to compile sooner."""
+    params, reference, rollouts = before()
+    return params, reference, rollouts[:1]
+
+
+def test_microbatches_change_nothing() -> None:
+    algorithm = rl.make_algorithm("grpo")
+    args = of_one_game()
+    whole = learn(algorithm, Passes(), jax.random.key(0), *args)
+    for microbatches in (2, 4):
+        parts = learn(algorithm, Passes(microbatches=microbatches), jax.random.key(0), *args)
+        assert farthest(parts[0], whole[0]) < 1e-6
+        assert farthest(parts[2], whole[2]) < 1e-5
+
+
+def test_minibatches_are_steps_of_their_own() -> None:
+    """Two halves of the groups, one after another, each group in one of them; the key decides which."""
+    algorithm = rl.make_algorithm("dr_grpo")
+    params, reference, rollouts = of_one_game()
+    after = [
+        learn(algorithm, Passes(minibatches=2), jax.random.key(seed), params, reference, rollouts)[0]
+        for seed in range(3)
+    ]
+    assert min(farthest(after[0], other) for other in after[1:]) > 1e-7 or farthest(after[1], after[2]) > 1e-7
+    again = learn(algorithm, Passes(minibatches=2), jax.random.key(0), params, reference, rollouts)[0]
+    assert farthest(again, after[0]) == 0
+
+
+def test_epochs_are_steps_one_after_another() -> None:
+    """Of one minibatch: the second step begins where the first ended, with the same advantages and sampler."""
+    algorithm = rl.make_algorithm("grpo")
+    params, reference, rollouts = of_one_game()
+    twice = learn(algorithm, Passes(epochs=2), jax.random.key(0), params, reference, rollouts)[0]
+    once = learn(algorithm, Passes(), jax.random.key(0), params, reference, rollouts)[0]
+    again = learn(algorithm, Passes(), jax.random.key(1), once, reference, rollouts)[0]
+    assert farthest(twice, again) < 1e-6
+    assert farthest(twice, once) > 1e-3
+
+
+def test_rows_after_an_end_teach_nothing() -> None:
+    algorithm = rl.make_algorithm("grpo")
+    params, reference, rollouts = of_one_game()
+    changed = []
+    for rollout in rollouts:
+        ended = ~rollout.is_running
+        returns = jnp.where(ended, 1e3, rollout.returns)
+        changed.append(jax.tree.map(lambda leaf: leaf, rollout))
+        object.__setattr__(changed[-1], "returns", returns)
+        assert bool(jnp.any(ended))
+    one, other = (
+        learn(algorithm, Passes(), jax.random.key(0), params, reference, r)[0] for r in (rollouts, tuple(changed))
+    )
+    assert farthest(one, other) == 0
+
+
+def test_groups_that_do_not_divide() -> None:
+    params, reference, rollouts = of_one_game()
+    wrong = "game_2048: 4 groups do not divide into 3 minibatches of 1 micro-batches: make the states a multiple of 3"
+    with pytest.raises(rl.AlgorithmError, match=wrong):
+        learn(rl.make_algorithm("grpo"), Passes(minibatches=3), jax.random.key(0), params, reference, rollouts)
+
+
+def test_no_reference_for_the_kl() -> None:
+    params, _, rollouts = of_one_game()
+    with pytest.raises(rl.AlgorithmError, match="grpo needs a reference policy"):
+        learn(rl.make_algorithm("grpo"), Passes(), jax.random.key(0), params, None, rollouts)
+
+
+def test_pmap_gives_the_same_update() -> None:
+    """On 8 fake devices, in a process of its own: jit over a mesh, and the same update written with `jax.pmap`."""
+    command = [sys.executable, "-m", "tests.rl.with_pmap"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["devices"] == 8
+    assert found["moved"] > 1e-3
+    assert found["pmap"] < 1e-6
+    assert found["mesh"] < 1e-6
+    assert np.isfinite(list(found.values())).all()

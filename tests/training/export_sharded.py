@@ -1,0 +1,33 @@
+"""A program for 8 fake devices: lowers the two sharded steps for TPUs and NVIDIA cards. See test_export."""
+
+import tempfile
+from pathlib import Path
+
+import jax
+
+from g1jax.training import steps
+from g1jax.training.setup import make_setup
+from tests.training import test_export, tiny
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        model = tiny.save_model(Path(folder) / "model")
+        changes = {"cold_start__states": 8, "rl__states": 8, "games": ("game_2048",)}
+        experiment = tiny.make_experiment(model, folder, mesh__data=2, mesh__fsdp=2, mesh__tensor=2, **changes)
+        setup = make_setup(experiment)
+    with jax.set_mesh(setup.mesh):
+        fixed = steps.fixed_of(setup, None)
+        lessons = test_export.lesson_shapes(setup)
+        programs = {
+            "cold_step": (steps.cold_step, steps.template(setup, 0), fixed, lessons),
+            "rl_step": (steps.rl_step, steps.template(setup, experiment.num_steps), fixed),
+        }
+        for name, (step, *args) in programs.items():
+            text, num_devices = test_export.lower(test_export.jitted(step, setup), *args)
+            assert "sharding" in text
+            print(name, num_devices)
+
+
+if __name__ == "__main__":
+    main()

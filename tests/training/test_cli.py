@@ -1,0 +1,114 @@
+"""The command line: what it understands, and one clear line for what it does not."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from g1jax.training import cli, experiment_names, load_experiment
+from g1jax.training.config import Experiment
+from g1jax.training.folder import read_config, write_atomically
+from g1jax.training.setup import make_setup
+from tests.training import tiny
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--experiment=g1_multigam", "unknown experiment 'g1_multigam'; did you mean g1_multigame"),
+        ("--experiment", "--experiment: a name is missing"),
+        ("--experiment=none.py", "no experiment file none.py"),
+        ("--rl.lrr=1", "Unrecognized options: --rl.lrr=1 (--help lists every setting)"),
+        ("--rl.states=many", "Error parsing --rl.states: invalid literal for int() with base 10: 'many'"),
+        ("--rl.source=dream", "invalid choice 'dream' for argument '--rl.source'. Expected one of ('walk', 'play')."),
+        ("--model=nanoo", "model='nanoo': not one of base, nano, micro, small, and no such folder; did you mean nano"),
+        ("--model=nano --games chess", "unknown game 'chess'"),
+        ("--model=nano --mesh.fsdp=3", "mesh: 1 devices do not divide into fsdp=3 × tensor=1"),
+        ("--model=nano --mesh.data=2", "a mesh of data=2 × fsdp=1 × tensor=1 is 2 devices, and there are 1"),
+        ("--model=nano --rl.states=6 --rl.minibatches=4", "rl.states=6 does not divide into 4 minibatches"),
+        ("--model=nano --cold-start.microbatches=5", "cold_start.states=16 does not divide into 5 minibatches"),
+        ("--model=nano --rl.algorithm=ppo2", "unknown algorithm 'ppo2'"),
+        ("--model=nano --preset=hardd", "hardd"),
+        ("--model=nano --cold-start.steps=0 --rl.iterations=0", "nothing to do: cold_start.steps and rl.iterations"),
+        ("--model=nano --rl.algorithm=rloo --rl.num-samples=1", "rl.num_samples=1: rloo compares the responses"),
+    ],
+)
+def test_bad_input(arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = cli.main([*arguments.split(), f"--workdir={tmp_path / 'run'}"], "")
+    out, err = capsys.readouterr()
+    assert status == 1
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert out == ""
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("workdir", ["file", "file/run"])
+def test_an_unwritable_folder(workdir: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    experiment = tiny.write_experiment(tmp_path / "tiny.py", model, tmp_path / workdir)
+    assert cli.main([f"--experiment={experiment}"], "") == 1
+    err = capsys.readouterr().err
+    assert f"the run folder {tmp_path / workdir}" in err
+    assert err.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_that_is_not_a_run(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    experiment = tiny.write_experiment(tmp_path / "tiny.py", model, tmp_path)
+    assert cli.main([f"--experiment={experiment}"], "") == 1
+    assert "metrics without a config.json; not a run's folder" in capsys.readouterr().err
+    write_atomically(tmp_path / "config.json", '{"name": "ti')
+    assert cli.main([f"--experiment={experiment}"], "") == 1
+    assert "config.json is damaged: mend it, or give another --workdir" in capsys.readouterr().err
+
+
+def test_overrides() -> None:
+    overrides = ["--rl.lr=1e-4", "--model=micro", "--workdir=runs/x", "--seed=1", "--cold-start.warmup", "3"]
+    experiment = cli.parse([*overrides, "--games", "swap", "game_2048"], "")
+    default = load_experiment(cli.DEFAULT)
+    assert experiment.rl.optimizer.lr == 1e-4
+    assert experiment.cold_start.optimizer.warmup == 3
+    assert (experiment.model, experiment.workdir, experiment.seed) == ("micro", "runs/x", 1)
+    assert experiment.games == ("swap", "game_2048")
+    assert experiment.rl.states == default.rl.states
+    assert experiment.levels == default.levels
+
+
+def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.parse(["--help"], "The main job.")
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert "The main job." in out
+    for name in (
+        "--rl.num-samples",
+        "--cold-start.teacher",
+        "--mesh.fsdp",
+        "--rl.optimizer.lr",
+        "--evaluation.episodes",
+    ):
+        assert name in out
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_every_experiment(name: str, tmp_path: Path) -> None:
+    """It can be set up, but for weights that are not there, and its config comes back from a file."""
+    experiment = load_experiment(name)
+    assert experiment.name == name
+    write_atomically(tmp_path / "config.json", _as_text(experiment))
+    assert read_config(tmp_path) == experiment
+    one = dataclasses.replace(
+        experiment, model="nano", dtype="float32", mesh=dataclasses.replace(experiment.mesh, fsdp=1)
+    )
+    assert tuple(game.id for game in make_setup(dataclasses.replace(one, max_new_tokens=64)).games) == experiment.games
+
+
+def _as_text(experiment: Experiment) -> str:
+    import json
+
+    from g1jax.training.folder import as_json
+
+    return json.dumps(as_json(experiment))

@@ -1,0 +1,107 @@
+"""Devices change no figure: 8 fake ones in several meshes, and 2 processes with 2 each, against a single one."""
+
+import socket
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from g1jax import vlm
+from g1jax.training import policy_of_run, run
+from g1jax.training.config import Optimizer
+from g1jax.training.folder import read_metrics
+from tests.training import tiny
+
+FEW = {
+    "games": ("game_2048",),
+    "cold_start__steps": 2,
+    "cold_start__states": 8,
+    "cold_start__optimizer": Optimizer(lr=1e-4),
+    "rl__iterations": 2,
+    "rl__states": 8,
+    "rl__optimizer": Optimizer(lr=1e-4),
+    "evaluation__episodes": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def trained(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a policy whose rewards differ."""
+    folder = tmp_path_factory.mktemp("trained")
+    policy, params = policy_of_run(whole)
+    vlm.save(policy.config, params, folder)
+    policy.tokenizer.save(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def single(trained: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = run(tiny.make_experiment(trained, tmp_path_factory.mktemp("runs") / "single", **FEW))
+    lines = read_metrics(folder)
+    assert len(lines) == 4
+    assert all(line["gradient_norm"] > 0.01 for line in lines)
+    return folder
+
+
+def check_same(folder: Path, single: Path) -> None:
+    ours, theirs = read_metrics(folder), read_metrics(single)
+    assert [sorted(line) for line in ours] == [sorted(line) for line in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        for key in a:
+            if key != "phase":
+                np.testing.assert_allclose(a[key], b[key], rtol=1e-5, atol=1e-5, err_msg=f"step {a['step']}: {key}")
+
+
+def check_mesh(trained: str, single: Path, tmp_path: Path, data: int, fsdp: int, tensor: int) -> None:
+    experiment = tiny.write_experiment(tmp_path / "tiny.py", trained, tmp_path / "run", **FEW)
+    mesh = (f"--mesh.data={data}", f"--mesh.fsdp={fsdp}", f"--mesh.tensor={tensor}")
+    process = tiny.start(f"--experiment={experiment}", *mesh, num_devices=8)
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0, err
+    assert f"mesh data {data} × fsdp {fsdp} × tensor {tensor}" in out
+    assert err == ""
+    check_same(tmp_path / "run", single)
+
+
+def test_eight_devices(trained: str, single: Path, tmp_path: Path) -> None:
+    check_mesh(trained, single, tmp_path, 2, 2, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (4, 1, 2)])
+def test_eight_devices_in_other_meshes(mesh: tuple[int, int, int], trained: str, single: Path, tmp_path: Path) -> None:
+    check_mesh(trained, single, tmp_path, *mesh)
+
+
+@pytest.mark.slow
+def test_two_processes(trained: str, single: Path, tmp_path: Path) -> None:
+    """Two devices each, over loopback; and they go on together from a checkpoint."""
+    changes = FEW | {"log__checkpoint_every": 1}
+    experiment = tiny.write_experiment(tmp_path / "tiny.py", trained, tmp_path / "run", **changes)
+    start_two(experiment)
+    check_same(tmp_path / "run", single)
+    assert (tmp_path / "run" / "samples" / "step_000004.md").is_file()
+    for step in (3, 4):  # as if stopped after step 2
+        for file in sorted((tmp_path / "run" / "checkpoints" / str(step)).rglob("*"), reverse=True):
+            file.rmdir() if file.is_dir() else file.unlink()
+        (tmp_path / "run" / "checkpoints" / str(step)).rmdir()
+    out = start_two(experiment)
+    assert "goes on after step 2 of 4" in out
+    check_same(tmp_path / "run", single)
+
+
+def start_two(experiment: str) -> str:
+    """Runs an experiment on two processes to its end; gives what the first one printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes: list[subprocess.Popen[str]] = []
+    for index in range(2):
+        extra = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index)}
+        processes.append(tiny.start(f"--experiment={experiment}", "--mesh.fsdp=2", num_devices=2, extra=extra))
+    printed = [process.communicate(timeout=900) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
+    assert printed[1][0] == "", "the second process has nothing to print"
+    assert "mesh data 2 × fsdp 2 × tensor 1" in printed[0][0]
+    return printed[0][0]

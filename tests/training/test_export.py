@@ -1,0 +1,115 @@
+"""Every compiled program lowers for TPUs and NVIDIA cards, sharded too, and none calls back to Python."""
+
+import re
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import export
+
+from g1jax import envs
+from g1jax.training import lessons, steps
+from g1jax.training.setup import make_setup
+from tests.conftest import REPOSITORY
+from tests.training import tiny
+
+PLATFORMS = ("tpu", "cuda")
+
+
+def check(program: Any, *args: Any) -> str:
+    """What a jitted program is lowered to, for both platforms."""
+    return lower(program, *args)[0]
+
+
+def lower(program: Any, *args: Any) -> tuple[str, int]:
+    """Lowers a jitted program for both platforms; gives what was lowered, and for how many devices."""
+    exported = export.export(program, platforms=PLATFORMS)(*args)
+    text = exported.mlir_module()
+    called = set(re.findall(r"custom_call @(\w+)", text)) | set(re.findall(r'call_target_name = "(\w+)"', text))
+    assert not {name for name in called if "callback" in name or "python" in name}, called
+    return text, exported.nr_devices
+
+
+def test_a_callback_would_be_found() -> None:
+    def program(x: jax.Array) -> jax.Array:
+        out: jax.Array = jax.pure_callback(lambda x: x, x, x)
+        return out
+
+    with pytest.raises((AssertionError, ValueError, NotImplementedError), match="callback"):
+        check(jax.jit(program), jnp.zeros(()))
+
+
+@pytest.mark.parametrize("autoreset", ["same_step", "pool"])
+def test_an_environment_step_with_frames(autoreset: Any) -> None:
+    vec = envs.make_vec(list(envs.game_ids()), 8, autoreset=autoreset, max_steps=100)
+    state = jax.eval_shape(vec.reset, jax.random.key(0))
+
+    def step(state: Any, actions: jax.Array, key: jax.Array) -> Any:
+        state, result = vec.step(state, actions, key)
+        return state, result, vec.render(state), vec.describe(state)
+
+    check(jax.jit(step), state, jax.ShapeDtypeStruct((8,), jnp.int32), jax.eval_shape(jax.random.key, 0))
+
+
+@pytest.fixture(scope="module")
+def run_args(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
+    setup = make_setup(tiny.make_experiment(model, tmp_path_factory.mktemp("runs")))
+    with jax.set_mesh(setup.mesh):
+        fixed = steps.fixed_of(setup, None)
+        return setup, steps.template(setup, 0), fixed
+
+
+def jitted(function: Any, setup: Any, **options: Any) -> Any:
+    """A step with its setup given."""
+    return jax.jit(lambda *args: function.__wrapped__(setup, *args), **options)
+
+
+def test_a_step_of_the_cold_start(run_args: tuple[Any, Any, Any]) -> None:
+    setup, state, fixed = run_args
+    key = jax.eval_shape(jax.random.key, 0)
+    with jax.set_mesh(setup.mesh):
+        check(jax.jit(lambda s, k: lessons.next_scripts(setup.cold_vecs, 0.5, s, k)), state.cold_envs, key)
+        check(jitted(steps.cold_step, setup), state, fixed, lesson_shapes(setup))
+
+
+def test_an_iteration_of_rl(run_args: tuple[Any, Any, Any]) -> None:
+    """It contains the writing of responses, their parsing and rewards, and the update."""
+    setup, _, fixed = run_args
+    with jax.set_mesh(setup.mesh):
+        text = check(jitted(steps.rl_step, setup), steps.template(setup, setup.experiment.num_steps), fixed)
+    assert text.count("stablehlo.while") >= 4
+
+
+def lesson_shapes(setup: Any) -> tuple[lessons.Lesson, ...]:
+    def shape(dtype: Any, *shape: int) -> Any:
+        return jax.ShapeDtypeStruct((setup.experiment.cold_start.states, *shape), dtype, sharding=setup.sharding())
+
+    made = []
+    for game in setup.games:
+        length = setup.policy.max_new_tokens(game)
+        made.append(
+            lessons.Lesson(
+                shape(jnp.uint8, *game.frame_shape), shape(jnp.int32, length), shape(jnp.bool_, length),
+                shape(jnp.bool_, length),
+            )
+        )  # fmt: skip
+    return tuple(made)
+
+
+def test_writing_alone(run_args: tuple[Any, Any, Any]) -> None:
+    setup, state, fixed = run_args
+    game = setup.games[0]
+    frames = jax.ShapeDtypeStruct((4, *game.frame_shape), jnp.uint8)
+    write = jax.jit(lambda p, t, f, k: setup.policy.respond(p, t, game, f, k, num_samples=2))
+    check(write, state.trained, fixed.table, frames, jax.eval_shape(jax.random.key, 0))
+
+
+def test_steps_that_are_sharded() -> None:
+    """On 8 fake devices, in a process of its own: weights, rows and a layer's heads are split."""
+    command = [sys.executable, "-m", "tests.training.export_sharded"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=tiny.environment(8), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["cold_step", "8", "rl_step", "8"]

@@ -1,0 +1,226 @@
+"""Whole runs: what they leave behind, and that neither a stop nor a damaged checkpoint changes a figure."""
+
+import json
+import os
+import resource
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from g1jax import vlm
+from g1jax.training import ExperimentError, TrainingError, loop, policy_of_run, run, steps
+from g1jax.training.config import Experiment, Optimizer
+from g1jax.training.folder import read_config, read_metrics
+from g1jax.training.progress import Progress
+from g1jax.training.setup import make_setup
+from tests.training import tiny
+
+COLD, ALL = 60, 64
+
+
+class Watch(Progress):
+    """Keeps what is said, and does something after each step and in the evaluation."""
+
+    def __init__(self, do: Callable[[int], None] = lambda step: None) -> None:
+        self.do = do
+        self.lines: list[str] = []
+
+    def step(self, step: int, phase: str, figures: Mapping[str, float], timings: Mapping[str, float]) -> None:
+        self.do(step)
+
+    def part(self, name: str, done: int, total: int) -> None:
+        self.do(ALL + 1)
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def warn(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def stop_at(step: int) -> Watch:
+    """Asks this process to end, as a scheduler does."""
+    return Watch(lambda now: os.kill(os.getpid(), signal.SIGTERM) if now == step else None)
+
+
+def test_what_a_run_leaves_behind(model: str, whole: Path) -> None:
+    lines = read_metrics(whole)
+    assert [line["step"] for line in lines] == list(range(1, ALL + 1))
+    assert [line["phase"] for line in lines] == ["cold_start"] * COLD + ["rl"] * (ALL - COLD)
+    assert len((whole / "timings.jsonl").read_text().splitlines()) == ALL
+    assert lines[0]["game_2048/loss"] > 3 * lines[COLD - 1]["game_2048/loss"] > 0
+    assert all(line["gradient_norm"] > 0.01 and line["entropy"] > 0.1 for line in lines[COLD:])
+    assert {"reward", "perception", "reasoning", "format", "length"} <= {
+        key.split("/")[1] for key in lines[-1] if key.startswith("shisen_sho/")
+    }
+    assert read_config(whole) == tiny.make_experiment(model, whole)
+    assert {file.name for file in (whole / "checkpoints").iterdir()} == {"40", "60", "64"}
+    assert (whole / "curves.png").stat().st_size > 10_000
+    assert any((whole / "tensorboard").iterdir())
+    assert "| final |" in (whole / "evaluation" / "final.md").read_text()
+    assert {file.name for file in (whole / "evaluation").iterdir()} == {"final", "random", "final.md"}
+    page = (whole / "samples" / "step_000064.md").read_text()
+    assert page.count("![frame]") == 4
+    assert page.count("reward ") >= 8
+    assert (whole / "samples" / "step_000064_game_2048_1.png").is_file()
+    assert not list(whole.rglob("*.part"))
+
+
+def test_a_sampled_token_is_scored_alike(whole: Path) -> None:
+    """The sampler and the learner agree, so the first pass over a batch has ratio 1."""
+    for line in read_metrics(whole)[COLD:]:
+        assert abs(line["ratio"] - 1) < 1e-5
+        assert line["kl_sampler_k3"] < 1e-8
+
+
+def test_the_same_seed_gives_the_same_metrics(model: str, whole: Path, tmp_path: Path) -> None:
+    again = run(tiny.make_experiment(model, tmp_path / "again"))
+    assert tiny.metrics_of(again) == tiny.metrics_of(whole)
+    for name in ("evaluation/final.md", "samples/step_000062.md"):
+        assert (again / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize("step", [30, COLD, 62, ALL + 1])
+def test_stopped_and_resumed(model: str, whole: Path, tmp_path: Path, step: int) -> None:
+    experiment = tiny.make_experiment(model, tmp_path / "run")
+    watch = stop_at(step)
+    folder = run(experiment, progress=watch)
+    assert sum("the same command goes on from here" in line for line in watch.lines) == 1
+    done = min(step, ALL)
+    assert len(read_metrics(folder)) == done
+    assert (folder / "checkpoints" / str(done)).is_dir()
+    assert not (folder / "evaluation" / "final.md").exists()
+    watch = Watch()
+    run(experiment, progress=watch)
+    assert f"goes on after step {done} of {ALL}" in watch.lines
+    assert tiny.metrics_of(folder) == tiny.metrics_of(whole)
+    assert (folder / "evaluation" / "final.md").read_bytes() == (whole / "evaluation" / "final.md").read_bytes()
+
+
+def test_a_finished_run_is_left_alone(model: str, whole: Path) -> None:
+    before = tiny.metrics_of(whole)
+    watch = Watch(lambda step: pytest.fail(f"step {step} of a finished run"))
+    run(tiny.make_experiment(model, whole), progress=watch)
+    assert tiny.metrics_of(whole) == before
+
+
+def test_another_config_is_refused(model: str, whole: Path) -> None:
+    changed = tiny.make_experiment(model, whole, rl__optimizer=Optimizer(lr=2e-3), seed=7)
+    with pytest.raises(ExperimentError, match=r"another config: seed \(was 0, is 7\); rl.optimizer.lr \(was 0.001, is"):
+        run(changed)
+
+
+@pytest.mark.parametrize("part", ["all files", "one file"])
+def test_a_damaged_checkpoint(model: str, whole: Path, tmp_path: Path, part: str) -> None:
+    """The newest one is of RL, the one before of the cold start."""
+    experiment = tiny.make_experiment(model, tmp_path / "run")
+    folder = run(experiment, progress=stop_at(62))
+    assert sorted(int(file.name) for file in (folder / "checkpoints").iterdir()) == [40, 60, 62]
+    files = sorted(
+        (file for file in (folder / "checkpoints" / "62").rglob("*") if file.is_file()), key=lambda f: f.stat().st_size
+    )
+    for file in files[-1:] if part == "one file" else files:
+        os.truncate(file, file.stat().st_size // 2)
+    watch = Watch()
+    run(experiment, progress=watch)
+    assert any("checkpoint 62 cannot be read, trying the one before" in line for line in watch.lines)
+    assert "goes on after step 60 of 64" in watch.lines
+    assert tiny.metrics_of(folder) == tiny.metrics_of(whole)
+
+
+def test_nothing_is_compiled_twice(whole: Path) -> None:
+    """Over all runs of this module, resumed ones too: they share a setup."""
+    assert whole.is_dir()
+    programs: tuple[Any, ...] = (steps.cold_step, steps.rl_step)
+    assert [program._cache_size() for program in programs] == [1, 1]
+
+
+def test_the_policy_of_a_run(whole: Path) -> None:
+    policy, params = policy_of_run(whole)
+    assert policy.config == tiny.CONFIG
+    norm = np.sqrt(sum(np.sum(np.square(np.asarray(leaf))) for leaf in jax.tree.leaves(params)))
+    assert norm == pytest.approx(read_metrics(whole)[-1]["params_norm"], rel=1e-5)
+
+
+# What goes wrong on the way
+
+
+def small(model: str, workdir: Path, **changes: object) -> Experiment:
+    """One game and one state, to compile sooner."""
+    changes = {
+        "cold_start__steps": 4,
+        "cold_start__states": 1,
+        "rl__iterations": 0,
+        "evaluation__episodes": 0,
+    } | changes
+    return tiny.make_experiment(model, workdir, games=("game_2048",), **changes)
+
+
+def test_weights_that_are_not_finite(model: str, tmp_path: Path) -> None:
+    """Found in the step that makes them, before they are saved."""
+    lr = Optimizer(lr=1e30, warmup=3)  # the first step's is 0
+    experiment = small(model, tmp_path / "run", cold_start__optimizer=lr, log__checkpoint_every=1)
+    wrong = r"step 2 \(cold_start\), in game_2048: not finite: params_norm. The last checkpoint is from before"
+    with pytest.raises(TrainingError, match=wrong):
+        run(experiment)
+    assert {file.name for file in (tmp_path / "run" / "checkpoints").iterdir()} == {"1"}
+    assert len(read_metrics(tmp_path / "run")) == 1
+    norm = read_metrics(tmp_path / "run")[0]["params_norm"]
+    _, params = policy_of_run(tmp_path / "run")
+    assert np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(params))) == pytest.approx(norm, rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_names_its_game(model: str, tmp_path: Path) -> None:
+    setup = make_setup(tiny.make_experiment(model, tmp_path))
+    figures = {"gradient_norm": float("nan"), "game_2048/loss": 1.0, "shisen_sho/loss": float("inf")}
+    with pytest.raises(
+        TrainingError, match=r"step 7 \(rl\), in shisen_sho: not finite: gradient_norm, shisen_sho/loss"
+    ):
+        loop._check_finite(setup, figures, 7, "rl")
+    loop._check_finite(setup, {"game_2048/loss": 0.0}, 7, "rl")
+
+
+def test_a_full_disk(model: str, tmp_path: Path) -> None:
+    """A limit on the size of files stands for it: the checkpoint does not fit, the metrics do."""
+    experiment = tiny.make_experiment(model, tmp_path / "run")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"run/checkpoints: checkpoint .* could not be written: .*") as caught:
+            run(experiment)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert lines.endswith(b"\n")
+    assert all(json.loads(line) for line in lines.splitlines())
+
+
+def test_a_line_that_does_not_fit(model: str, tmp_path: Path) -> None:
+    """No part of it stays."""
+    from g1jax.training.folder import RunFolder
+
+    folder = RunFolder(tiny.make_experiment(model, tmp_path / "run"))
+    folder.create()
+    folder.write(1, "rl", {"loss": 1.0}, {})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60, hard))
+    try:
+        with pytest.raises(OSError, match=r"metrics.jsonl cannot be written: File too large"):
+            folder.write(2, "rl", {"loss": 2.0}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert read_metrics(tmp_path / "run") == [{"step": 1, "phase": "rl", "loss": 1.0}]
+
+
+def test_damaged_weights_leave_no_folder(tmp_path: Path) -> None:
+    folder = Path(tiny.save_model(tmp_path / "model"))
+    os.truncate(folder / "model.safetensors", 1000)
+    with pytest.raises(vlm.WeightsError, match=r"model\.safetensors"):
+        run(small(str(folder), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

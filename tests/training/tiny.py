@@ -1,0 +1,103 @@
+"""A model and levels so small that whole runs take seconds; several tests share them, and the programs they start."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from g1jax import vlm
+from g1jax.training.config import RL, ColdStart, Evaluation, Experiment, Log, Optimizer
+from tests.conftest import REPOSITORY
+
+TOKENIZER = vlm.Tokenizer.load("games")
+CONFIG = vlm.Config(
+    vision=vlm.VisionConfig(
+        depth=1, hidden_size=16, intermediate_size=32, num_heads=2, full_attention_blocks=(0,), temporal_patch_size=1
+    ),
+    text=vlm.TextConfig(
+        vocab_size=TOKENIZER.vocab_size, hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2,
+        num_kv_heads=2, positions="sequence", rope_theta=10_000.0, max_length=256,
+    ),
+)  # fmt: skip
+LEVELS = {
+    "game_2048": {"rows": 2, "cols": 2, "prompt": "2048"},
+    "shisen_sho": {"rows": 2, "cols": 2, "prompt": "Pairs"},
+}
+
+
+def save_model(folder: Path) -> str:
+    """A folder with the tiny model's random weights and its tokenizer."""
+    vlm.save(CONFIG, vlm.init(CONFIG, jax.random.key(0)), folder)
+    TOKENIZER.save(folder)
+    return str(folder)
+
+
+def make_experiment(model: str, workdir: Path | str, **changes: Any) -> Experiment:
+    """A cold start that learns the form of a response, so that rewards differ, and 4 iterations of RL.
+
+    `changes` are fields, those of its parts as `rl__states=8`.
+    """
+    experiment = Experiment(
+        name="tiny",
+        games=("game_2048", "shisen_sho"),
+        levels=LEVELS,
+        model=model,
+        max_new_tokens=48,
+        workdir=str(workdir),
+        cold_start=ColdStart(steps=60, states=4, optimizer=Optimizer(lr=2e-2)),
+        rl=RL(iterations=4, states=4, num_samples=4, source="play", optimizer=Optimizer(lr=1e-3)),
+        evaluation=Evaluation(episodes=2, steps=2),
+        log=Log(samples_every=2, checkpoint_every=20),
+    )
+    for key, value in changes.items():
+        part, _, field = key.partition("__")
+        if field:
+            value = dataclasses.replace(getattr(experiment, part), **{field: value})
+        experiment = dataclasses.replace(experiment, **{part: value})
+    return experiment
+
+
+def write_experiment(file: Path, model: str, workdir: Path | str, **changes: Any) -> str:
+    """A file for `--experiment=…` that gives `make_experiment` of these."""
+    file.write_text(
+        "from g1jax.training.config import Optimizer\nfrom tests.training import tiny\n\n\ndef get_config():\n"
+        f"    return tiny.make_experiment({model!r}, {str(workdir)!r}, **{changes!r})\n"
+    )
+    return str(file)
+
+
+def environment(num_devices: int = 1) -> dict[str, str]:
+    """For a process of its own: this repository, the cache of compiled programs, fake devices."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(REPOSITORY / ".cache" / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        # A busy machine may leave a device or a process waiting for the others longer than XLA thinks right.
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices} "
+        "--xla_cpu_collective_call_terminate_timeout_seconds=900",
+    }
+
+
+def start(*arguments: str, num_devices: int = 1, extra: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+    """`python train/main.py` in a process of its own, with `extra` in its environment."""
+    return subprocess.Popen(
+        [sys.executable, "train/main.py", *arguments],
+        cwd=REPOSITORY,
+        env=environment(num_devices) | (extra or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def metrics_of(workdir: Path) -> bytes:
+    """The metrics of a run, as they stand in its folder."""
+    return (workdir / "metrics.jsonl").read_bytes()
