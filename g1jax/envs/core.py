@@ -322,11 +322,6 @@ class Game(Generic[S]):
                 raise ValueError(f"row {r}, column {c}: {len(cells)} cells in this row, the board has {self.cols}")
         if len(rows) != self.rows:
             raise ValueError(f"row {min(len(rows), self.rows)}, column 0: {len(rows)} rows, the board has {self.rows}")
-        kinds = [[known.index(cell.strip(" \t\r\n")) for cell in row.split("|")] for row in rows]
-        self.check_cells(np.array(kinds, np.int32))
-
-    def check_cells(self, cells: np.ndarray) -> None:
-        """Raises ValueError, with row and column, for a board set by hand, int32[R, C], that no rule covers."""
 
     def _fill_prompt(self) -> str:
         template = self.level.prompt or self.default_prompt

@@ -115,19 +115,9 @@ class Game2048(core.Game[State]):
         return state.board.astype(jnp.int32)
 
     def from_cells(self, cells: Array, seed: Array, level: core.TracedLevel) -> State:
-        """The state of a board of exponents."""
+        """The state of a board of exponents. (On boards set by hand two of the highest may merge to one without a name.)"""
         board = cells.astype(jnp.int8)
         return State(board, ~jnp.any(legal_moves(board)), seed, level)
-
-    def check_cells(self, cells: np.ndarray) -> None:
-        """Refuses tiles that add up to more than play can reach: they might merge to one that has no name."""
-        total, most = int(np.sum(2 ** cells[cells > 0].astype(np.int64))), 2**self.num_exponents - 4
-        if total > most:
-            row, col = np.unravel_index(np.argmax(cells), cells.shape)
-            raise ValueError(
-                f"row {row}, column {col}: with {2 ** int(cells[row, col])} here the tiles add up to {total}; no more "
-                f"than {most} is possible on {self.rows}×{self.cols} cells"
-            )
 
     def legal_actions(self, state: State) -> Array:
         """The directions in which something moves."""

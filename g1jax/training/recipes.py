@@ -18,8 +18,9 @@ are there to be copied: a cell of the board and its place are then a constant nu
 def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool = True) -> Experiment:
     """A run for a laptop, from the base model that ships: G1, or without a cold start G0."""
     cold = ColdStart(
-        steps=120 if has_cold_start else 0,
+        steps=100 if has_cold_start else 0,
         states=16,
+        microbatches=2,
         optimizer=Optimizer(lr=3e-4, warmup=10, final_lr=0.1, b2=0.98),
     )
     return Experiment(
@@ -29,14 +30,15 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
         model="base",
         cold_start=cold,
         rl=RL(
-            iterations=60,
-            states=32,
+            iterations=40,
+            states=16,
             num_samples=8,
             source="play",
+            microbatches=4,
             kl_coefficient=0.0,
-            optimizer=Optimizer(lr=1e-4, warmup=4),
+            optimizer=Optimizer(lr=2e-4, warmup=2, b2=0.95),
         ),
-        evaluation=Evaluation(episodes=200, cold_start_episodes=40),
+        evaluation=Evaluation(episodes=200, cold_start_episodes=20),
         log=Log(checkpoint_every=20, samples_every=20),
     )
 

@@ -149,16 +149,6 @@ def test_the_highest_tiles_of_play_merge() -> None:
     assert after.board[0, 2:].tolist() == [17, 16]
 
 
-def test_a_set_board_whose_tiles_could_merge_to_one_without_a_name_is_refused() -> None:
-    game = envs.make("game_2048", rows=2, cols=2)
-    game.from_text("32 | 16\n8 | 4")  # all that play can reach
-    for board in ("32 | 32\n- | -", "32 | 16\n8 | 8", "16 | 16\n16 | 16"):
-        with pytest.raises(
-            ValueError, match=r"row 0, column 0: with (32|16) here the tiles add up to 64; no more than 60"
-        ):
-            game.from_text(board)
-
-
 # ---- The fast path of 4×4 against the general one --------------------------------------------------------------------
 
 

@@ -165,6 +165,7 @@ def test_no_reference_for_the_kl() -> None:
         learn(rl.make_algorithm("grpo"), Passes(), jax.random.key(0), params, None, rollouts)
 
 
+@pytest.mark.slow
 def test_pmap_gives_the_same_update() -> None:
     """On 8 fake devices, in a process of its own: jit over a mesh, and the same update written with `jax.pmap`."""
     command = [sys.executable, "-m", "tests.rl.with_pmap"]

@@ -17,10 +17,10 @@ FEW = {
     "games": ("game_2048",),
     "cold_start__steps": 2,
     "cold_start__states": 8,
-    "cold_start__optimizer": Optimizer(lr=1e-4),
+    "cold_start__optimizer": Optimizer(lr=1e-5),
     "rl__iterations": 2,
     "rl__states": 8,
-    "rl__optimizer": Optimizer(lr=1e-4),
+    "rl__optimizer": Optimizer(lr=1e-5),
     "evaluation__episodes": 0,
 }
 
@@ -64,6 +64,7 @@ def check_mesh(trained: str, single: Path, tmp_path: Path, data: int, fsdp: int,
     check_same(tmp_path / "run", single)
 
 
+@pytest.mark.slow
 def test_eight_devices(trained: str, single: Path, tmp_path: Path) -> None:
     check_mesh(trained, single, tmp_path, 2, 2, 2)
 
