@@ -115,7 +115,7 @@ class Game2048(core.Game[State]):
         return state.board.astype(jnp.int32)
 
     def from_cells(self, cells: Array, seed: Array, level: core.TracedLevel) -> State:
-        """The state of a board of exponents. (On boards set by hand two of the highest may merge to one without a name.)"""
+        """The state of a board of exponents. (Set by hand, two of the highest may merge to one without a name.)"""
         board = cells.astype(jnp.int8)
         return State(board, ~jnp.any(legal_moves(board)), seed, level)
 
