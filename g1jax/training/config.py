@@ -38,10 +38,6 @@ class ColdStart:
     """States of each game in a step."""
     microbatches: int = 1
     """Parts of a step's batch whose gradients are added up."""
-    teacher: Literal["expert", "dataset"] = "expert"
-    """`expert`: made fresh, by each game's `teach`. `dataset`: read from `dataset`."""
-    dataset: str = ""
-    """A folder of responses: what `train/dataset.py` writes, the expert's or an endpoint's."""
     random_moves: float = 0.5
     """Share of moves that are random, so that states differ; the others are the teacher's."""
     see_weight: float = 1.0
