@@ -12,8 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 BRIEF = (
     "--games game_2048 swap --model=nano --cold-start.steps=2 --cold-start.states=2 --cold-start.microbatches=1 "
-    "--rl.iterations=2 --rl.states=2 --rl.microbatches=1 --rl.num-samples=2 --evaluation.episodes=2 --evaluation.steps=2 "
-    "--evaluation.cold-start-episodes=0 --log.samples-every=2"
+    "--rl.iterations=2 --rl.states=2 --rl.microbatches=1 --rl.num-samples=2 --log.samples-every=2 "
+    "--evaluation.episodes=2 --evaluation.steps=2 --evaluation.cold-start-episodes=0"
 )
 STEPS = (
     ["ruff", "format", "--check", "."],
