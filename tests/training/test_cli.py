@@ -25,7 +25,10 @@ from tests.training import tiny
         ("--model=nano --games chess", "unknown game 'chess'"),
         ("--model=nano --mesh.fsdp=3", "mesh: 1 devices do not divide into fsdp=3 × tensor=1"),
         ("--model=nano --mesh.data=2", "a mesh of data=2 × fsdp=1 × tensor=1 is 2 devices, and there are 1"),
-        ("--model=nano --rl.states=6 --rl.minibatches=4", "rl.states=6 does not divide into 4 minibatches"),
+        (
+            "--model=nano --rl.states=6 --rl.minibatches=4 --rl.microbatches=1",
+            "rl.states=6 does not divide into 4 minibatches",
+        ),
         ("--model=nano --cold-start.microbatches=5", "cold_start.states=16 does not divide into 5 minibatches"),
         ("--model=nano --rl.algorithm=ppo2", "unknown algorithm 'ppo2'"),
         ("--model=nano --preset=hardd", "hardd"),
@@ -85,7 +88,7 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert "The main job." in out
     for name in (
         "--rl.num-samples",
-        "--cold-start.teacher",
+        "--cold-start.random-moves",
         "--mesh.fsdp",
         "--rl.optimizer.lr",
         "--evaluation.episodes",
