@@ -12,6 +12,7 @@ from g1jax.envs import core, looks, random, sprites, text
 from g1jax.envs import game_2048_packed as packed
 from g1jax.envs import level as level_keys
 from g1jax.envs.level import require, traced
+from g1jax.envs.lines import twins
 from g1jax.typing import Array, HostImages, Key
 
 UP, RIGHT, DOWN, LEFT = range(4)
@@ -129,23 +130,28 @@ class Game2048(core.Game[State]):
         return best_move(state.board, state.level["spawn_four"])
 
     def teach(self, state: State, key: Key) -> tuple[Array, Array]:
-        """The expert's move, after what merges and what can move.
+        """The way of the largest tile that merging makes, else the first of left, down, right, up that moves anything.
 
-        `Pairs: 2 in rows, 1 in columns. Free: 0 1 3. Best: 3.`
+        The words say of each row and column the largest tile it makes. Rows go left, columns down; a tie goes left.
+        Needs no key.
+
+        `Rows: . 4 . 8 Columns: . . 4 . Best: 3.`
         """
-        book, is_legal = self._phrasebook, legal_moves(state.board)
-        action = self.expert(state, key)
-        in_rows, in_cols = (book.phrase(" 0") + count_merges(lines) for lines in (state.board, state.board.T))
-        free = [book.phrase_if(is_legal[i], f" {i}") for i in range(4)]
-        best = book.phrase(" 0") + action
-        words = book.write(["Pairs:", in_rows, " in rows,", in_cols, " in columns. Free:", *free, ". Best:", best, "."])
-        return action, jnp.where(jnp.any(is_legal), words, jnp.uint8(0))
+        del key
+        book, board, is_legal = self._phrasebook, state.board, legal_moves(state.board)
+        made = [largest_merge(lines) for lines in (board, board.T)]
+        in_rows, in_cols = (jnp.max(m) for m in made)
+        action = jnp.where(in_cols > in_rows, _DOWN, _LEFT)
+        action = jnp.where(jnp.maximum(in_rows, in_cols) == 0, _first_legal(is_legal), action)
+        rows, cols = ([book.name(jnp.minimum(exponent, len(self.cell_names()) - 1)) for exponent in m] for m in made)
+        words = book.write(["Rows:", *rows, " Columns:", *cols, " Best:", book.phrase(" 0") + action, "."])
+        is_on = jnp.any(is_legal)
+        return jnp.where(is_on, action, self.invalid_action), jnp.where(is_on, words, jnp.uint8(0))
 
     @functools.cached_property
     def _phrasebook(self) -> text.Phrasebook:
-        most = max(4, self.rows * self.cols // 2)
-        numbers = [f" {i}" for i in range(most + 1)]
-        return text.Phrasebook((), 0, 0, (*numbers, "Pairs:", " in rows,", " in columns. Free:", ". Best:", "."))
+        tiles = [" .", *(f" {name}" for name in self.cell_names()[1:])]
+        return text.Phrasebook(tiles, 0, 0, ("Rows:", " Columns:", " Best:", " 0", " 1", " 2", " 3", "."))
 
 
 # Rules
@@ -244,10 +250,23 @@ def spawn_tile(board: Array, key: Key, spawn_four: Array) -> Array:
     return jnp.where(is_chosen.reshape(board.shape), tile, board)
 
 
-def count_merges(lines: Array) -> Array:
-    """How many pairs merge when every line slides: int8[n, m] -> int32[]."""
-    slid, _ = slide_lines(lines, jnp.bool_(False))
-    return jnp.sum((lines != 0).astype(jnp.int32)) - jnp.sum((slid != 0).astype(jnp.int32))
+# The teacher
+
+_DOWN, _LEFT = 2, 3
+
+
+def largest_merge(lines: Array) -> Array:
+    """The largest tile that each line makes when it slides, as its exponent, 0 if none: int8[n, m] -> int32[n].
+
+    `[1 1 2 2] -> 3`
+    """
+    made = jnp.where(twins(lines), lines[:, :, None].astype(jnp.int32) + 1, 0)
+    return jnp.max(made, axis=(1, 2))
+
+
+def _first_legal(is_legal: Array) -> Array:
+    """The first legal move of left, down, right, up: bool[4] -> int32[]."""
+    return _LEFT - jnp.argmax(is_legal[::-1]).astype(jnp.int32)
 
 
 # The expert

@@ -15,6 +15,7 @@ from g1jax.envs import core, looks, random, sprites, text
 from g1jax.envs import level as level_keys
 from g1jax.envs.batching import fence, loop_while
 from g1jax.envs.level import require, traced
+from g1jax.envs.lines import twins
 from g1jax.typing import Array, HostImages, Key
 
 
@@ -140,34 +141,25 @@ class ShisenSho(core.Game[State]):
         return best_pair(state.board)
 
     def teach(self, state: State, key: Key) -> tuple[Array, Array]:
-        """The nearest pair that matches, after the places of all tiles of its type; needs no key.
+        """The first tile that sees its like along a row or column, and that one; needs no key.
 
-        `Blue star: (0, 1) (0, 2) (3, 4) (5, 5). Side by side: (0, 1) (0, 2).`
+        The words go over the board cell by cell and name the places of all such tiles; where there are none, the pair
+        of the fewest steps is taken.
+
+        `Twins: . . (0, 2) . . . … . Take (0, 2) (3, 2).`
         """
         del key
-        pair = nearest_pair(state.board)
-        return jnp.where(pair < 0, self.invalid_action, pair), self._say(state.board, pair)
-
-    def _say(self, board: Array, pair: Array) -> Array:
-        num_cells, book = self.rows * self.cols, self._phrasebook
-        a, b = pair // num_cells % num_cells, pair % num_cells
-        kind = board.reshape(-1)[a]
-        listed = jnp.nonzero(board.reshape(-1) == kind, size=min(_MOST_LISTED, num_cells), fill_value=-1)[0]
-        how = book.phrase_if(distance(a, b, self.cols) == 1, _ADJACENT, _JOINED)
-        pieces: list[Array | str] = [
-            book.name(kind),
-            ":",
-            *map(book.place, listed),
-            how,
-            book.place(a),
-            book.place(b),
-            ".",
-        ]
-        return jnp.where(pair < 0, jnp.uint8(0), book.write(pieces))
+        book, (pair, is_twin) = self._phrasebook, first_twins(state.board)
+        is_seen = jnp.any(is_twin)
+        pair = jnp.where(is_seen, pair, nearest_pair(state.board))
+        a, b = pair // (self.rows * self.cols), pair % (self.rows * self.cols)
+        how = book.phrase_if(is_seen, _TAKE, _JOINED)
+        words = book.write(["Twins:", *book.scan(is_twin), how, book.place(a), book.place(b), "."])
+        return jnp.where(pair < 0, self.invalid_action, pair), jnp.where(pair < 0, jnp.uint8(0), words)
 
     @functools.cached_property
     def _phrasebook(self) -> text.Phrasebook:
-        return text.Phrasebook(self.cell_names(), self.rows, self.cols, (":", _ADJACENT, _JOINED, "."))
+        return text.Phrasebook((), self.rows, self.cols, ("Twins:", _TAKE, _JOINED, "."))
 
 
 # Dealing
@@ -311,8 +303,24 @@ def best_pair(board: Array) -> Array:
 
 # The teacher
 
-_MOST_LISTED = 8
-_ADJACENT, _JOINED = ". Side by side:", ". A path joins"
+_TAKE, _JOINED = " Take", " A path joins"
+
+
+def first_twins(board: Array) -> tuple[Array, Array]:
+    """The first tile that sees its like to its right, or else below it, and which tiles see theirs anywhere.
+
+    As an action, int32[], of no meaning if there is none; and bool[R, C].
+    """
+    rows, cols = board.shape
+    right, down = twins(board), twins(board.T)  # [R, C, C], [C, R, R]
+    is_twin = jnp.any(right | right.transpose(0, 2, 1), axis=2) | jnp.any(down | down.transpose(0, 2, 1), axis=2).T
+    place = np.arange(rows * cols, dtype=np.int32)
+    first = jnp.min(jnp.where(is_twin.reshape(-1), place, rows * cols - 1))
+    row, col = first // cols, first % cols
+    in_row, in_col = right[row, col], down[col, row]
+    to_right = row * cols + jnp.max(jnp.where(in_row, np.arange(cols, dtype=np.int32), 0))
+    below = jnp.max(jnp.where(in_col, np.arange(rows, dtype=np.int32), 0)) * cols + col
+    return first * rows * cols + jnp.where(jnp.any(in_row), to_right, below), is_twin
 
 
 def nearest_pair(board: Array) -> Array:

@@ -129,33 +129,31 @@ class Swap(core.Game[State]):
         return best_swap(state.board)
 
     def teach(self, state: State, key: Key) -> tuple[Array, Array]:
-        """The first two equal tiles in reading order that a third one can be swapped to; needs no key.
+        """The first tile that one swap brings between or beside two of its like, to the first such place; needs no key.
 
-        `Red circle: (2, 3) (2, 4) need (2, 5). It comes from (1, 5).`
+        The words go over the board cell by cell and name the places of all such tiles.
+
+        `Moves: . . . (0, 3) . . … . Take (0, 3) (1, 3).`
         """
         del key
-        book, helps = self._phrasebook, self._helps
-        flat = state.board.reshape(-1)
-        first, second, target, source = (jnp.asarray(column) for column in helps.T)
-        kind = flat[source]
-        is_help = (flat[first] == kind) & (flat[second] == kind) & (flat[target] != kind)
-        which = jnp.min(jnp.where(is_help, np.arange(len(helps), dtype=np.int32), len(helps)))
-        first, second, target, source = jnp.asarray(helps)[jnp.minimum(which, len(helps) - 1)]
-        places = [book.place(place) for place in (first, second, target, source)]
-        words = book.write(
-            [book.name(flat[source]), ":", *places[:2], " need", places[2], ". It comes from", places[3], "."]
-        )
-        is_found = which < len(helps)
-        words = jnp.where(is_found, words, jnp.uint8(0))
-        return jnp.where(is_found, source * flat.shape[0] + target, self.invalid_action), words
+        book, ways = self._phrasebook, self._ways
+        can_go, targets = helpful_moves(state.board, ways)
+        is_mover = jnp.any(can_go, axis=1)
+        place = np.arange(self.rows * self.cols, dtype=np.int32)
+        source = jnp.min(jnp.where(is_mover, place, len(place) - 1))
+        target = jnp.min(jnp.where(can_go[source], targets[source], len(place) - 1))
+        words = book.write(["Moves:", *book.scan(is_mover), " Take", book.place(source), book.place(target), "."])
+        is_found = jnp.any(is_mover)
+        action = jnp.where(is_found, source * len(place) + target, self.invalid_action)
+        return action, jnp.where(is_found, words, jnp.uint8(0))
 
     @functools.cached_property
-    def _helps(self) -> np.ndarray:
+    def _ways(self) -> np.ndarray:
         return ways_to_help(self.rows, self.cols)
 
     @functools.cached_property
     def _phrasebook(self) -> text.Phrasebook:
-        return text.Phrasebook(self.cell_names(), self.rows, self.cols, (":", " need", ". It comes from", "."))
+        return text.Phrasebook((), self.rows, self.cols, ("Moves:", " Take", "."))
 
 
 # Rules
@@ -371,13 +369,25 @@ def best_swap(board: Array) -> Array:
 # The teacher
 
 
-def ways_to_help(rows: int, cols: int) -> np.ndarray:
-    """All ways in which a tile can come to two others so that three stand in a line: int32[n, 4].
+def helpful_moves(board: Array, ways: np.ndarray) -> tuple[Array, Array]:
+    """By which of its ways, int32[R·C, n, 4] of `ways_to_help`, each tile makes a run, and where it goes by them.
 
-    Places in reading order: the two, where the third is missing, and the neighbour of that from which it comes; sorted
-    by these.
+    bool[R·C, n], int32[R·C, n].
     """
-    ways = []
+    flat = board.reshape(-1)
+    first, second, target, source = (jnp.asarray(column) for column in np.moveaxis(ways, -1, 0))
+    kind = flat[source]
+    is_help = (flat[first] == kind) & (flat[second] == kind) & (flat[target] != kind) & (target != source)
+    return is_help, target
+
+
+def ways_to_help(rows: int, cols: int) -> np.ndarray:
+    """All ways in which a tile can come to two others so that three stand in a line: int32[R·C, n, 4].
+
+    Of each tile, in reading order: the places of the two, where the third is missing, and the tile's own, which is
+    beside that. A tile with fewer ways than others has some of no effect, from itself to itself.
+    """
+    ways: list[list[list[int]]] = [[] for _ in range(rows * cols)]
     for row, col in np.ndindex(rows, cols):  # where the third is missing
         sides = [(row + down, col + right) for down, right in ((-1, 0), (0, -1), (0, 1), (1, 0))]
         for down, right in ((0, 1), (1, 0)):
@@ -385,5 +395,8 @@ def ways_to_help(rows: int, cols: int) -> np.ndarray:
                 pair = [(row + o * down, col + o * right) for o in offsets]
                 for side in sides:
                     if side not in pair and all(0 <= r < rows and 0 <= c < cols for r, c in (*pair, side)):
-                        ways.append([r * cols + c for r, c in (*pair, (row, col), side)])
-    return np.array(sorted(ways), np.int32)
+                        places = [r * cols + c for r, c in (*pair, (row, col), side)]
+                        ways[places[-1]].append(places)
+    most = max(1, *map(len, ways))
+    filled = [[*own, *[[place] * 4] * (most - len(own))] for place, own in enumerate(ways)]
+    return np.array(filled, np.int32)

@@ -199,11 +199,15 @@ class AnswerText:
         return jnp.where(is_valid, numbers, 0), is_valid
 
 
+_DOT = " ."
+
+
 class Phrasebook:
     """Short texts about a board of one size: names of cells, places ` (r, c)`, and fixed phrases, one after another."""
 
     def __init__(self, names: Sequence[str], rows: int, cols: int, phrases: Sequence[str]) -> None:
         places = [f" ({r}, {c})" for r in range(rows) for c in range(cols)]
+        phrases = [*phrases, _DOT]
         self._table = NameTable.of([*names, *places, *phrases, ""])
         self._first_place = len(names)
         first_phrase = len(names) + len(places)
@@ -217,6 +221,15 @@ class Phrasebook:
     def place(self, place: Array) -> Array:
         """The piece of a cell, by its place in reading order; nothing for -1."""
         return jnp.where(place < 0, self._nothing, place.astype(jnp.int32) + self._first_place)
+
+    def scan(self, is_marked: Array) -> list[Array]:
+        """The pieces of all cells in reading order, bool[R, C] or [R·C]: the places of the marked, dots for the rest.
+
+        One piece a cell, as in the board text: what is said of a cell stands a fixed way behind the cell.
+        """
+        places = range(self._first_place, self._first_place + is_marked.size)
+        dot = self.phrase(_DOT)
+        return [jnp.where(is_it, place, dot) for is_it, place in zip(is_marked.reshape(-1), places, strict=True)]
 
     def phrase_if(self, condition: Array, phrase: str, otherwise: str | None = None) -> Array:
         """The piece of one phrase or another, or of nothing."""

@@ -41,61 +41,126 @@ def action_of(a: Cell, b: Cell, rows: int, cols: int) -> int:
     return ((a[0] * cols + a[1]) * rows + b[0]) * cols + b[1]
 
 
-@pytest.mark.parametrize("game_id", ["shisen_sho", "shisen_sho_cifar10"])
-def test_shisen_sho_lists_the_tiles_of_a_type_and_takes_the_nearest_pair_that_matches(game_id: str) -> None:
-    names = envs.make(game_id).cell_names()
-    seen = lessons(game_id, 24, 20)
+def marked_in(scan: str, cols: int) -> list[Cell]:
+    """The places that a scan names, each of which must stand where the scan has come to."""
+    found = []
+    for i, piece in enumerate(re.findall(r" (\.|\(\d+, \d+\))", scan)):
+        if piece != ".":
+            assert piece == f"({i // cols}, {i % cols})"
+            found.append(divmod(i, cols))
+    return found
+
+
+def first_tile(board: list[list[int]], at: Cell, step: Cell) -> Cell | None:
+    """The first tile that one sees from a cell in a direction."""
+    r, c = at[0] + step[0], at[1] + step[1]
+    while 0 <= r < len(board) and 0 <= c < len(board[0]):
+        if board[r][c]:
+            return r, c
+        r, c = r + step[0], c + step[1]
+    return None
+
+
+def likes_in_sight(board: list[list[int]], at: Cell, steps: list[Cell]) -> list[Cell]:
+    """The tiles like the one of a cell that are the first in these directions."""
+    kind = board[at[0]][at[1]]
+    seen = [first_tile(board, at, step) for step in steps]
+    return [cell for cell in seen if cell is not None and kind and board[cell[0]][cell[1]] == kind]
+
+
+@pytest.mark.parametrize(("game_id", "size"), [("shisen_sho", 6), ("shisen_sho_cifar10", 6), ("shisen_sho", 4)])
+def test_shisen_sho_marks_tiles_that_see_their_like_and_takes_the_first(game_id: str, size: int) -> None:
+    seen = lessons(game_id, 24, 20, rows=size, cols=size)
     assert len(seen) > 200
-    assert len({words.split(". ")[1].split(" (")[0] for *_, words in seen}) == 2, "side by side, and joined by a path"
+    everywhere = [(0, 1), (1, 0), (0, -1), (-1, 0)]
+    num_joined = 0
     for board, action, words in seen:
-        said = re.fullmatch(r"([\w ]+):((?: \(\d+, \d+\))+)\. (Side by side:|A path joins)(.*)\.", words)
+        said = re.fullmatch(r"Twins:((?: \.| \(\d+, \d+\))+) (Take|A path joins) (\(.*\))\.", words)
         assert said, words
-        kind, (a, b) = names.index(said[1]), cells_in(said[4])
-        of_kind = [(r, c) for r, row in enumerate(board) for c, cell in enumerate(row) if cell == kind]
-        assert cells_in(said[2]) == of_kind[:8]
-        assert action == action_of(a, b, 6, 6)
+        cells = [(r, c) for r in range(size) for c in range(size)]
+        marked = [cell for cell in cells if likes_in_sight(board, cell, everywhere)]
+        assert said[1].count(" .") + len(marked) == size * size
+        assert marked_in(said[1], size) == marked
+        a, b = cells_in(said[3])
+        assert action == action_of(a, b, size, size)
         pairs = shisen_sho.legal_pairs(board)
-        steps = {pair: abs(pair[0][0] - pair[1][0]) + abs(pair[0][1] - pair[1][1]) for pair in pairs}
-        nearest = min(steps.values())
-        assert (a, b) == min(pair for pair in pairs if steps[pair] == nearest and pair[0] < pair[1])
-        assert (said[3] == "Side by side:") == (nearest == 1)
+        if marked:
+            assert (said[2], a, b) == ("Take", marked[0], likes_in_sight(board, a, everywhere)[0])
+            assert (a, b) in pairs
+        else:
+            num_joined += 1
+            steps = {pair: abs(pair[0][0] - pair[1][0]) + abs(pair[0][1] - pair[1][1]) for pair in pairs}
+            assert said[2] == "A path joins"
+            assert (a, b) == min(pair for pair in pairs if steps[pair] == min(steps.values()) and pair[0] < pair[1])
+    assert size > 4 or num_joined
 
 
-def test_swap_names_two_equal_tiles_and_the_third_that_comes_to_their_line() -> None:
-    names = envs.make("swap").cell_names()
+def test_swap_marks_tiles_that_a_swap_brings_to_two_others_and_takes_the_first() -> None:
     seen = lessons("swap", 16, 12)
     assert len(seen) > 150
     for board, action, words in seen:
-        said = re.fullmatch(r"([\w ]+): (\(.*\)) need (\(.*\))\. It comes from (\(.*\))\.", words)
+        said = re.fullmatch(r"Moves:((?: \.| \(\d+, \d+\))+) Take (\(.*\))\.", words)
         assert said, words
-        pair, (target,), (source,) = cells_in(said[2]), cells_in(said[3]), cells_in(said[4])
-        kind = names.index(said[1])
-        assert [board[r][c] for r, c in (*pair, source)] == [kind] * 3
+        targets = {cell: wins_of(board, cell) for cell in np.ndindex(8, 8)}
+        marked = [cell for cell, wins in targets.items() if wins]
+        assert marked_in(said[1], 8) == marked
+        source, target = cells_in(said[2])
+        assert (source, target) == (marked[0], min(targets[source]))
         assert action == action_of(source, target, 8, 8)
-        line = sorted([*pair, target])
-        assert {(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(line)} in ({(0, 1)}, {(1, 0)})
         assert swap.is_valid_swap(board, source, target)
 
 
+def wins_of(board: list[list[int]], at: Cell) -> list[Cell]:
+    """The neighbours of a cell with which its tile can be exchanged so that this tile stands in a run."""
+    found, kind = [], board[at[0]][at[1]]
+    for down, right in ((-1, 0), (0, -1), (0, 1), (1, 0)):
+        r, c = at[0] + down, at[1] + right
+        if 0 <= r < 8 and 0 <= c < 8 and board[r][c] != kind:
+            after = [list(row) for row in board]
+            after[at[0]][at[1]], after[r][c] = after[r][c], kind
+            row, col = after[r], [line[c] for line in after]
+            if run_through(row, c) >= 3 or run_through(col, r) >= 3:
+                found.append((r, c))
+    return found
+
+
+def run_through(line: list[int], at: int) -> int:
+    """How many equal cells in a row a cell stands among."""
+    first = last = at
+    while first > 0 and line[first - 1] == line[at]:
+        first -= 1
+    while last + 1 < len(line) and line[last + 1] == line[at]:
+        last += 1
+    return last - first + 1
+
+
 @pytest.mark.parametrize("size", [(4, 4), (2, 5)])
-def test_2048_counts_what_merges_says_what_moves_and_takes_the_experts_move(size: tuple[int, int]) -> None:
-    game = envs.make("game_2048", rows=size[0], cols=size[1])
-    expert = jax.jit(lambda board: game.expert(game.from_text(board), jax.random.key(0)))
+def test_2048_says_what_each_line_makes_and_goes_the_way_of_the_largest(size: tuple[int, int]) -> None:
     seen = lessons("game_2048", 16, 20, rows=size[0], cols=size[1])
     assert len(seen) > 150
     for board, action, words in seen:
-        said = re.fullmatch(r"Pairs: (\d+) in rows, (\d+) in columns\. Free:((?: \d)*)\. Best: (\d)\.", words)
+        said = re.fullmatch(r"Rows:((?: \.| \d+)+) Columns:((?: \.| \d+)+) Best: (\d)\.", words)
         assert said, words
         values = [[2**cell if cell else 0 for cell in row] for row in board]
-        for count, direction in ((said[1], 3), (said[2], 0)):
-            slid = game_2048.slide(values, direction)[0]
-            assert int(count) == np.count_nonzero(values) - np.count_nonzero(slid)
-        assert [int(i) for i in said[3].split()] == sorted(game_2048.legal_actions(values))
-        assert int(said[4]) == action
-    board, action, _ = seen[-1]
-    names = game.cell_names()
-    as_text = text.encode("\n".join(" | ".join(names[cell] for cell in row) for row in board), game.board_text.length)
-    assert int(expert(as_text)) == action
+        columns = [list(column) for column in zip(*values, strict=True)]
+        made = []
+        for lines, text_of in ((values, said[1]), (columns, said[2])):
+            largest = [largest_merge(line) for line in lines]
+            assert text_of.split() == [str(tile or ".") for tile in largest]
+            made.append(max(largest))
+        legal = game_2048.legal_actions(values)
+        if max(made) == 0:
+            wanted = next(move for move in (3, 2, 1, 0) if move in legal)
+        else:
+            wanted = 2 if made[1] > made[0] else 3
+        assert int(said[3]) == action == wanted
+        assert action in legal
+
+
+def largest_merge(line: list[int]) -> int:
+    """The largest tile that a line makes when it slides."""
+    tiles = [tile for tile in line if tile]
+    return max((2 * a for a, b in itertools.pairwise(tiles) if a == b), default=0)
 
 
 @pytest.mark.parametrize(
