@@ -50,9 +50,14 @@ class VisionConfig:
     temporal_patch_size: int = 2
     """Frames of a patch. A still image is repeated, which the model computes as one frame with the weights summed."""
     rope_theta: float = 10_000.0
+    num_places: int = 0
+    """Rows and columns that have an embedding of their own, added to their visual tokens, so that a small model finds
+    where a tile stands in one look; 0: none, as in Qwen2.5-VL, whose positions are rotary alone.
+    """
 
     def __post_init__(self) -> None:
-        _require_positive(self, "vision", optional=("full_attention_blocks",))
+        _require_positive(self, "vision", optional=("full_attention_blocks", "num_places"))
+        require(self.num_places >= 0, f"vision: num_places={self.num_places}: 0 (none) or more")
         _require_heads("vision", self.hidden_size, self.num_heads, multiple=4)
         for block in self.full_attention_blocks:
             require(0 <= block < self.depth, f"vision: full_attention_blocks names block {block} of {self.depth}")
@@ -127,7 +132,7 @@ class Config:
     >>> from g1jax import vlm
     >>> config = vlm.preset("nano")
     >>> vlm.count_params(config)
-    852288
+    860480
     """
 
     vision: VisionConfig
@@ -202,7 +207,7 @@ _PRESETS: dict[str, tuple[VisionConfig, TextConfig]] = {
     "nano": (
         VisionConfig(
             depth=2, hidden_size=64, intermediate_size=160, num_heads=4, full_attention_blocks=(1,),
-            temporal_patch_size=1,
+            temporal_patch_size=1, num_places=32,
         ),
         TextConfig(
             vocab_size=512, hidden_size=128, intermediate_size=352, num_layers=3, num_heads=4, num_kv_heads=2,
@@ -212,7 +217,7 @@ _PRESETS: dict[str, tuple[VisionConfig, TextConfig]] = {
     "micro": (
         VisionConfig(
             depth=3, hidden_size=96, intermediate_size=256, num_heads=4, full_attention_blocks=(2,),
-            temporal_patch_size=1,
+            temporal_patch_size=1, num_places=32,
         ),
         TextConfig(
             vocab_size=512, hidden_size=256, intermediate_size=704, num_layers=6, num_heads=8, num_kv_heads=4,
@@ -222,7 +227,7 @@ _PRESETS: dict[str, tuple[VisionConfig, TextConfig]] = {
     "small": (
         VisionConfig(
             depth=4, hidden_size=192, intermediate_size=512, num_heads=4, full_attention_blocks=(1, 3),
-            temporal_patch_size=1,
+            temporal_patch_size=1, num_places=32,
         ),
         TextConfig(
             vocab_size=512, hidden_size=512, intermediate_size=1408, num_layers=8, num_heads=8, num_kv_heads=2,
@@ -308,6 +313,7 @@ def _vision_from_hf(hf: Mapping[str, Any]) -> VisionConfig:
         merge_size=hf.get("spatial_merge_size", 2),
         temporal_patch_size=hf.get("temporal_patch_size", 2),
         rope_theta=float(rope.get("rope_theta", 10_000.0)),
+        num_places=hf.get("g1jax_num_places", 0),
     )
 
 
@@ -401,5 +407,6 @@ def to_hf(config: Config) -> dict[str, Any]:
             "in_channels": 3,
             "hidden_act": "silu",
             "rope_parameters": {"rope_type": "axial", "rope_theta": vision.rope_theta},
+            "g1jax_num_places": vision.num_places,
         },
     }

@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 
 from g1jax.typing import Array
-from g1jax.vlm.config import Config, VisionConfig
-from g1jax.vlm.layers import Linear, RMSNorm, SwiGLU, attend, join_heads, split_heads
+from g1jax.vlm.config import Config, VisionConfig, require
+from g1jax.vlm.layers import Linear, RMSNorm, SwiGLU, attend, join_heads, split_heads, zeros
 from g1jax.vlm.rotary import patch_angles, rotate
 from g1jax.vlm.sharding import BATCH, constrain
 
@@ -145,6 +145,25 @@ class PatchMerger(nnx.Module):
         return self.down(nnx.gelu(self.up(merged), approximate=False))
 
 
+class PlaceEmbed(nnx.Module):
+    """What tells a visual token's row and column: two learned vectors, added up."""
+
+    def __init__(self, config: Config) -> None:
+        self.num_places = config.vision.num_places
+        self.rows, self.columns = (zeros(config, self.num_places, config.text.hidden_size) for _ in range(2))
+
+    def __call__(self, grid: tuple[int, int]) -> Array:
+        """Of an image of `grid` = (rows, columns) visual tokens: [t, D].
+
+        Raises:
+            ConfigError: there are fewer places than that.
+        """
+        text = f"an image of {grid[0]} × {grid[1]} visual tokens, and the model knows {self.num_places} places a side"
+        require(max(grid) <= self.num_places, text)
+        places = self.rows[: grid[0], None] + self.columns[None, : grid[1]]
+        return places.reshape(grid[0] * grid[1], -1)
+
+
 class VisionTower(nnx.Module):
     """Patches to visual tokens."""
 
@@ -154,6 +173,7 @@ class VisionTower(nnx.Module):
         full = config.vision.full_attention_blocks
         self.blocks = nnx.List([VisionBlock(config, is_full=i in full) for i in range(config.vision.depth)])
         self.merger = PatchMerger(config)
+        self.places = PlaceEmbed(config) if config.vision.num_places else None
 
     def __call__(self, patches: Array, grid: tuple[int, int]) -> Array:
         """Images of `grid` = (rows, columns) visual tokens: float32[n, p, 3 · patch_size²] -> [n, t, D]."""
@@ -161,7 +181,10 @@ class VisionTower(nnx.Module):
         x = constrain(self.patch_embed(patches), BATCH, None, None)
         for block in self.blocks:
             x = run_block(self.config, block, x, layout)
-        return constrain(self.merger(x), BATCH, None, None)
+        tokens = self.merger(x)
+        if self.places is not None:
+            tokens += self.places(grid).astype(tokens.dtype)[None]
+        return constrain(tokens, BATCH, None, None)
 
 
 def run_block(config: Config, block: VisionBlock, x: Array, layout: Layout) -> Array:

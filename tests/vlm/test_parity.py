@@ -1,5 +1,6 @@
 """Ours against transformers' torch Qwen2.5-VL: logits, gradients, positions, frames, folders."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,7 @@ def test_positions_are_get_rope_index(seed: int) -> None:
 def test_sequence_positions_are_those_without_token_types(tmp_path: Path) -> None:
     """What we export with sequence positions, transformers computes alike if it is given no mm_token_type_ids."""
     config = vlm.preset("nano")
+    config = dataclasses.replace(config, vision=dataclasses.replace(config.vision, num_places=0))  # torch's has none
     params = vlm.init(config, jax.random.key(0))
     params = jax.tree.map(lambda x: x * 3.0 if x.ndim == 2 else x, params)
     weights.save(config, params, tmp_path)
