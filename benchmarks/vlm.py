@@ -3,6 +3,7 @@
     python benchmarks/vlm.py            # needs torch and transformers for the ratios
     python benchmarks/vlm.py --quick    # nano only, few repeats
 
+Each core is a device of ours, and runs its part of the batch; torch divides its operations among as many threads.
 Both sides take turns, and a figure is the median of its turns; ratios within a run mean something, figures of two runs
 do not. Both write 64 tokens by sampling at temperature 1, score them (log-probability and entropy of each) and take an
 AdamW step on a policy-gradient loss. torch runs its `sdpa` attention, float32 on a CPU and bfloat16 on a GPU, as we do.
@@ -27,8 +28,10 @@ import optax
 
 from envs import Row, count, print_machine, print_table  # the benchmark beside this one
 from g1jax import vlm
+from g1jax.machine import use_cores
 from g1jax.vlm import qwen, weights
 from g1jax.vlm.accumulation import accumulated_grad
+from g1jax.vlm.sharding import make_mesh, placer, shard_batch
 
 NEW_TOKENS = 64
 LONG_BUDGET = 1024
@@ -47,9 +50,15 @@ def main() -> None:
     parser.add_argument("--no-torch", action="store_true", help="only our own figures")
     parser.add_argument("--compile-times", metavar="MODEL", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.compile_times:
-        print_compile_seconds(args.compile_times, args.batch)
-        return
+    use_cores(args.batch)
+    with jax.set_mesh(make_mesh(data=len(jax.devices()))):
+        if args.compile_times:
+            print_compile_seconds(args.compile_times, args.batch)
+        else:
+            print_all(args)
+
+
+def print_all(args: argparse.Namespace) -> None:
     turns = args.turns or (3 if args.quick else 7)
     models = (args.models or ("nano" if args.quick else "nano,micro")).split(",")
     torch = None if args.no_torch else import_torch()
@@ -85,14 +94,15 @@ class Case:
 
     @property
     def response_mask(self) -> jax.Array:
-        return jnp.ones(self.response.shape, bool)
+        return jnp.ones_like(self.response, bool)
 
 
 def make_config(name: str) -> vlm.Config:
     on_gpu: dict[str, Any] = {"dtype": "bfloat16", "param_dtype": "bfloat16"} if jax.default_backend() == "gpu" else {}
     if name in ("3B", "7B"):
         return qwen.shape_of(name, **on_gpu, is_remat=True)
-    return vlm.preset(name, **on_gpu)
+    config = vlm.preset(name, **on_gpu)
+    return dataclasses.replace(config, vision=dataclasses.replace(config.vision, num_places=0))  # torch's has none
 
 
 def make_case(name: str, batch: int) -> Case:
@@ -103,14 +113,16 @@ def make_case(name: str, batch: int) -> Case:
     before, after = (rng.integers(8, 500, (batch, length)) for length in (TEXT_BEFORE, TEXT_AFTER))
     image = np.tile(np.array([start, *[config.image_token_id] * GRID**2, end]), (batch, 1))
     tokens = np.concatenate([before, image, after], axis=1).astype(np.int32)
+    mesh = make_mesh(data=len(jax.devices()))
+    spread = functools.partial(shard_batch, mesh)
     return Case(
         config=config,
-        params=vlm.init(config, jax.random.key(0)),
-        tokens=jnp.asarray(tokens),
-        mask=jnp.ones(tokens.shape, bool),
-        frames=jnp.asarray(rng.integers(0, 256, (batch, side, side, 3)).astype(np.uint8)),
-        response=jnp.asarray(rng.integers(8, 500, (batch, NEW_TOKENS)).astype(np.int32)),
-        advantages=jnp.asarray(rng.standard_normal(batch).astype(np.float32)),
+        params=vlm.init(config, jax.random.key(0), place=placer(config, mesh)),
+        tokens=spread(tokens),
+        mask=spread(np.ones(tokens.shape, bool)),
+        frames=spread(rng.integers(0, 256, (batch, side, side, 3)).astype(np.uint8)),
+        response=spread(rng.integers(8, 500, (batch, NEW_TOKENS)).astype(np.int32)),
+        advantages=spread(rng.standard_normal(batch).astype(np.float32)),
     )
 
 
@@ -144,8 +156,8 @@ def train_step(config: vlm.Config, parts: int, params: Any, state: Any, batch: A
 
 
 def num_parts(case: Case) -> int:
-    """Into how many parts a training step is cut: of 8 rows on a CPU, whose caches hold them."""
-    rows = len(case.tokens)
+    """Into how many parts a training step is cut: of 8 rows a CPU core, whose caches hold them."""
+    rows = len(case.tokens) // len(jax.devices())
     return rows // 8 if jax.default_backend() == "cpu" and rows % 8 == 0 else 1
 
 

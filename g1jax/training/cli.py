@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import jax
 import tyro
 
 from g1jax.envs.level import LevelError
+from g1jax.machine import keep_programs, use_cores
 from g1jax.rl.algorithm import AlgorithmError
 from g1jax.training.config import Experiment, ExperimentError, require
 from g1jax.training.experiments import load_experiment
@@ -24,6 +26,8 @@ def main(arguments: Sequence[str], description: str) -> int:
     """Runs an experiment; gives the exit status: 0, or 1 after a line that says what is wrong."""
     try:
         experiment = parse(arguments, description)
+        keep_programs()
+        _use_cores(experiment)
         _begin_hosts()
         from g1jax.training.loop import run
         from g1jax.training.progress import Display, Progress
@@ -86,6 +90,17 @@ def _full_name(argument: str) -> str:
                 if argument.startswith(f"--{phase}.{short}{end}") and (end or argument == f"--{phase}.{short}"):
                     return argument.replace(f"{phase}.{short}", f"{phase}.{long}", 1)
     return argument
+
+
+def _use_cores(e: Experiment) -> None:
+    """On a CPU: one device a core, or as many as the mesh asks for, or as many as the batches divide among."""
+    cold, rl = e.cold_start, e.rl
+    rows = (
+        e.mesh.data,
+        cold.states // max(cold.microbatches, 1) if cold.steps else 0,
+        rl.states // max(rl.minibatches * rl.microbatches, 1) if rl.iterations else 0,
+    )
+    use_cores(math.gcd(*rows), max(e.mesh.fsdp * e.mesh.tensor, 1))
 
 
 def _begin_hosts() -> None:
