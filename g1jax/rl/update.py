@@ -5,6 +5,7 @@ shapes, so no row is padded to another game's; only masks and figures are, for s
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -150,20 +151,22 @@ def _join(batches: Sequence[Batch]) -> Batch:
 
 
 def _deal(lot: Lot, passes: Passes, num_samples: int, key: Key) -> Lot:
-    """The rows in random order of groups, in minibatches: leaves [M, R / M, …]."""
-    num_groups = lot.tokens.shape[0] // num_samples
-    order = jnp.arange(num_groups, dtype=jnp.int32)
-    if passes.minibatches > 1:
-        order = jax.random.permutation(key, order)
-    rows = (order[:, None] * num_samples + jnp.arange(num_samples, dtype=jnp.int32)[None]).reshape(-1)
-    frames = lot.frames[order if lot.frames.shape[0] == num_groups else rows]
-    tokens, batch, advantages = jax.tree.map(lambda leaf: leaf[rows], (lot.tokens, lot.batch, lot.advantages))
-    return _split(Lot(frames, tokens, batch, advantages, None), passes.minibatches, passes.microbatches)
+    """The rows in minibatches of micro-batches, of several minibatches in random order of groups: [M, m, R / Mm, …].
 
+    Part i has the groups i, i + parts, …: rows split among devices stay where they are.
+    """
+    num_rows, parts = lot.tokens.shape[0], (passes.minibatches, passes.microbatches)
+    order = jax.random.permutation(key, num_rows // num_samples) if passes.minibatches > 1 else None
 
-def _split(lot: Lot, *parts: int) -> Lot:
-    """Leaves [R, …] -> [*parts, R / parts, …]."""
-    return jax.tree.map(lambda leaf: leaf.reshape(*parts, -1, *leaf.shape[1:]), lot)
+    def deal(leaf: Array) -> Array:
+        groups = leaf.reshape(
+            num_rows // num_samples, -1, *leaf.shape[1:]
+        )  # a row a response; of frames also one for all
+        groups = groups if order is None else groups[order]
+        dealt = jnp.moveaxis(groups.reshape(-1, math.prod(parts), *groups.shape[1:]), 1, 0)
+        return dealt.reshape(*parts, -1, *leaf.shape[1:])
+
+    return jax.tree.map(deal, lot)
 
 
 def _gradient(

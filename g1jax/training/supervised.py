@@ -72,7 +72,10 @@ def _gradient(
     def add(carry: Any, part: tuple[Lesson, Array]) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, carry, jax.grad(loss, has_aux=True)(params, part)), None
 
-    parts = jax.tree.map(lambda leaf: leaf.reshape(num_micro, -1, *leaf.shape[1:]), (lesson, weights))
+    def deal(leaf: Array) -> Array:  # part i is the rows i, i + num_micro, …: those split among devices stay there
+        return jnp.moveaxis(leaf.reshape(-1, num_micro, *leaf.shape[1:]), 1, 0)
+
+    parts = jax.tree.map(deal, (lesson, weights))
     first = jax.tree.map(lambda leaf: leaf[0], parts)
     shapes = jax.eval_shape(functools.partial(jax.grad(loss, has_aux=True), params), first)
     total: tuple[Params, dict[str, Array]]
