@@ -4,9 +4,13 @@ An episode is a fixed number of steps; a board that ends within them is followed
 from words of its own, made of the seed and its index alone, and these say what its n-th board is and what chance does
 at its t-th step. So all players meet the same boards and the same chance, and neither the batch size nor the number of
 steps a call changes a figure.
+
+Under `jax.set_mesh` the episodes of a batch are split over the mesh, over several processes too: all of them call
+`play` alike, and each gets all that happened.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,6 +25,7 @@ from g1jax.envs.batching import loop_while
 from g1jax.envs.core import Game, StepResult
 from g1jax.rl.rewards import has_format
 from g1jax.typing import Array, Key, Pytree
+from g1jax.vlm.sharding import BATCH, constrain
 
 NUM_STEPS = 100  # the paper's
 _FIRST_BOARD = np.uint32(1 << 31)  # draws from here on make boards, those below are steps
@@ -145,7 +150,8 @@ def play(
     """
     check_protocol(num_episodes, num_steps, seed)
     num_batches = -(-num_episodes // (batch_size or player.batch_size))
-    size = -(-num_episodes // num_batches)  # even batches; what the last has too many is dropped
+    parts = _num_parts()
+    size = -(-num_episodes // (num_batches * parts)) * parts  # even batches; what the last has too many is dropped
     num_recorded = min(num_recorded, num_episodes)
     judged, shown = [], []
     for first in range(0, num_episodes, size):
@@ -181,7 +187,7 @@ def _play_batch(
     tell: Callable[[int], None],
 ) -> tuple[Judged, tuple[Pytree, Answers]]:
     """The episodes of some indices: what was judged, leaves [B, T], and what was shown and said, leaves [n, T, …]."""
-    boards = no_boards(game, seed, index)
+    boards = _begin(game, seed, index)
     fits = range(1, max(1, min(num_steps, player.steps_per_call)) + 1)
     per_call = max(n for n in fits if num_steps % n == 0)  # one length of call, so one program
     parts = []
@@ -227,7 +233,25 @@ def _advance(
         boards, judged = take_step(game, boards, answers, step)
         return boards, (judged, shown)
 
-    return lax.scan(advance, boards, first_step + jnp.arange(num_steps, dtype=jnp.uint32))
+    boards, part = lax.scan(advance, boards, first_step + jnp.arange(num_steps, dtype=jnp.uint32))
+    return _over_devices(boards), jax.tree.map(lambda leaf: constrain(leaf, *[None] * leaf.ndim), part)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _begin(game: Game[Any], seed: Array | int, index: np.ndarray) -> Boards:
+    """As `no_boards`, on the mesh: arrays made outside of a program would be each process's own."""
+    return _over_devices(no_boards(game, seed, index))
+
+
+def _over_devices(boards: Boards) -> Boards:
+    """Within a jit: each device has its part of the episodes, the same before and after a call."""
+    return jax.tree.map(lambda leaf: constrain(leaf, BATCH, *[None] * (leaf.ndim - 1)), boards)
+
+
+def _num_parts() -> int:
+    """How many devices, or groups of them, the episodes of a batch are split over."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape.get(axis, 1) for axis in BATCH)
 
 
 def take_step(game: Game[Any], boards: Boards, answers: Answers, step: Array) -> tuple[Boards, Judged]:
@@ -263,7 +287,7 @@ def judge(game: Game[Any], state: Any, answer: Answers, result: StepResult) -> J
 # Where chance comes from
 
 
-def no_boards(game: Game[Any], seed: int, index: np.ndarray) -> Boards:
+def no_boards(game: Game[Any], seed: Array | int, index: np.ndarray) -> Boards:
     """The episodes of these indices, uint32[B], before their first step: their boards are yet to be made by `renew`."""
     size = len(index)
     shape = jax.eval_shape(game.reset, jax.random.key(0))

@@ -1,8 +1,11 @@
 """Devices change no figure: 8 fake ones in several meshes, and 2 processes with 2 each, against a single one."""
 
+import json
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +24,9 @@ FEW = {
     "rl__iterations": 2,
     "rl__states": 8,
     "rl__optimizer": Optimizer(lr=1e-5),
-    "evaluation__episodes": 0,
+    "evaluation__episodes": 5,  # which no mesh here divides
+    "evaluation__cold_start_episodes": 5,
+    "evaluation__steps": 3,
 }
 
 
@@ -51,6 +56,24 @@ def check_same(folder: Path, single: Path) -> None:
         for key in a:
             if key != "phase":
                 np.testing.assert_allclose(a[key], b[key], rtol=1e-5, atol=1e-5, err_msg=f"step {a['step']}: {key}")
+    for player in ("cold_start", "final", "random"):
+        found, expected = (dict(numbers_of(path / "evaluation" / player / "results.json")) for path in (folder, single))
+        assert list(found) == list(expected)
+        assert len(found) > 50
+        np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5, atol=1e-5, err_msg=player)
+
+
+def numbers_of(file: Path) -> Iterator[tuple[str, float]]:
+    """All numbers in a JSON file, by their place."""
+
+    def walk(place: str, value: Any) -> Iterator[tuple[str, float]]:
+        if isinstance(value, dict | list):
+            for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from walk(f"{place}/{key}", part)
+        elif isinstance(value, int | float):
+            yield place, value
+
+    return walk("", json.loads(file.read_text("utf-8")))
 
 
 def check_mesh(trained: str, single: Path, tmp_path: Path, data: int, fsdp: int, tensor: int) -> None:
@@ -103,6 +126,7 @@ def start_two(experiment: str) -> str:
         processes.append(tiny.start(f"--experiment={experiment}", "--mesh.fsdp=2", num_devices=2, extra=extra))
     printed = [process.communicate(timeout=900) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], printed
-    assert printed[1][0] == "", "the second process has nothing to print"
+    said = [line for line in printed[1][0].splitlines() if not line.startswith("[Gloo]")]
+    assert said == [], "the second process has nothing to print"
     assert "mesh data 2 × fsdp 2 × tensor 1" in printed[0][0]
     return printed[0][0]

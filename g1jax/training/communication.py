@@ -1,0 +1,212 @@
+"""What devices send each other in a compiled program, counted from its text, so that fake devices are enough to know.
+
+    text = jax.jit(step).lower(*shapes).compile().as_text()
+    traffic_of(text)["all-reduce"].sent             # bytes, of each device, in one call
+
+Sent is what the best algorithms for rings and switches send: of n devices that share P bytes, each sends P·(n−1)/n to
+gather, scatter or exchange them, twice that to reduce them for all, and P to pass them on. The body of a loop counts as
+often as it runs, where the compiler knows how often; of a conditional the costliest branch counts.
+
+A program is counted as the compiler at hand made it. XLA for CPUs leaves a sum of which each device needs a part an
+all-reduce, which those for TPUs and GPUs may make a reduce-scatter, of half the bytes; and it adds bfloat16 as float32.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+SHARES = {
+    "all-reduce": 2.0,
+    "all-gather": 1.0,
+    "reduce-scatter": 1.0,
+    "all-to-all": 1.0,
+    "collective-permute": 1.0,
+}
+"""The kinds, and what a device sends of the payload, where n of them share it: so often (n − 1) / n."""
+
+_LINE = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (.*)")
+_NAME = re.compile(r"(?:ENTRY )?%?([\w.\-]+) .*\{$")
+_ARRAY = re.compile(r"(pred|[a-z]+(\d+)[a-z0-9]*)\[([\d,]*)\]")
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What collectives of one kind do on each device in one call of a program."""
+
+    calls: float = 0.0
+    payload: float = 0.0
+    """Bytes of the arrays that are reduced, gathered, scattered, exchanged or passed on, whole."""
+    sent: float = 0.0
+    """Bytes that a device sends."""
+
+    def __add__(self, other: "Traffic") -> "Traffic":
+        return Traffic(self.calls + other.calls, self.payload + other.payload, self.sent + other.sent)
+
+    def __mul__(self, times: float) -> "Traffic":
+        return Traffic(self.calls * times, self.payload * times, self.sent * times)
+
+
+def traffic_of(text: str, *, open_turns: int = 1) -> dict[str, Traffic]:
+    """The traffic in a compiled program, `compiled.as_text()`, by kind.
+
+    `open_turns`: how often a loop is taken to run of which the compiler does not know it, such as that over the tokens
+    of a response. What one turn costs is the difference between 1 and 0.
+    """
+    found = _Program(_computations(text), _num_devices(text), open_turns).traffic_of(_entry(text))
+    return {kind: found.get(kind, Traffic()) for kind in SHARES}
+
+
+def sent_bytes(traffic: Mapping[str, Traffic]) -> float:
+    """What a device sends, of all kinds together."""
+    return sum(part.sent for part in traffic.values())
+
+
+@dataclass(frozen=True)
+class _Instruction:
+    name: str
+    shape: str
+    kind: str
+    rest: str  # operands and attributes
+
+
+@dataclass(frozen=True)
+class _Program:
+    computations: Mapping[str, Sequence[_Instruction]]
+    num_devices: int
+    open_turns: int
+    known: dict[str, dict[str, Traffic]] = dataclasses.field(default_factory=dict)
+
+    def traffic_of(self, name: str) -> dict[str, Traffic]:
+        """The traffic of a computation and of those it calls."""
+        if name not in self.known:
+            self.known[name] = _sum(self._of(instruction) for instruction in self.computations[name])
+        return self.known[name]
+
+    def _of(self, instruction: _Instruction) -> dict[str, Traffic]:
+        kind = instruction.kind.removesuffix("-start")
+        if kind in SHARES:
+            return {kind: self._collective(kind, instruction)}
+        if kind == "while":
+            body, condition = (self.traffic_of(_attribute(instruction, key)) for key in ("body", "condition"))
+            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', instruction.rest)
+            turns = int(trips[1]) if trips else self.open_turns
+            return _sum((_scaled(body, turns), _scaled(condition, turns + 1)))
+        if kind == "conditional":
+            branches = [self.traffic_of(name) for name in _branches(instruction)]
+            return max(branches, key=sent_bytes)
+        called = re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", instruction.rest)
+        return _sum(self.traffic_of(name) for name in called)
+
+    def _collective(self, kind: str, instruction: _Instruction) -> Traffic:
+        parts = _num_sharing(instruction, self.num_devices)
+        shape = instruction.shape
+        if instruction.kind in ("all-gather-start", "collective-permute-start"):
+            shape = _elements(shape)[1]  # of (operands, results, …)
+        payload = _num_bytes(shape) * (parts if kind == "reduce-scatter" else 1)
+        share = (parts - 1) / parts if kind != "collective-permute" else 1.0
+        return Traffic(1.0, payload, SHARES[kind] * share * payload)
+
+
+def _sum(parts: Iterable[Mapping[str, Traffic]]) -> dict[str, Traffic]:
+    total: dict[str, Traffic] = {}
+    for part in parts:
+        for kind, traffic in part.items():
+            total[kind] = total.get(kind, Traffic()) + traffic
+    return total
+
+
+def _scaled(traffic: Mapping[str, Traffic], times: float) -> dict[str, Traffic]:
+    return {kind: part * times for kind, part in traffic.items()}
+
+
+# Reading the text
+
+
+def _computations(text: str) -> dict[str, list[_Instruction]]:
+    """The instructions that matter, by computation: collectives, and what calls another computation."""
+    found: dict[str, list[_Instruction]] = {}
+    current: list[_Instruction] = []
+    for line in text.splitlines():
+        if line.endswith("{") and not line.startswith((" ", "HloModule")):
+            name = _NAME.match(line)
+            if name:
+                current = found.setdefault(name[1], [])
+            continue
+        parts = _LINE.match(line) if line.startswith(" ") else None
+        if parts:
+            shape = _shape_end(parts[2])
+            kind, _, rest = parts[2][shape:].lstrip().partition("(")
+            current.append(_Instruction(parts[1], parts[2][:shape], kind, rest))
+    return found
+
+
+def _entry(text: str) -> str:
+    name = re.search(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE)
+    if name is None:
+        raise ValueError("no text of a compiled program: it has no ENTRY")
+    return name[1]
+
+
+def _num_devices(text: str) -> int:
+    header = text.partition("\n")[0]
+    counts = [re.search(rf"{key}=(\d+)", header) for key in ("num_partitions", "replica_count")]
+    partitions, replicas = (int(count[1]) if count else 1 for count in counts)
+    return partitions * replicas
+
+
+def _shape_end(text: str) -> int:
+    """Where the shape that a text begins with ends: an array's at a space, a tuple's at its parenthesis."""
+    if not text.startswith("("):
+        return text.index(" ")
+    depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return place + 1
+    raise ValueError(f"a shape without an end: {text[:80]}")
+
+
+def _elements(shape: str) -> list[str]:
+    """The parts of a tuple's shape."""
+    parts, depth, start = [], 0, 1
+    for place, letter in enumerate(shape):
+        depth += (letter in "([{") - (letter in ")]}")
+        if (letter == "," and depth == 1) or (letter == ")" and depth == 0):
+            parts.append(shape[start:place].strip())
+            start = place + 1
+    return parts
+
+
+def _num_bytes(shape: str) -> float:
+    """Of all arrays in a shape."""
+    total = 0.0
+    for kind, bits, sizes in _ARRAY.findall(shape):
+        count = 1
+        for size in sizes.split(",") if sizes else ():
+            count *= int(size)
+        total += count * (1 if kind == "pred" else int(bits) / 8)
+    return total
+
+
+def _num_sharing(instruction: _Instruction, num_devices: int) -> int:
+    """How many devices take part together."""
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", instruction.rest)
+    if listed:
+        return len(listed[1].split(","))
+    computed = re.search(r"replica_groups=\[(\d+),(\d+)\]<=", instruction.rest)
+    return int(computed[2]) if computed else num_devices
+
+
+def _attribute(instruction: _Instruction, key: str) -> str:
+    value = re.search(rf"\b{key}=%?([\w.\-]+)", instruction.rest)
+    if value is None:
+        raise ValueError(f"{instruction.kind} {instruction.name} has no {key}")
+    return value[1]
+
+
+def _branches(instruction: _Instruction) -> list[str]:
+    listed = re.search(r"branch_computations=\{([^}]*)\}", instruction.rest)
+    if listed:
+        return [name.strip().lstrip("%") for name in listed[1].split(",")]
+    return [_attribute(instruction, key) for key in ("true_computation", "false_computation")]
