@@ -112,16 +112,16 @@ class Client:
     def __init__(self, endpoint: Endpoint) -> None:
         """Raises EvaluationError: no model named, no key, or no `openai` package."""
         if not endpoint.model:
-            raise EvaluationError("name the endpoint's model: --endpoint.model=…")
+            raise EvaluationError("name the endpoint's model")
         if urlsplit(endpoint.url).scheme not in ("http", "https"):
             raise EvaluationError(f"the endpoint's URL must begin with http:// or https://: {endpoint.public_url}")
         key = os.environ.get(KEY_VARIABLE, "")
         if not key and endpoint.url == _OPENAI:
-            raise EvaluationError(f"set {KEY_VARIABLE}, or name another endpoint: --endpoint.base-url=…")
+            raise EvaluationError(f"set {KEY_VARIABLE}, or name another endpoint by its base URL")
         try:
             import openai
         except ImportError:
-            raise EvaluationError("the endpoint player needs a package: pip install openai") from None
+            raise EvaluationError("endpoints need a package: pip install openai") from None
         self.endpoint = endpoint
         self.num_calls = self.num_tokens = 0
         self._openai = openai

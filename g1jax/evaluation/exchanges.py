@@ -1,26 +1,29 @@
-"""The log of an endpoint's exchanges: a line of JSON each, appended the moment it is known, and read when resuming."""
+"""What goes through an endpoint, kept: a line of JSON each, appended the moment it is known, and read when resuming."""
 
 import fcntl
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
+from g1jax.evaluation.endpoint import Client, GivenUpError, as_png
 from g1jax.evaluation.protocol import EvaluationError
+from g1jax.typing import HostImages
 
 FORMAT = 1
 
 
-class ExchangeLog:
-    """An append-only file: first what the exchanges have in common, then one a line, answered or failed.
+class Journal:
+    """An append-only file: first what all lines have in common, then one line of JSON after another.
 
     A line is one write, so a killed process leaves whole lines. What a full disk or a power cut leaves of a last line
-    is dropped. One process at a time may have the log open.
+    is dropped. One process at a time may have the journal open.
     """
 
     def __init__(self, path: Path, setting: dict[str, Any]) -> None:
-        """Opens the log, or begins it.
+        """Opens the journal, or begins it.
 
         Raises:
             EvaluationError: another process has it open, it is of another setting, or damaged.
@@ -31,16 +34,17 @@ class ExchangeLog:
         try:
             self._lock()
             lines = self._read()
+            setting = {"g1jax_exchanges": FORMAT, **setting}
             if not lines:
-                self.append({"g1jax_exchanges": FORMAT, **setting})
+                self.append(setting)
             else:
-                _check_setting(path, lines[0], setting)
-            self.answered = {(line["episode"], line["step"]): line for line in lines[1:] if "response" in line}
+                check_setting(path, lines[0], setting)
+            self.lines = lines[1:]  # as they were when it was opened
         except BaseException:
             os.close(self._file)
             raise
 
-    def __enter__(self) -> "ExchangeLog":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -76,9 +80,66 @@ class ExchangeLog:
         return lines
 
 
-def _check_setting(path: Path, found: dict[str, Any], setting: dict[str, Any]) -> None:
-    """Raises EvaluationError unless a log's first line says the same as ours would."""
-    ours = json.loads(json.dumps({"g1jax_exchanges": FORMAT, **setting}))
+class ExchangeLog(Journal):
+    """The journal of an endpoint's exchanges, answered or failed."""
+
+    def __init__(self, path: Path, setting: dict[str, Any]) -> None:
+        super().__init__(path, setting)
+        self.answered = {(line["episode"], line["step"]): line for line in self.lines if "response" in line}
+
+
+class Inquiry:
+    """Questions to an endpoint, whose answers go to a log at once. What the log has is not asked again."""
+
+    def __init__(self, client: Client, log: ExchangeLog) -> None:
+        self.client, self.log = client, log
+        self.problem = ""
+        """Why no more is asked, once there is a reason."""
+
+    async def line(
+        self, place: tuple[int, int], board: str, prompt: str, draw: Callable[[], HostImages]
+    ) -> dict[str, Any] | None:
+        """The log's line with the answer at (episode, step); None if there is none to be had, and `problem` says why.
+
+        `draw` gives the frame, uint8[H, W, 3], if it has to be asked. A question given up counts as an empty response
+        where the endpoint's `on_failure` says so.
+
+        Raises:
+            EvaluationError: the log has an answer to another board.
+        """
+        line = self.log.answered.get(place)
+        if line is not None:
+            if line["board"] != board:
+                raise EvaluationError(
+                    f"{self.log.path}: episode {place[0]}, step {place[1]} shows another board than is played now: "
+                    "the log is of another version of the game, use another --out"
+                )
+            return line
+        if self.problem:
+            return None
+        endpoint = self.client.endpoint
+        named: dict[str, Any] = {"episode": place[0], "step": place[1]}
+
+        def tell(number: int, reason: str) -> None:
+            self.log.append({**named, "try": number, "failed": reason})
+
+        png = as_png(draw(), endpoint.image_side)
+        try:
+            reply, tries, seconds = await self.client.ask(prompt, png, tell, lambda: bool(self.problem))
+        except GivenUpError as error:
+            if error.stops_all or endpoint.on_failure == "stop":
+                self.problem = self.problem or str(error)
+                return None
+            line = {**named, "board": board, "response": "", "gave_up": str(error)}
+        else:
+            line = {**named, "board": board, **vars(reply), "tries": tries, "seconds": round(seconds, 3)}
+        self.log.append(line)
+        return line
+
+
+def check_setting(path: Path, found: dict[str, Any], setting: dict[str, Any]) -> None:
+    """Raises EvaluationError unless the setting that a file was begun with is the one of now."""
+    ours = json.loads(json.dumps(setting))
     for key in {**found, **ours}:
         if found.get(key) != ours.get(key):
             raise EvaluationError(

@@ -17,8 +17,8 @@ import numpy as np
 
 from g1jax.envs import text
 from g1jax.envs.core import Game
-from g1jax.evaluation.endpoint import Client, Endpoint, GivenUpError, as_png
-from g1jax.evaluation.exchanges import ExchangeLog
+from g1jax.evaluation.endpoint import Client, Endpoint
+from g1jax.evaluation.exchanges import ExchangeLog, Inquiry
 from g1jax.evaluation.protocol import (
     NUM_STEPS,
     Answers,
@@ -88,10 +88,9 @@ class _Run:
         seed: int,
         on_progress: Progress | None,
     ) -> None:
-        self.game, self.client, self.log = game, client, log
+        self.game, self.inquiry = game, Inquiry(client, log)
         self.num_steps, self.seed, self.on_progress = num_steps, seed, on_progress
         self.num_done = self.num_total = 0
-        self.problem = ""
 
     async def play(self, num_episodes: int) -> list[list[_Step]]:
         """All steps of all episodes."""
@@ -99,14 +98,15 @@ class _Run:
         self._compile()
         episodes: list[list[_Step]] = [[] for _ in range(num_episodes)]
         waiting = iter(range(num_episodes))
-        workers = [self._work(waiting, episodes) for _ in range(min(self.client.endpoint.concurrency, num_episodes))]
+        client = self.inquiry.client
+        workers = [self._work(waiting, episodes) for _ in range(min(client.endpoint.concurrency, num_episodes))]
         try:
             await asyncio.gather(*workers)
         finally:
-            await self.client.close()
-        if self.problem:
+            await client.close()
+        if self.inquiry.problem:
             done = f"{self.num_done} of {self.num_total} steps of {self.game.id} are done"
-            raise EvaluationError(f"{self.problem}. {done}; run it again to go on.")
+            raise EvaluationError(f"{self.inquiry.problem}. {done}; run it again to go on.")
         return episodes
 
     def _compile(self) -> None:
@@ -121,7 +121,9 @@ class _Run:
             boards = no_boards(self.game, self.seed, np.array([episode], np.uint32))
             for step in range(self.num_steps):
                 boards, board = _begin(self.game, boards)
-                line = await self._line(episode, step, text.decode(board[0]), boards)
+                line = await self.inquiry.line(
+                    (episode, step), text.decode(board[0]), self.game.prompt, functools.partial(self._frame_of, boards)
+                )
                 if line is None:
                     return
                 num_tokens = np.array([line.get("completion_tokens", -1)], np.int32)
@@ -133,35 +135,8 @@ class _Run:
                 boards = after
                 self._count()
 
-    async def _line(self, episode: int, step: int, board: str, boards: Boards) -> dict[str, Any] | None:
-        """The log's line with the answer at a step, asked for if it is not there; None if there is none to be had."""
-        line = self.log.answered.get((episode, step))
-        if line is not None:
-            if line["board"] != board:
-                raise EvaluationError(
-                    f"{self.log.path}: episode {episode}, step {step} shows another board than is played now: "
-                    "the log is of another version of the game, use another --out"
-                )
-            return line
-        if self.problem:
-            return None
-        png = as_png(np.asarray(_frame(self.game, boards.states)[0]), self.client.endpoint.image_side)
-        place: dict[str, Any] = {"episode": episode, "step": step}
-
-        def tell(number: int, reason: str) -> None:
-            self.log.append({**place, "try": number, "failed": reason})
-
-        try:
-            reply, tries, seconds = await self.client.ask(self.game.prompt, png, tell, lambda: bool(self.problem))
-        except GivenUpError as error:
-            if error.stops_all or self.client.endpoint.on_failure == "stop":
-                self.problem = self.problem or str(error)
-                return None
-            line = {**place, "board": board, "response": "", "gave_up": str(error)}
-        else:
-            line = {**place, "board": board, **vars(reply), "tries": tries, "seconds": round(seconds, 3)}
-        self.log.append(line)
-        return line
+    def _frame_of(self, boards: Boards) -> np.ndarray:
+        return np.asarray(_frame(self.game, boards.states)[0])
 
     def _count(self) -> None:
         self.num_done += 1

@@ -18,13 +18,19 @@ logging.getLogger("absl").setLevel(logging.ERROR)
 class Checkpoints:
     """The checkpoints in a folder, by step."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, *, is_reader: bool = False) -> None:
+        """A reader leaves what is half-written alone: a run may be writing it."""
         policy = ocp.training.preservation_policies.LatestN(max(keep, 1))
         self._folder = folder
         self._checkpointer = ocp.training.Checkpointer(
-            folder.resolve(), preservation_policy=policy, cleanup_tmp_directories=True
+            folder.resolve(), preservation_policy=policy, cleanup_tmp_directories=not is_reader
         )
         self.last: int | None = None if self._checkpointer.latest is None else self._checkpointer.latest.step
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of which there are checkpoints, ascending."""
+        return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
 
     def save(self, step: int, state: RunState) -> None:
         """Saves in the background; the state may be given away at once.
@@ -47,21 +53,25 @@ class Checkpoints:
 
         `template_of`: the shapes, dtypes and shardings of the state after so many steps.
         """
-        for checkpoint in sorted(self._checkpointer.checkpoints, key=lambda c: c.step, reverse=True):
-            step = checkpoint.step
+        for step in reversed(self.steps):
             template = template_of(step)
             try:
-                state: RunState = self._checkpointer.load(step, template)
+                state = self.load(step, template)
             except Exception as error:  # whatever a damaged file makes Orbax raise
-                warn(f"checkpoint {step} cannot be read, trying the one before: {_first_line(error)}")
+                warn(f"checkpoint {step} cannot be read, trying the one before: {first_line(error)}")
                 if delete:
                     self._checkpointer.delete(step)
                 continue
             self.last = step
-            # Orbax gives a key's sharding another form, with which a step would be compiled again.
-            return jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), state, template)
+            return state
         self.last = None
         return None
+
+    def load(self, step: int, template: RunState) -> RunState:
+        """The state after a step; what Orbax raises if it cannot be read."""
+        state: RunState = self._checkpointer.load(step, template)
+        # Orbax gives a key's sharding another form, with which a step would be compiled again.
+        return jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), state, template)
 
     def wait(self) -> None:
         """Waits for what is being written.
@@ -94,9 +104,10 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax has no one class for what a disk does
-            message = f"{self._folder}: {what} could not be written: {_first_line(error)}. The ones before it stand"
+            message = f"{self._folder}: {what} could not be written: {first_line(error)}. The ones before it stand"
             raise OSError(message) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

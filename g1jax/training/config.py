@@ -15,10 +15,12 @@ class ExperimentError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """AdamW with a warm-up, a cosine decay, and a bound on the gradient's norm."""
+    """AdamW or Muon with a warm-up, a cosine decay, and a bound on the gradient's norm."""
 
+    name: Literal["adamw", "muon"] = "adamw"
+    """muon: matrices by Muon, the rest by AdamW. Small models learn to see in a third of the steps."""
     lr: float = 1e-6
-    """Learning rate at its highest."""
+    """Learning rate at its highest; with Muon also the root mean square of a matrix's update."""
     warmup: int = 0
     """Steps in which it rises from 0."""
     final_lr: float = 1.0
@@ -34,12 +36,14 @@ class ColdStart:
     """Supervised steps on what a teacher sees, thinks and does (G1); 0 steps: none (G0)."""
 
     steps: int = 0
+    dataset: str = ""
+    """A folder of lessons, as train/make_dataset.py writes it; empty: the built-in teacher's, fresh in every step."""
     states: int = 16
     """States of each game in a step."""
     microbatches: int = 1
     """Parts of a step's batch whose gradients are added up."""
     random_moves: float = 0.5
-    """Share of moves that are random, so that states differ; the others are the teacher's."""
+    """Share of moves that are random, so that states differ; the others are the teacher's. Not for a dataset."""
     see_weight: float = 1.0
     """What a token of the perception counts in the loss, beside 1 for those of the reasoning and the answer."""
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(lr=2e-5))

@@ -170,6 +170,8 @@ def _check_same(known: Path, config: Mapping[str, Any]) -> None:
     except ValueError:
         raise ExperimentError(f"{known} is damaged: mend it, or give another --workdir") from None
     config = flatten(config)
+    default = flatten(as_json(Experiment(name="")))  # which a setting had that there was not yet
+    before = {**{key: default[key] for key in config if key in default}, **before}
     keys = [key for key in {**before, **config} if key.split(".")[0] not in _FREE]
     different = [f"{k} (was {before.get(k)!r}, is {config.get(k)!r})" for k in keys if before.get(k) != config.get(k)]
     require(

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.config import Experiment
 from g1jax.training.folder import RunFolder
-from g1jax.training.lessons import next_scripts, to_lesson
+from g1jax.training.lessons import Lesson, next_scripts, to_lesson
 from g1jax.training.progress import Progress
 from g1jax.training.samples import write_samples
 from g1jax.training.setup import Setup, make_setup
@@ -71,6 +71,9 @@ def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
         stack.callback(progress.end)
         stack.enter_context(jax.set_mesh(setup.mesh))
         is_known = _any_process(folder.checkpoints.is_dir())
+        if not is_known and setup.books is not None:  # what is wrong with them is found here
+            sizes = ", ".join(f"{len(book)} of {book.game.id}" for book in setup.books)
+            progress.say(f"lessons of {experiment.cold_start.dataset}: {sizes}")
         beginning = None if is_known else begin(setup)  # before the first file: it may find the weights damaged
         folder.create()
         stack.callback(folder.close)
@@ -130,8 +133,12 @@ def _train(run: _Run, state: RunState, fixed: Fixed) -> RunState:
 
 
 def _cold_step(setup: Setup, state: RunState, fixed: Fixed) -> tuple[RunState, Mapping[str, Any]]:
-    """Asks the teacher, puts its words into tokens, learns them."""
+    """Asks the teacher, or the dataset, puts its words into tokens, learns them."""
     cold = setup.experiment.cold_start
+    if setup.books is not None:
+        step, seed, policy = int(state.step), setup.experiment.seed, setup.policy
+        batches = [book.batch(policy, seed, step, cold.states) for book in setup.books]
+        return cold_step(setup, state, fixed, tuple(Lesson(*setup.spread(batch)) for batch in batches))
     key = jax.random.fold_in(state.key, state.step)
     after, scripts = next_scripts(setup.cold_vecs, cold.random_moves, state.cold_envs, key)
     lessons = tuple(
@@ -159,9 +166,6 @@ def _evaluate(run: _Run, state: RunState, fixed: Fixed, name: str, num_episodes:
     from g1jax.training.final import evaluate, table_of
 
     if num_episodes == 0 or _any_process(table_of(run.folder.path, name).is_file()):
-        return
-    if jax.process_count() > 1:
-        run.progress.say(f"no evaluation {name}: it is played by one process alone, which train/evaluate.py can be")
         return
 
     def check() -> None:

@@ -6,13 +6,11 @@ from g1jax.training.config import ALL_GAMES, RL, ColdStart, Evaluation, Experime
 
 PROMPTS = {
     "game_2048": "2048",
-    "shisen_sho": "Shisen-Sho {places}",
-    "shisen_sho_cifar10": "Shisen-Sho with pictures {places}",
-    "swap": "Swap {places}",
+    "shisen_sho": "Shisen-Sho",
+    "shisen_sho_cifar10": "Shisen-Sho with pictures",
+    "swap": "Swap",
 }
-"""Short ones, since a small model reads no instructions and every token of a prompt costs time. The places of all cells
-are there to be copied: a cell of the board and its place are then a constant number of tokens apart.
-"""
+"""Short ones, since a small model reads no instructions and every token of a prompt costs time."""
 
 
 def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool = True) -> Experiment:
@@ -84,7 +82,10 @@ def base() -> Experiment:
         small("base"),
         model="nano",
         cold_start=ColdStart(
-            steps=3000, states=16, microbatches=2, optimizer=Optimizer(lr=1e-3, warmup=50, final_lr=0.05, b2=0.98)
+            steps=3000,
+            states=16,
+            microbatches=2,
+            optimizer=Optimizer(name="muon", lr=4e-3, warmup=30, final_lr=0.02, b2=0.98),
         ),
         rl=RL(),
         evaluation=Evaluation(episodes=0),

@@ -1,17 +1,67 @@
-"""Runs that were: their policy and weights, from a folder."""
+"""Runs that were, or are still training: their policy and weights, from a folder."""
 
 import functools
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 
 from g1jax.rl.policy import Policy
-from g1jax.training.checkpoints import Checkpoints
-from g1jax.training.config import require
+from g1jax.training.checkpoints import Checkpoints, first_line
+from g1jax.training.config import ExperimentError, require
 from g1jax.training.folder import read_config
-from g1jax.training.setup import make_setup
-from g1jax.training.steps import frozen_of, template
+from g1jax.training.setup import Setup, make_setup
+from g1jax.training.steps import RunState, frozen_of, template
 from g1jax.vlm import Params
+
+_MADE = "_CHECKPOINT_METADATA"  # Orbax's; it has the nanosecond in which a checkpoint was made
+
+
+@dataclass(frozen=True, eq=False)
+class KeptRun:
+    """A run's folder, opened to be looked at."""
+
+    folder: Path
+    setup: Setup
+    steps: tuple[int, ...]
+    """The steps of which a checkpoint is kept, ascending; at least one."""
+
+    def params(self, step: int) -> Params:
+        """The weights after a step, LoRA's merged.
+
+        Raises:
+            ExperimentError: the checkpoint is not there (any more), or cannot be read.
+        """
+        with _reading(self.folder, self.setup) as checkpoints:
+            try:
+                state = checkpoints.load(step, template(self.setup, step))
+            except Exception as error:  # whatever a damaged file makes Orbax raise
+                text = f"{self.folder}: checkpoint {step} cannot be read: {first_line(error)}"
+                raise ExperimentError(text) from None
+        return _complete(self.setup, state)
+
+    def mark(self, step: int) -> str:
+        """Tells a checkpoint from any other, of another run or of the same one begun anew. A copy has the same."""
+        file = self.folder / "checkpoints" / str(step) / _MADE
+        require(file.is_file(), f"{self.folder} has no checkpoint {step} any more")
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def open_run(folder: str | Path) -> KeptRun:
+    """A run by its folder, with the steps of all its checkpoints.
+
+    Raises:
+        ExperimentError: it is no run's folder, or has no checkpoint.
+    """
+    folder = Path(folder)
+    setup = make_setup(read_config(folder))
+    with _reading(folder, setup) as checkpoints:
+        steps = tuple(checkpoints.steps)
+    require(len(steps) > 0, f"{folder} has no checkpoint yet")
+    return KeptRun(folder, setup, steps)
 
 
 def policy_of_run(folder: str | Path) -> tuple[Policy, Params]:
@@ -22,13 +72,24 @@ def policy_of_run(folder: str | Path) -> tuple[Policy, Params]:
     """
     folder = Path(folder)
     setup = make_setup(read_config(folder))
+    with _reading(folder, setup) as checkpoints:
+        state = checkpoints.restore(functools.partial(template, setup), lambda line: None, delete=False)
+    require(state is not None, f"{folder} has no checkpoint that can be read")
+    assert state is not None
+    return setup.policy, _complete(setup, state)
+
+
+@contextmanager
+def _reading(folder: Path, setup: Setup) -> Iterator[Checkpoints]:
     path = folder / "checkpoints"
     require(path.is_dir(), f"{folder} has no checkpoints")
-    checkpoints = Checkpoints(path, keep=setup.experiment.log.keep)
+    checkpoints = Checkpoints(path, keep=setup.experiment.log.keep, is_reader=True)
     try:
-        state = checkpoints.restore(functools.partial(template, setup), lambda line: None, delete=False)
-        require(state is not None, f"{folder} has no checkpoint that can be read")
-        assert state is not None
-        return setup.policy, jax.jit(setup.complete)(state.trained, frozen_of(setup).frozen)
+        yield checkpoints
     finally:
         checkpoints.close(is_quiet=True)
+
+
+def _complete(setup: Setup, state: RunState) -> Params:
+    params: Params = jax.jit(setup.complete)(state.trained, frozen_of(setup).frozen)
+    return params

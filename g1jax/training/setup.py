@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ from g1jax.rl.algorithm import Algorithm, make_algorithm
 from g1jax.rl.policy import Policy
 from g1jax.rl.rewards import RewardWeights
 from g1jax.rl.update import Passes
-from g1jax.training.config import Experiment, Optimizer, require
+from g1jax.training.config import Experiment, require
+from g1jax.training.dataset import Book, read_dataset
+from g1jax.training.optimizer import make_optimizer
 from g1jax.typing import Pytree
 from g1jax.vlm import Params, lora
 from g1jax.vlm.sharding import BATCH, make_mesh, placer, tree_shardings
@@ -45,6 +48,15 @@ class Setup:
     cold_optimizer: optax.GradientTransformation
     rl_optimizer: optax.GradientTransformation
     lora: lora.LoRA | None
+
+    @functools.cached_property
+    def books(self) -> tuple[Book, ...] | None:
+        """What the cold start learns instead of the teacher's words, one a game; None without a dataset.
+
+        Read when first asked for: a policy that has learnt is used without it.
+        """
+        cold = self.experiment.cold_start
+        return read_dataset(Path(cold.dataset), self.games, self.policy) if cold.steps and cold.dataset else None
 
     def complete(self, trained: Params, frozen: Params | None) -> Params:
         """The model's params of those that are trained and those that are not."""
@@ -135,23 +147,6 @@ def make_setup(experiment: Experiment) -> Setup:
         rl_optimizer=make_optimizer(e.rl.optimizer, e.rl.iterations * e.rl.epochs * e.rl.minibatches),
         lora=spec,
     )
-
-
-def make_optimizer(config: Optimizer, num_steps: int) -> optax.GradientTransformation:
-    """AdamW over so many steps."""
-    num_steps = max(num_steps, 1)
-    warmup = min(config.warmup, num_steps - 1)
-    schedule = optax.warmup_cosine_decay_schedule(
-        config.lr if warmup == 0 else 0.0, config.lr, warmup, num_steps, config.lr * config.final_lr
-    )
-    adamw = optax.adamw(schedule, b2=config.b2, weight_decay=config.weight_decay)
-    chain = optax.chain(optax.clip_by_global_norm(config.max_norm), adamw)
-
-    def step(updates: Any, state: Any, params: Any = None) -> Any:
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer
-            return chain.update(updates, state, params)
-
-    return optax.GradientTransformation(chain.init, step)
 
 
 def load_params(setup: Setup) -> Params:

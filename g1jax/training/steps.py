@@ -137,7 +137,7 @@ def _first_state(setup: Setup, trained: Params) -> RunState:
         trained=trained,
         opt_state=optimizer.init(trained),
         reference=_copy(trained) if needs_reference(setup) else None,
-        cold_envs=_reset(setup.cold_vecs, cold_key) if is_cold else (),
+        cold_envs=_reset(setup.cold_vecs, cold_key) if is_cold and not e.cold_start.dataset else (),
         play_envs=_reset(setup.play_vecs, play_key) if e.rl.source == "play" else (),
     )
 

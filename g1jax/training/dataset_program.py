@@ -1,0 +1,127 @@
+"""What `train/make_dataset.py` does: asks a teacher about states of the games and writes a dataset of its lessons."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from g1jax import envs
+from g1jax.envs.core import Game
+from g1jax.evaluation.endpoint import Endpoint
+from g1jax.evaluation.program import games_of
+from g1jax.evaluation.results import describe_level
+from g1jax.training.config import ExperimentError, require
+from g1jax.training.dataset_writer import DatasetWriter, Form
+from g1jax.training.experiments import load_experiment
+from g1jax.training.teachers import Draw, Teach, ask_endpoint, count_reasons, expert, make_rows
+
+EXCHANGES = "exchanges"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Writes a dataset of lessons, for `--cold-start.dataset=…` and for other trainers."""
+
+    out: Path
+    """The dataset's folder. What was cut short goes on here, with the same options."""
+    games: str = ""
+    """Game ids with commas between, each with presets if wanted: `swap,shisen_sho:base+noisy`; or `all`. Empty: those
+    of the experiment, or all."""
+    experiment: str = ""
+    """Takes the games at this experiment's levels, as a run of it needs them."""
+    states: int = 1000
+    """Of each game."""
+    teacher: Literal["expert", "endpoint"] = "expert"
+    """`expert`: the built-in one, whose lessons are all written. `endpoint`: a model, whose lessons are kept where the
+    move earns a reward."""
+    format: Form = "jsonl"
+    """`jsonl`: data.jsonl and images. `parquet`: one file, which needs pyarrow."""
+    random_moves: float = 0.5
+    """Share of moves between states that are random; the others are the expert's."""
+    seed: int = 0
+    endpoint: Annotated[Endpoint, tyro.conf.arg(name="")] = field(default_factory=Endpoint)
+
+
+def make_dataset(options: Options) -> Path:
+    """Runs the program; gives the dataset's file.
+
+    Raises:
+        ExperimentError, EvaluationError, LevelError, OSError: what cannot be done, in one line.
+    """
+    require(options.states > 0, f"states={options.states}: 1 or more")
+    require(0 <= options.random_moves <= 1, f"random_moves={options.random_moves}: from 0 to 1")
+    require(options.seed >= 0, f"seed={options.seed}: 0 or more")
+    is_remote = options.teacher == "endpoint"
+    require(bool(options.endpoint.model) or not is_remote, "name the endpoint's model: --model=…")
+    games = _games(options)
+    draw = Draw(options.states, options.seed, options.random_moves)
+    with DatasetWriter(options.out, options.format, _setting(options, games)) as writer:
+        if writer.is_done:
+            _say(f"{options.out} is complete already")
+            return writer.file
+        teachers: dict[str, Teach] = dict.fromkeys(games, expert)
+        if is_remote:
+            teachers = ask_endpoint(
+                games, draw, options.endpoint, options.out / EXCHANGES, _progress("states asked about")
+            )
+        tell = _progress("lessons")
+        for label, game in games.items():
+            left_out = []
+            for i, row in enumerate(make_rows(game, draw, teachers[label], only_rewarded=is_remote), 1):
+                if isinstance(row, str):
+                    left_out.append(row)
+                else:
+                    writer.add(row)
+                tell(label, i, options.states)
+            if left_out:
+                kept = f"{label}: {options.states - len(left_out)} of {options.states} lessons kept"
+                _say(f"{kept}; left out: {count_reasons(left_out)}")
+        return writer.finish()
+
+
+def _games(options: Options) -> dict[str, Game[Any]]:
+    """The games by what they are called."""
+    if not options.experiment:
+        return games_of(options.games)
+    e = load_experiment(options.experiment)
+    names = [name.strip() for name in options.games.split(",")] if options.games not in ("", "all") else list(e.games)
+    missing = [name for name in names if name not in e.games]
+    if missing:
+        raise ExperimentError(f"{e.name} has no game {missing[0]!r}: it has {', '.join(e.games)}")
+    return {name: envs.make(name, e.preset or None, **e.levels.get(name, {})) for name in names}
+
+
+def _setting(options: Options, games: dict[str, Game[Any]]) -> dict[str, Any]:
+    """All that decides the rows."""
+    setting: dict[str, Any] = {
+        "games": {label: {"game": game.id, "level": describe_level(game)} for label, game in games.items()},
+        "states": options.states,
+        "teacher": options.teacher,
+        "random_moves": options.random_moves,
+        "seed": options.seed,
+    }
+    return setting | ({"endpoint": options.endpoint.setting()} if options.teacher == "endpoint" else {})
+
+
+def _progress(what: str) -> Callable[[str, int, int], None]:
+    """Shows how far a game is, on one line of standard error that is written over; once a second at most."""
+    start = last = time.monotonic()
+
+    def tell(label: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done < total and now - last < 1:
+            return
+        last = now
+        end = "\n" if done >= total else "\r"
+        print(f"{label}: {done} of {total} {what}, {now - start:.0f} s", end=end, file=sys.stderr, flush=True)
+
+    return tell
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,59 @@
+"""AdamW or Muon, with warm-up, cosine decay and a bound on the gradient's norm."""
+
+from typing import Any
+
+import jax
+import optax
+from optax.contrib import MuonDimensionNumbers, muon
+
+from g1jax.training.config import Optimizer
+from g1jax.typing import Pytree
+
+
+def make_optimizer(config: Optimizer, num_steps: int) -> optax.GradientTransformation:
+    """The optimizer of so many steps, each with the learning rate of its place among them."""
+    num_steps = max(num_steps, 1)
+    warmup = min(config.warmup, num_steps - 1)
+    schedule = optax.warmup_cosine_decay_schedule(
+        config.lr if warmup == 0 else 0.0, config.lr, warmup, num_steps, config.lr * config.final_lr
+    )
+    rule = _muon(config, schedule) if config.name == "muon" else _adamw(config, schedule)
+    chain = optax.chain(optax.clip_by_global_norm(config.max_norm), rule)
+
+    def step(updates: Any, state: Any, params: Any = None) -> Any:
+        # optax raises a float to an integer, and divides a matrix by a number
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return chain.update(updates, state, params)
+
+    return optax.GradientTransformation(chain.init, step)
+
+
+def _adamw(config: Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return optax.adamw(schedule, b2=config.b2, weight_decay=config.weight_decay)
+
+
+def _muon(config: Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for matrices: a step of equal length along every
+    direction that the momentum has, by five steps of Newton-Schulz.
+
+    The other params go by AdamW with Nesterov's momentum. Every matrix's update is scaled to a root mean square of the
+    learning rate, whatever its shape (Liu et al. 2025, arXiv 2502.16982, section 2.2, who take a fifth of it).
+    """
+    return muon(
+        schedule,
+        weight_decay=config.weight_decay,
+        consistent_rms=1.0,
+        adam_b2=config.b2,
+        adam_weight_decay=config.weight_decay,
+        muon_weight_dimension_numbers=matrices,
+    )
+
+
+def matrices(params: Pytree) -> Pytree:
+    """Which params Muon is for: the kernels of linear maps, of scanned layers one a layer. None for the others."""
+
+    def dimensions(path: Any, leaf: Any) -> MuonDimensionNumbers | None:
+        is_kernel = getattr(path[-1], "key", None) == "kernel"
+        return MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1) if is_kernel else None
+
+    return jax.tree.map_with_path(dimensions, params)

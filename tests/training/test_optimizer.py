@@ -1,0 +1,83 @@
+"""The optimizers: Muon's step against a singular value decomposition, and which params each of them moves how."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from g1jax import vlm
+from g1jax.training.config import Optimizer
+from g1jax.training.optimizer import make_optimizer, matrices
+
+PLAIN = Optimizer(name="muon", lr=0.01, weight_decay=0.0, max_norm=1e9)
+
+
+def first_update(config: Optimizer, params: Any, grads: Any) -> Any:
+    optimizer = make_optimizer(config, 10)
+    return jax.jit(optimizer.update)(grads, optimizer.init(params), params)[0]
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (4, 12), (12, 4)])
+def test_muon_steps_as_far_along_every_direction(shape: tuple[int, int]) -> None:
+    """The singular values of the first update are about equal, and its directions those of the gradient."""
+    gradient = jax.random.normal(jax.random.key(0), shape)
+    params = {"kernel": jnp.zeros(shape)}
+    update = np.asarray(first_update(PLAIN, params, {"kernel": gradient})["kernel"])
+    left, _, right = np.linalg.svd(np.asarray(gradient), full_matrices=False)
+    singular = np.diag(left.T @ -update @ right.T)
+    np.testing.assert_allclose(left.T @ -update @ right.T, np.diag(singular), atol=1e-4)
+    # Five steps of Newton-Schulz bring them to between 0.68 and 1.13 of what they are to be.
+    size = 0.01 * max(shape) ** 0.5
+    assert (singular > 0.6 * size).all()
+    assert (singular < 1.2 * size).all()
+    assert 0.6 * 0.01 < np.sqrt((update**2).mean()) < 1.2 * 0.01
+
+
+def test_each_matrix_of_a_stack_is_its_own() -> None:
+    grads = jax.random.normal(jax.random.key(1), (3, 6, 4))
+    stacked = first_update(PLAIN, {"kernel": jnp.zeros((3, 6, 4))}, {"kernel": grads})["kernel"]
+    for i in range(3):
+        alone = first_update(PLAIN, {"kernel": jnp.zeros((6, 4))}, {"kernel": grads[i]})["kernel"]
+        np.testing.assert_allclose(stacked[i], alone, atol=1e-6)
+
+
+def test_what_is_no_kernel_goes_by_adamw_with_a_look_ahead() -> None:
+    params = {"embedding": jnp.ones((5, 4)), "scale": jnp.ones(4)}
+    grads = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(2), leaf.shape), params)
+    config = dataclasses.replace(PLAIN, weight_decay=0.1, b2=0.95)
+    rule = optax.nadamw(0.01, b2=0.95, weight_decay=0.1)
+    with jax.numpy_dtype_promotion("standard"):
+        wanted, _ = rule.update(grads, rule.init(params), params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), first_update(config, params, grads), wanted)
+
+
+def test_of_a_model_muon_has_the_linear_maps() -> None:
+    config = vlm.preset("nano")
+    for is_scanned in (False, True):
+        params = vlm.param_shapes(dataclasses.replace(config, is_scanned=is_scanned))
+        chosen = matrices(params)
+        for path, leaf in jax.tree.leaves_with_path(params):
+            found = chosen
+            for key in path:
+                found = found[key.key]
+            assert (found is not None) == (path[-1].key == "kernel")
+            if found is not None:
+                assert (found.reduction_axis, found.output_axis) == (leaf.ndim - 2, leaf.ndim - 1)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_the_rate_rises_and_falls(name: str) -> None:
+    config = Optimizer(name=name, lr=1.0, warmup=2, final_lr=0.1, weight_decay=0.0)  # type: ignore[arg-type]
+    params = {"scale": jnp.zeros(3)}
+    optimizer = make_optimizer(config, 6)
+    state, sizes = optimizer.init(params), []
+    for _ in range(7):
+        update, state = optimizer.update({"scale": jnp.ones(3)}, state, params)
+        sizes.append(float(-update["scale"][0]))
+    assert sizes[0] == 0
+    assert sizes[1] < sizes[2] == max(sizes)
+    np.testing.assert_allclose(sizes[6], 0.1, rtol=0.02)
