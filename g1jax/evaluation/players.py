@@ -1,6 +1,8 @@
 """Players on the device: chance, the experts, and policies."""
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,15 +40,27 @@ def policy_player(
     batch_size: int = 64,
     steps_per_call: int = 1,
     sees: bool = False,
+    looks: "Looks | None" = None,
 ) -> Player:
     """A policy with these weights. Calls for the same policy share compiled programs: made for use while it learns.
 
     If it `sees`, its responses begin with the true perception, and it goes on from there: what would it do if it saw
-    everything rightly?
+    everything rightly? With `looks`, it is shown the boards as these have them.
     """
     if table is None:
         table = policy.table()
-    return Player(name, _PolicyRespond(policy, sees), (params, table), batch_size, steps_per_call)
+    shown, traced = (None, {}) if looks is None else (looks.shown, dict(looks.traced))
+    return Player(name, _PolicyRespond(policy, sees, shown), (params, table, traced), batch_size, steps_per_call)
+
+
+@dataclass(frozen=True, eq=False)
+class Looks:
+    """Other looks for the boards of a game: they mean the same, and go on as they would."""
+
+    shown: Game[Any]
+    """The game at a level that differs in looks alone; it shows the boards."""
+    traced: Mapping[str, Array]
+    """Traced keys of its level, so that one compiled program shows them all."""
 
 
 def _respond_randomly(params: Pytree, game: Game[Any], states: Pytree, keys: Key, /) -> Answers:
@@ -61,14 +75,20 @@ def _respond_as_expert(params: Pytree, game: Game[Any], states: Pytree, keys: Ke
 class _PolicyRespond:
     policy: "Policy"
     sees: bool
+    shown: Game[Any] | None  # that shows the boards, if another than the one played
 
     def __call__(self, params: Pytree, game: Game[Any], states: Pytree, keys: Key, /) -> Answers:
-        weights, table = params
-        frames = jax.vmap(game.render)(states)
+        weights, table, traced = params
+        shown = self.shown or game
+        frames = jax.vmap(lambda state: shown.render(_relooked(state, traced)))(states)
         starts = _true_perceptions(self.policy, game, states) if self.sees else None
-        said = self.policy.respond(weights, table, game, frames, keys, starts=starts)
+        said = self.policy.respond(weights, table, shown, frames, keys, starts=starts)
         num_tokens = jnp.sum(said.mask.astype(jnp.int32), axis=-1)
         return Answers(jax.vmap(game.parse)(said.bytes), said.bytes, num_tokens)
+
+
+def _relooked(state: Any, traced: Mapping[str, Array]) -> Any:
+    return dataclasses.replace(state, level={**state.level, **traced})
 
 
 def _true_perceptions(policy: "Policy", game: Game[Any], states: Pytree) -> tuple[Array, Array]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from g1jax.evaluation import tables
-from g1jax.evaluation.bootstrapping import lead_lag
+from g1jax.evaluation.bootstrapping import in_words, lead_lag
 from g1jax.evaluation.protocol import EvaluationError
 from g1jax.evaluation.results import Result
 
@@ -29,27 +29,57 @@ CURVES = {
     "reasoning": "R, reward > 0 where read exactly",
     "reward": "reward",
 }
-"""What is shown of a training run, in this order."""
+"""What a training run measures of itself and is shown, in this order."""
+
+SEEING = "seeing"
+POINTS = {SEEING: "R if it saw everything rightly"}
+"""What is shown besides where a run's checkpoints were analysed."""
 
 Curves = dict[str, dict[str, list[tuple[float, float]]]]
 """By game, then by the keys of CURVES: (step, value)."""
+
+Point = tuple[float, float, float, float]
+"""(step, mean, low, high), none of them NaN."""
+
+Points = dict[str, dict[str, list[Point]]]
+"""By game, then by the keys of CURVES and POINTS."""
 
 _PAGE = Path(__file__).parent / "page"
 
 
 def write(
-    path: Path, results: Sequence[Result], replays: Sequence[dict[str, Any]], curves: Curves | None = None
+    path: Path,
+    results: Sequence[Result],
+    replays: Sequence[dict[str, Any]],
+    curves: Curves | None = None,
+    points: Points | None = None,
+    *,
+    published: bool = True,
 ) -> None:
-    """Writes a report of results, ours first, with replays, and the curves of a training run."""
-    path.write_text(as_html(results, replays, curves), "utf-8")
+    """Writes a report of results, ours first, with replays, the curves of a training run, and points on them.
+
+    Not `published`: the paper's results are left out, such as where the protocol is another.
+    """
+    path.write_text(as_html(results, replays, curves, points, published=published), "utf-8")
 
 
-def as_html(results: Sequence[Result], replays: Sequence[dict[str, Any]], curves: Curves | None = None) -> str:
+def as_html(
+    results: Sequence[Result],
+    replays: Sequence[dict[str, Any]],
+    curves: Curves | None = None,
+    points: Points | None = None,
+    *,
+    published: bool = True,
+) -> str:
     """The page."""
     labels = list(dict.fromkeys(label for result in results for label in result.games))
     data = {
-        "about": _about(results),
-        "scores": {"head": ["player", *labels], "rows": tables.score_rows(results, labels), "ours": len(results)},
+        "about": _about(results, published),
+        "scores": {
+            "head": ["player", *labels],
+            "rows": tables.score_rows(results, labels, published=published),
+            "ours": len(results),
+        },
         "figures": [
             {
                 "game": label,
@@ -58,8 +88,9 @@ def as_html(results: Sequence[Result], replays: Sequence[dict[str, Any]], curves
             }
             for label in labels
         ],
-        "curve_names": CURVES,
-        "curves": curves or {},
+        "curve_names": {**CURVES, **POINTS},
+        "curves": {game: (curves or {}).get(game, {}) for game in {**(curves or {}), **(points or {})}},
+        "points": points or {},
         "leads": {game: _lead(of) for game, of in (curves or {}).items()},
         "replays": _shortened(replays),
     }
@@ -87,26 +118,16 @@ def _hash(content: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
-def _about(results: Sequence[Result]) -> str:
+def _about(results: Sequence[Result], published: bool) -> str:
     protocols = {", ".join(f"{key} {value}" for key, value in result.protocol.items()) for result in results}
     return (
         f"Means with 95% bootstrap intervals over episodes ({'; '.join(sorted(protocols))}). 2048 counts its score, "
-        "the other games count steps with a reward above 0. Published figures are the paper's, not run here."
-    )
+        "the other games count steps with a reward above 0."
+    ) + (" Published figures are the paper's, not run here." if published else "")
 
 
 def _lead(curves: dict[str, list[tuple[float, float]]]) -> str:
-    """Which of P and R rises first, in words; nothing where one of them does not rise."""
-    found = lead_lag(curves.get("perception", []), curves.get("reasoning", []))
-    if found.perception_at is None or found.reasoning_at is None:
-        return ""
-    known = {lag: value for lag, value in found.correlations.items() if not math.isnan(value)}
-    told = f"P has half of its rise at step {found.perception_at:g}, R at step {found.reasoning_at:g}"
-    if not known:
-        return f"{told}."
-    lag = max(known, key=lambda lag: known[lag])
-    who = "together" if lag == 0 else f"{'P' if lag > 0 else 'R'} {abs(lag)} points ahead"
-    return f"{told}. Their changes correlate best {who} ({known[lag]:.2f})."
+    return in_words(lead_lag(curves.get("perception", []), curves.get("reasoning", [])))
 
 
 def _shortened(replays: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -132,11 +153,11 @@ def _shortened(replays: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 # Training runs
 
 
-def read_curves(path: Path) -> Curves:
+def read_curves(path: Path, *, may_be_none: bool = False) -> Curves:
     """The curves in a run's metrics.jsonl, or in the folder that has it: keys such as `game_2048/perception`.
 
     Raises:
-        EvaluationError: there is no such file, or no such curve in it.
+        EvaluationError: there is no such file, or no such curve in it unless there may be none.
     """
     file = path / METRICS if path.is_dir() else path
     if not file.is_file():
@@ -155,8 +176,10 @@ def read_curves(path: Path) -> Curves:
             raise EvaluationError(f"{file}:{number}: not a line of JSON with a step") from None
         for name, value in row.items():
             game, _, key = name.rpartition("/")
+            if key == "reasoning" and row.get(f"{game}/perception") == 0:
+                continue  # nothing was read, so nothing is known of what follows
             if game and key in CURVES and isinstance(value, int | float) and math.isfinite(value):
                 curves.setdefault(game, {}).setdefault(key, []).append((step, float(value)))
-    if not curves:
+    if not curves and not may_be_none:
         raise EvaluationError(f"{file}: no keys such as game_2048/perception")
     return curves

@@ -20,7 +20,8 @@ PUBLISHED: Mapping[str, tuple[float, float, float, float]] = {
 """The table of arXiv 2505.13426, by player, in the order of PUBLISHED_GAMES: 10 environments × 100 steps."""
 
 RATES = ("success", "perception", "reasoning", "cells", "format", "legal", "unreadable")
-_NONE = "–"
+NONE = "–"
+"""What stands where nothing is known."""
 
 FILE = "results.md"
 
@@ -28,9 +29,9 @@ FILE = "results.md"
 def as_markdown(results: Sequence[Result]) -> str:
     """A page: scores beside the published ones, then all figures of each game."""
     labels = list(dict.fromkeys(label for result in results for label in result.games))
-    lines = ["# Scores", "", *_about(results), "", *_table(["player", *labels], score_rows(results, labels)), ""]
+    lines = ["# Scores", "", *_about(results), "", *table(["player", *labels], score_rows(results, labels)), ""]
     for label in labels:
-        lines += [f"## {_escape(label)}", "", *_figures(results, label), ""]
+        lines += [f"## {escape(label)}", "", *_figures(results, label), ""]
     return "\n".join(lines)
 
 
@@ -40,27 +41,27 @@ def _about(results: Sequence[Result]) -> list[str]:
     counts = {label: game.counts for result in results for label, game in result.games.items()}
     return [
         f"Means with 95% bootstrap intervals over episodes ({ours}). "
-        f"Counted: {', '.join(f'{_escape(label)} {what}' for label, what in counts.items())}.",
+        f"Counted: {', '.join(f'{escape(label)} {what}' for label, what in counts.items())}.",
         "Published figures are the paper's (arXiv 2505.13426; 10 environments of 100 steps), not run here.",
     ]
 
 
-def score_rows(results: Sequence[Result], labels: Sequence[str]) -> list[list[str]]:
-    """A row a player, ours first, then the published: its name and its score in each game."""
+def score_rows(results: Sequence[Result], labels: Sequence[str], *, published: bool = True) -> list[list[str]]:
+    """A row a player, ours first, then the published if they are asked for: its name and its score in each game."""
     rows = []
     for result in results:
-        cells = [as_text(result.games[label].figures["score"]) if label in result.games else _NONE for label in labels]
+        cells = [as_text(result.games[label].figures["score"]) if label in result.games else NONE for label in labels]
         rows.append([result.name, *cells])
-    for player, scores in PUBLISHED.items():
-        published = dict(zip(PUBLISHED_GAMES, scores, strict=True))
-        cells = [f"{published[label]:g}" if label in published else _NONE for label in labels]
+    for player, scores in PUBLISHED.items() if published else ():
+        known = dict(zip(PUBLISHED_GAMES, scores, strict=True))
+        cells = [f"{known[label]:g}" if label in known else NONE for label in labels]
         rows.append([f"{player} (published, not run)", *cells])
     return rows
 
 
 def _figures(results: Sequence[Result], label: str) -> list[str]:
     played = [result for result in results if label in result.games]
-    return _table(["figure", *(result.name for result in played)], figure_rows(played, label))
+    return table(["figure", *(result.name for result in played)], figure_rows(played, label))
 
 
 def figure_rows(results: Sequence[Result], label: str) -> list[list[str]]:
@@ -69,27 +70,27 @@ def figure_rows(results: Sequence[Result], label: str) -> list[list[str]]:
     for key, words in FIGURES.items():
         figures = [result.games[label].figures.get(key) for result in results]
         if any(figures):
-            rows.append([words, *(_NONE if figure is None else as_text(figure, key) for figure in figures)])
+            rows.append([words, *(NONE if figure is None else as_text(figure, key) for figure in figures)])
     return rows
 
 
 def differences_as_markdown(ours: Result, theirs: Result, found: Mapping[str, Mapping[str, Interval]]) -> str:
     """Paired differences, a table a game; those whose interval leaves out zero are bold."""
-    lines = [f"# {_escape(ours.name)} minus {_escape(theirs.name)}", ""]
+    lines = [f"# {escape(ours.name)} minus {escape(theirs.name)}", ""]
     lines += ["Paired by episode, with 95% bootstrap intervals; bold: the interval leaves out zero.", ""]
     for label, figures in found.items():
         rows = []
         for key, figure in figures.items():
             told = as_text(figure, key, signed=True)
             rows.append([FIGURES[key], f"**{told}**" if figure.low > 0 or figure.high < 0 else told])
-        lines += [f"## {_escape(label)}", "", *_table(["figure", "difference"], rows), ""]
+        lines += [f"## {escape(label)}", "", *table(["figure", "difference"], rows), ""]
     return "\n".join(lines)
 
 
 def as_text(figure: Interval, key: str = "score", *, signed: bool = False) -> str:
     """A figure for reading: `706 (700–711)`, `12.3% (11.9–12.8)`; signed, `+0.40 (+0.31 to +0.49)`."""
     if math.isnan(figure.mean):
-        return _NONE
+        return NONE
     scale = 100 if key in RATES else 1
     digits = 1 if key in RATES else 0 if abs(figure.mean) >= 100 else 2
     sign = "+" if signed else ""
@@ -98,12 +99,13 @@ def as_text(figure: Interval, key: str = "score", *, signed: bool = False) -> st
     return f"{mean}{percent} ({low}{' to ' if signed or figure.low < 0 else '–'}{high})"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
     out = [head, ["---"] * len(head), *rows]
-    return [f"| {' | '.join(_escape(cell) for cell in row)} |" for row in out]
+    return [f"| {' | '.join(escape(cell) for cell in row)} |" for row in out]
 
 
-def _escape(cell: str) -> str:
+def escape(cell: str) -> str:
     """Names come from outside: no Markdown table, tag or line may begin in one."""
     flat = " ".join(cell.split())
     for char in "|<>[]`":

@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 
-from g1jax.evaluation.bootstrapping import lead_lag
+from g1jax.evaluation.bootstrapping import LeadLag, in_words, lead_lag
 
 STEPS = np.arange(0.0, 200.0, 2.0)
 
@@ -45,3 +46,74 @@ def test_curves_that_stand_still_have_no_lead() -> None:
 
 def test_only_shared_steps_count() -> None:
     assert lead_lag(rise(60)[::2], rise(60)) == lead_lag(rise(60)[::2], rise(60)[::2])
+
+
+# How sure it is
+
+
+def curve(changes: ArrayLike) -> list[tuple[float, float]]:
+    return list(enumerate(np.concatenate([[0.0], np.cumsum(changes)]).tolist()))
+
+
+def follow(seed: int, lag: int, *, size: int = 80, noise: float = 0.5) -> LeadLag:
+    """R's changes are P's of `lag` points before, and noise of its own."""
+    rng = np.random.default_rng(seed)
+    changes = np.convolve(rng.normal(size=size + 20), np.ones(3) / 3, "valid")
+    followed = changes[10 - lag :][:size] + noise * rng.normal(size=size)
+    return lead_lag(curve(changes[10:][:size]), curve(followed), num_resamples=200)
+
+
+@pytest.mark.parametrize("lag", [-4, 0, 3])
+def test_the_interval_holds_the_true_lag(lag: int) -> None:
+    found = [follow(seed, lag) for seed in range(20)]
+    held = [one.lag is not None and one.lag.low <= lag <= one.lag.high for one in found]
+    assert sum(held) >= 17  # 19 of 20 are meant
+    assert np.median([one.lag.mean for one in found if one.lag]) == lag
+    for one in found:
+        assert one.correlation is not None
+        assert one.correlation.low < one.correlation.mean < one.correlation.high
+
+
+def test_more_noise_makes_it_less_sure() -> None:
+    def width(noise: float) -> float:
+        found = [follow(seed, 3, noise=noise).lag for seed in range(8)]
+        return float(np.mean([lag.high - lag.low for lag in found if lag]))
+
+    assert width(0.05) < 1 < width(2.0)
+
+
+def test_resamples_are_moving_blocks_with_what_is_around_them() -> None:
+    """Against a loop over drawn places: the pair at a lag is always one that was."""
+    rng = np.random.default_rng(0)
+    p, r = rng.normal(size=(2, 18))
+    found = lead_lag(curve(p), curve(r), max_lag=3, seed=5, num_resamples=40)
+    block = 3  # the cube root of 18, rounded up; 19 points are too few to be smoothed
+    starts = np.random.default_rng(5).integers(0, 18 - block + 1, (40, 6))
+    best, lags = [], range(-3, 4)
+    at: list[list[float]] = []
+    for row in starts:
+        places = [start + i for start in row for i in range(block)]
+        pairs = [[(p[t], r[t + lag]) for t in places if 0 <= t + lag < 18] for lag in lags]
+        at.append([float(np.corrcoef(np.array(of).T)[0, 1]) for of in pairs])
+        best.append(lags[int(np.argmax(at[-1]))])
+    assert found.lag is not None
+    assert found.correlation is not None
+    column = lags.index(int(found.lag.mean))
+    expected = np.quantile([row[column] for row in at], [0.025, 0.975])
+    assert [found.correlation.low, found.correlation.high] == pytest.approx(expected.tolist())
+    assert (found.lag.low, found.lag.high) == (sorted(best)[0], sorted(best)[38])
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    p, r = rise(60), [(step, value + 0.05 * math.sin(9 * step)) for step, value in rise(72)]
+    assert lead_lag(p, r, seed=1, num_resamples=100) == lead_lag(p, r, seed=1, num_resamples=100)
+    assert (
+        lead_lag(p, r, seed=1, num_resamples=100).correlation != lead_lag(p, r, seed=2, num_resamples=100).correlation
+    )
+
+
+def test_in_words() -> None:
+    assert in_words(lead_lag(rise(60), rise(72))).endswith(": P leads.")
+    assert in_words(lead_lag(rise(72), rise(60))).endswith(": R leads.")
+    assert in_words(lead_lag(rise(60), rise(60))).endswith(": which one leads is not settled.")
+    assert in_words(lead_lag([(0.0, 0.5), (1.0, 0.5)], rise(60))) == ""

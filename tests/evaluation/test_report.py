@@ -35,9 +35,15 @@ def played(game: Any = GAME, responses: list[list[str]] | None = None, num_episo
     )
 
 
-def page_of(episodes: Episodes, name: str = "ours", curves: report.Curves | None = None) -> str:
+def page_of(
+    episodes: Episodes,
+    name: str = "ours",
+    curves: report.Curves | None = None,
+    points: report.Points | None = None,
+    **options: bool,
+) -> str:
     result = result_of({"name": name}, {"game_2048": episodes})
-    return report.as_html([result], replays_of({"game_2048": episodes}), curves)
+    return report.as_html([result], replays_of({"game_2048": episodes}), curves, points, **options)
 
 
 def data_of(page: str) -> Any:
@@ -150,6 +156,23 @@ def test_the_report_says_which_curve_leads() -> None:
     )
 
 
+def test_where_nothing_is_read_nothing_is_known_of_reasoning(tmp_path: Path) -> None:
+    lines = [{"step": step, "a/perception": p, "a/reasoning": r} for step, p, r in ((1, 0.0, 0.0), (2, 0.5, 0.0))]
+    curves = report.read_curves(write_metrics(tmp_path, "\n".join(map(json.dumps, lines))))
+    assert curves == {"a": {"perception": [(1, 0.0), (2, 0.5)], "reasoning": [(2, 0.0)]}}
+    assert report.read_curves(write_metrics(tmp_path, '{"step": 1}\n'), may_be_none=True) == {}
+
+
+def test_points_need_no_curves_and_the_published_may_be_left_out() -> None:
+    points: report.Points = {"b": {"seeing": [(5, 0.5, 0.25, 0.75)]}}
+    data = data_of(page_of(played(), curves={"a": {"reward": [(0, 1.0)]}}, points=points, published=False))
+    assert data["curves"] == {"a": {"reward": [[0, 1.0]]}, "b": {}}
+    assert data["points"] == {"b": {"seeing": [[5, 0.5, 0.25, 0.75]]}}
+    assert len(data["scores"]["rows"]) == 1
+    assert "Published" not in data["about"]
+    assert len(data_of(page_of(played()))["scores"]["rows"]) == 9
+
+
 # In the browser
 
 
@@ -160,7 +183,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     path = tmp_path_factory.mktemp("report") / "report.html"
     responses = [[HOSTILE, f"<perception>{BOARD}</perception><think>{HOSTILE}</think>", "", "3", "4", "5"]] * 2
     curves: report.Curves = {"<i>game": {"perception": [(0, 0.1), (50, 0.9)], "reward": [(0, -1.0), (50, 0.5)]}}
-    path.write_text(page_of(played(responses=responses), name="<b>ours", curves=curves), "utf-8")
+    points: report.Points = {"<i>game": {"seeing": [(25, 0.5, 0.4, 0.6), (50, 0.7, 0.6, 0.8)]}, "b": {"perception": []}}
+    path.write_text(page_of(played(responses=responses), name="<b>ours", curves=curves, points=points), "utf-8")
     with browsing() as page:
         page.open(path)
         yield page
@@ -177,6 +201,7 @@ def test_the_page_runs_without_a_complaint_or_a_connection(page: Page) -> None:
     assert page.run("document.querySelector('tr.ours td').textContent") == "<b>ours"
     assert page.run("document.querySelector('#charts h3').textContent") == "<i>game"
     assert page.run("document.querySelectorAll('#charts polyline').length") == 2
+    assert page.run("document.querySelectorAll('#charts .point.seeing circle').length") == 2
     assert page.run("document.getElementById('replay').hidden") is False
     assert page.complaints == []
     assert {address.partition(":")[0] for address in page.asked} <= {"file", "data"}

@@ -64,9 +64,17 @@ function spacing(range) {
   return power * [1, 2, 5].findLast((n) => n * power <= range / 4);
 }
 
-function chart(game, curves) {
+// A point with its interval.
+function mark(key, x, mean, low, high) {
+  const group = svg("g", { class: `point ${key}` });
+  group.append(svg("line", { x1: x, x2: x, y1: low, y2: high }), svg("circle", { cx: x, cy: mean, r: 3 }));
+  return group;
+}
+
+function chart(game, curves, marks) {
   const width = 400, height = 220, left = 40, right = 10, top = 10, bottom = 26;
-  const points = Object.values(curves).flat();
+  const ends = Object.values(marks).flat().flatMap(([step, , low, high]) => [[step, low], [step, high]]);
+  const points = [...Object.values(curves).flat(), ...ends];
   const last = Math.max(1, ...points.map((p) => p[0])), first = Math.min(...points.map((p) => p[0]));
   const values = points.map((p) => p[1]), tick = spacing(Math.max(1, ...values) - Math.min(0, ...values));
   const high = Math.ceil(Math.max(1, ...values) / tick) * tick, low = Math.floor(Math.min(0, ...values) / tick) * tick;
@@ -84,16 +92,17 @@ function chart(game, curves) {
   }
   const legend = make("div", undefined, "legend");
   for (const [key, name] of Object.entries(data.curve_names)) {
-    if (!curves[key]) continue;
-    const path = curves[key].map((p) => `${x(p[0]).toFixed(1)},${y(p[1]).toFixed(1)}`).join(" ");
-    drawing.append(svg("polyline", { class: key, points: path }));
+    if (!curves[key] && !marks[key]) continue;
+    const path = (curves[key] ?? []).map((p) => `${x(p[0]).toFixed(1)},${y(p[1]).toFixed(1)}`).join(" ");
+    if (path) drawing.append(svg("polyline", { class: key, points: path }));
+    for (const [at, mean, low, high] of marks[key] ?? []) drawing.append(mark(key, x(at), y(mean), y(low), y(high)));
     legend.append(make("span", name, key));
   }
   figure.append(make("h3", game), drawing, legend, make("p", data.leads[game], "hint"));
   return figure;
 }
 
-for (const [game, curves] of Object.entries(data.curves)) at("charts").append(chart(game, curves));
+for (const [game, curves] of Object.entries(data.curves)) at("charts").append(chart(game, curves, data.points[game] ?? {}));
 at("training").hidden = Object.keys(data.curves).length === 0;
 
 // Replays

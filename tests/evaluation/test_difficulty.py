@@ -1,0 +1,111 @@
+"""Looks and other tests: what is shown is what a game made at that level shows."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from g1jax import envs
+from g1jax.envs import LevelError
+from g1jax.envs.core import Game
+from g1jax.evaluation import play, policy_player
+from g1jax.evaluation.difficulty import AXES, check_axes, game_of, kinship, looks_along, trials_of
+from g1jax.rl.policy import Responses
+from g1jax.training.config import Experiment
+
+SMALL: dict[str, Any] = {"rows": 2, "cols": 2}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Watcher:
+    """A policy that says what it was shown: a sum over the frame in which every pixel has its own weight."""
+
+    def respond(self, params: Any, table: Any, game: Game[Any], frames: Any, keys: Any, *, starts: Any) -> Responses:
+        pixels = frames.reshape(frames.shape[0], -1).astype(jnp.uint32)
+        weights = jnp.arange(pixels.shape[1], dtype=jnp.uint32) * jnp.uint32(2654435761)
+        total = jnp.sum(pixels * weights[None], axis=1, dtype=jnp.uint32)
+        digits = (total[:, None] // (10 ** jnp.arange(9, dtype=jnp.uint32))[None]) % 10
+        none = jnp.zeros((frames.shape[0], 1))
+        return Responses(none.astype(jnp.int32), none > 0, none, (digits + 48).astype(jnp.uint8))
+
+
+WATCHER: Any = Watcher()
+NO_TABLE: Any = ()
+
+
+def seen(game: Game[Any], looks: Any = None) -> list[list[str]]:
+    played = play(game, policy_player(WATCHER, {}, NO_TABLE, looks=looks), 3, 2, num_recorded=3)
+    assert played.recorded is not None
+    assert played.recorded.responses is not None
+    return played.recorded.responses
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_what_is_shown_is_the_level_itself(axis: str) -> None:
+    game = envs.make("game_2048", **SMALL)
+    found = looks_along(game, axis)
+    assert [look.value for look in found if look.is_own] == [getattr(game.level, axis)]
+    shown = [seen(game)]
+    for look in [look for look in found if not look.is_own][:: 2 if axis != "cell_size" else 1]:
+        shown.append(seen(game, look.looks))
+        assert shown[-1] == seen(envs.make("game_2048", **SMALL, **{axis: look.value}))
+    assert len({str(one) for one in shown}) == len(shown) > 1
+
+
+def test_axes_of_a_game() -> None:
+    digits = envs.make("shisen_sho_cifar10", images="digits")
+    assert looks_along(digits, "palette") == []
+    assert [look.value for look in looks_along(envs.make("swap", cell_size=14), "jitter")] == [0, 1, 3]
+    noisy = looks_along(envs.make("swap", noise=10), "noise")
+    assert [(look.value, look.is_own) for look in noisy][:3] == [(0.0, False), (8.0, False), (10.0, True)]
+    framed = looks_along(envs.make("game_2048", frame_size=(112, 112)), "cell_size")
+    assert "the board alone is 224×224" in framed[-1].why_not
+    with pytest.raises(LevelError, match="unknown looks axis 'palete'; did you mean 'palette'"):
+        check_axes(["noise", "palete"])
+
+
+def test_boards_and_chance_stay() -> None:
+    game = envs.make("game_2048", **SMALL)
+    (look,) = [look for look in looks_along(game, "noise") if look.value == 64]
+    plain, noisy = (
+        play(game, policy_player(WATCHER, {}, NO_TABLE, looks=of), 2, 2, num_recorded=2) for of in (None, look.looks)
+    )
+    assert plain.recorded is not None
+    assert noisy.recorded is not None
+    for a, b in zip(*(jax.tree.leaves(of.recorded.states) for of in (plain, noisy) if of.recorded), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def experiment(*games: str, **changes: Any) -> Experiment:
+    return Experiment(name="x", games=games, **changes)
+
+
+def test_trials() -> None:
+    def labels(*names: str) -> list[str]:
+        return [trial.label for trial in trials_of(names, ["swap", "game_2048"])]
+
+    assert labels("noisy") == ["swap:noisy", "game_2048:noisy"]
+    assert labels("wide+noisy", "swap") == ["game_2048:wide+noisy", "swap"]
+    assert labels("all") == envs.game_ids()
+    assert labels("shisen_sho:tiny", "shisen_sho:tiny") == ["shisen_sho:tiny"]
+    with pytest.raises(LevelError, match="unknown preset or game 'wid'; did you mean 'wide'"):
+        labels("wid")
+
+
+def test_levels_of_trials() -> None:
+    (noisy,), (plain,) = trials_of(["swap:noisy"], []), trials_of(["swap"], [])
+    own = experiment("swap", preset="dark", levels={"swap": {"prompt": "Swap", "noise": 4}})
+    assert game_of(noisy, own) == envs.make("swap", prompt="Swap", noise=16)
+    assert game_of(plain, own) == envs.make("swap", prompt="Swap", noise=4)
+    stranger = experiment("game_2048", levels={"game_2048": {"prompt": "2048"}})
+    assert game_of(noisy, stranger) == envs.make("swap", preset="noisy")
+    assert game_of(noisy, stranger, [own]) == game_of(noisy, own)
+    learnt = [envs.make("swap", prompt="Swap", noise=4)]
+    assert [kinship(game, learnt) for game in (learnt[0], envs.make("swap"), envs.make("game_2048"))] == [
+        "learnt",
+        "other level",
+        "other game",
+    ]

@@ -1,0 +1,42 @@
+"""Perception and reasoning over training runs: which leads, what looks cost, what carries over.
+
+    python train/analyze.py runs/g1_multigame
+    python train/analyze.py runs/g0_multigame runs/g1_multigame --out=evaluations/g0_g1
+    python train/analyze.py runs/g1_swap --looks --transfer=noisy,dark,shisen_sho --episodes=64 --steps=10
+    python train/analyze.py runs/g1_swap --looks=noise,cell_size --checkpoint=120
+
+Writes analysis.json, analysis.md, analysis.png and report.html. What was played once under the same settings is read
+from the output folder, so a run under way can be analysed again and again.
+"""
+
+import sys
+
+import jax
+import tyro
+
+from g1jax.envs import LevelError
+from g1jax.evaluation.analysis import Options, analyze
+from g1jax.evaluation.protocol import EvaluationError
+from g1jax.machine import keep_programs, use_cores
+from g1jax.rl.algorithm import AlgorithmError
+from g1jax.training import ExperimentError
+from g1jax.vlm import ConfigError
+from g1jax.vlm.sharding import make_mesh
+
+
+def main() -> None:
+    """Reads the command line, runs, and tells what went wrong in one line."""
+    options = tyro.cli(Options, description=__doc__)
+    keep_programs()
+    use_cores()
+    try:
+        with jax.set_mesh(make_mesh(data=len(jax.devices()))):
+            analyze(options)
+    except (EvaluationError, ExperimentError, LevelError, ConfigError, AlgorithmError, OSError) as error:
+        sys.exit(f"analyze: {error}")
+    except KeyboardInterrupt:
+        sys.exit("analyze: interrupted; what was played is kept")
+
+
+if __name__ == "__main__":
+    main()
