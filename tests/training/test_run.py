@@ -21,6 +21,14 @@ from g1jax.training.setup import make_setup
 from tests.training import tiny
 
 COLD, ALL = 60, 64
+PROGRAMS: tuple[Any, ...] = (steps.cold_step, steps.rl_step)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_programs() -> None:
+    """Other modules' runs are not counted below."""
+    for program in PROGRAMS:
+        program.clear_cache()
 
 
 class Watch(Progress):
@@ -136,8 +144,7 @@ def test_a_damaged_checkpoint(model: str, whole: Path, tmp_path: Path, part: str
 def test_nothing_is_compiled_twice(whole: Path) -> None:
     """Over all runs of this module, resumed ones too: they share a setup."""
     assert whole.is_dir()
-    programs: tuple[Any, ...] = (steps.cold_step, steps.rl_step)
-    assert [program._cache_size() for program in programs] == [1, 1]
+    assert [program._cache_size() for program in PROGRAMS] == [1, 1]
 
 
 def test_the_policy_of_a_run(whole: Path) -> None:
