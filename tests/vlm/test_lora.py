@@ -42,7 +42,7 @@ def test_merged_is_the_same_model(spec: lora.LoRA, is_scanned: bool) -> None:
         for tree in (params, lora.attach(params, lora_params, spec), lora.merge(params, lora_params, spec))
     )
     assert np.abs(applied - base).max() > 0.05
-    np.testing.assert_allclose(merged, applied, atol=1e-5 * np.std(base), rtol=1e-5)
+    np.testing.assert_allclose(merged, applied, atol=3e-5 * np.std(base), rtol=1e-5)
 
 
 def test_it_is_written_out_scaled() -> None:
