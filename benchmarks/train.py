@@ -71,7 +71,7 @@ def main() -> None:
             print_communication(name, args.meshes)
         return
     experiment = make_experiment(args)
-    cli._use_cores(experiment)
+    cli.use_cores_for(experiment)
     if args.first_steps:
         print(json.dumps(first_seconds(experiment)))
         return

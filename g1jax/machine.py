@@ -1,9 +1,13 @@
 """What a program of ours asks of the machine it runs on: a device a CPU core, and compiled programs kept."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+
+from g1jax.vlm.sharding import make_mesh
 
 _SAID_ELSEWHERE = ("JAX_NUM_CPU_DEVICES", "JAX_NUM_PROCESSES", "SLURM_NTASKS")
 
@@ -37,3 +41,12 @@ def keep_programs() -> None:
     if known is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "g1jax" / "jax"))
+
+
+@contextlib.contextmanager
+def all_devices() -> Iterator[None]:
+    """Splits what runs within over all devices there are, each CPU core one of them; compiled programs are kept."""
+    keep_programs()
+    use_cores()
+    with jax.set_mesh(make_mesh(data=len(jax.devices()))):
+        yield

@@ -11,26 +11,22 @@ from the output folder, so a run under way can be analysed again and again.
 
 import sys
 
-import jax
 import tyro
 
 from g1jax.envs import LevelError
 from g1jax.evaluation.analysis import Options, analyze
 from g1jax.evaluation.protocol import EvaluationError
-from g1jax.machine import keep_programs, use_cores
+from g1jax.machine import all_devices
 from g1jax.rl.algorithm import AlgorithmError
 from g1jax.training import ExperimentError
 from g1jax.vlm import ConfigError
-from g1jax.vlm.sharding import make_mesh
 
 
 def main() -> None:
     """Reads the command line, runs, and tells what went wrong in one line."""
     options = tyro.cli(Options, description=__doc__)
-    keep_programs()
-    use_cores()
     try:
-        with jax.set_mesh(make_mesh(data=len(jax.devices()))):
+        with all_devices():
             analyze(options)
     except (EvaluationError, ExperimentError, LevelError, ConfigError, AlgorithmError, OSError) as error:
         sys.exit(f"analyze: {error}")

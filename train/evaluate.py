@@ -11,24 +11,20 @@ endpoint's key is read from OPENAI_API_KEY.
 
 import sys
 
-import jax
 import tyro
 
 from g1jax.envs import LevelError
 from g1jax.evaluation.program import Options, evaluate
 from g1jax.evaluation.protocol import EvaluationError
-from g1jax.machine import keep_programs, use_cores
+from g1jax.machine import all_devices
 from g1jax.vlm import ConfigError
-from g1jax.vlm.sharding import make_mesh
 
 
 def main() -> None:
     """Reads the command line, runs, and tells what went wrong in one line."""
     options = tyro.cli(Options, description=__doc__)
-    keep_programs()
-    use_cores()
     try:
-        with jax.set_mesh(make_mesh(data=len(jax.devices()))):
+        with all_devices():
             evaluate(options)
     except (EvaluationError, LevelError, ConfigError, OSError) as error:
         sys.exit(f"evaluate: {error}")

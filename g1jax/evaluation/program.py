@@ -167,7 +167,7 @@ def _play_all(
     if _is_run(options):
         about |= {"temperature": options.temperature, "sees": options.sees}
     for label, game in games.items():
-        rest: dict[str, Any] = {"num_recorded": options.record, "on_progress": _progress_line(label)}
+        rest: dict[str, Any] = {"num_recorded": options.record, "on_progress": progress_line(label)}
         if player is not None:
             episodes[label] = play(game, player, *counts, **rest)
         else:
@@ -200,7 +200,7 @@ def player_named(name: str, temperature: float = 1.0, sees: bool = False) -> Pla
     return players.policy_player(policy, params, name=name, sees=sees)
 
 
-def _progress_line(label: str) -> Progress:
+def progress_line(label: str, what: str = "steps") -> Progress:
     """Shows how far a game is, on one line of standard error that is written over; once a second at most."""
     start = last = time.monotonic()
 
@@ -211,6 +211,6 @@ def _progress_line(label: str) -> Progress:
             return
         last = now
         end = "\n" if done >= total else "\r"
-        print(f"{label}: {done} of {total} steps, {now - start:.0f} s", end=end, file=sys.stderr, flush=True)
+        print(f"{label}: {done} of {total} {what}, {now - start:.0f} s", end=end, file=sys.stderr, flush=True)
 
     return tell

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str], description: str) -> int:
     try:
         experiment = parse(arguments, description)
         keep_programs()
-        _use_cores(experiment)
+        use_cores_for(experiment)
         _begin_hosts()
         from g1jax.training.loop import run
         from g1jax.training.progress import Display, Progress
@@ -92,7 +92,7 @@ def _full_name(argument: str) -> str:
     return argument
 
 
-def _use_cores(e: Experiment) -> None:
+def use_cores_for(e: Experiment) -> None:
     """On a CPU: one device a core, or as many as the mesh asks for, or as many as the batches divide among."""
     cold, rl = e.cold_start, e.rl
     rows = (

@@ -1,7 +1,7 @@
 """What `train/make_dataset.py` does: asks a teacher about states of the games and writes a dataset of its lessons."""
 
+import functools
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ import tyro
 from g1jax import envs
 from g1jax.envs.core import Game
 from g1jax.evaluation.endpoint import Endpoint
-from g1jax.evaluation.program import games_of
+from g1jax.evaluation.program import games_of, progress_line
 from g1jax.evaluation.results import describe_level
 from g1jax.training.config import ExperimentError, require
 from g1jax.training.dataset_writer import DatasetWriter, Form
@@ -108,19 +108,9 @@ def _setting(options: Options, games: dict[str, Game[Any]]) -> dict[str, Any]:
 
 
 def _progress(what: str) -> Callable[[str, int, int], None]:
-    """Shows how far a game is, on one line of standard error that is written over; once a second at most."""
-    start = last = time.monotonic()
-
-    def tell(label: str, done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if done < total and now - last < 1:
-            return
-        last = now
-        end = "\n" if done >= total else "\r"
-        print(f"{label}: {done} of {total} {what}, {now - start:.0f} s", end=end, file=sys.stderr, flush=True)
-
-    return tell
+    """Shows how far each game is: (label, done, total)."""
+    line = functools.cache(lambda label: progress_line(label, what))
+    return lambda label, done, total: line(label)(done, total)
 
 
 def _say(line: str) -> None:

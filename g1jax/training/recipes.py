@@ -82,10 +82,10 @@ def base() -> Experiment:
         small("base"),
         model="nano",
         cold_start=ColdStart(
-            steps=3000,
+            steps=1500,
             states=16,
             microbatches=2,
-            optimizer=Optimizer(name="muon", lr=4e-3, warmup=30, final_lr=0.02, b2=0.98),
+            optimizer=Optimizer(name="muon", lr=3e-3, warmup=30, final_lr=0.02, b2=0.98, weight_decay=1.0),
         ),
         rl=RL(),
         evaluation=Evaluation(episodes=0),

@@ -49,7 +49,7 @@ def options(levels: str, tmp_path: Path) -> Any:
     """`options(server, …)`: how the endpoint is asked about 2048."""
 
     def make(server: Server | None = None, out: str = "out", **changes: Any) -> Options:
-        settings: dict[str, Any] = {"backoff": 0.01, "timeout": 5.0, "image_side": 56, "model": "m"}
+        settings: dict[str, Any] = {"backoff": 0.01, "timeout": 30.0, "image_side": 56, "model": "m"}
         settings["base_url"] = server.url if server is not None else "http://127.0.0.1:9/v1"
         settings |= {key: changes.pop(key) for key in list(changes) if key in Endpoint.__dataclass_fields__}
         own: dict[str, Any] = {"out": tmp_path / out, "experiment": levels, "games": "game_2048", "states": STATES}
