@@ -16,10 +16,10 @@ PROMPTS = {
 def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool = True) -> Experiment:
     """A run for a laptop, from the base model that ships: G1, or without a cold start G0."""
     cold = ColdStart(
-        steps=100 if has_cold_start else 0,
+        steps=20 if has_cold_start else 0,
         states=16,
         microbatches=2,
-        optimizer=Optimizer(lr=3e-4, warmup=10, final_lr=0.1, b2=0.98),
+        optimizer=Optimizer(lr=1e-4, warmup=5, final_lr=0.1, b2=0.98),
     )
     return Experiment(
         name=name,
@@ -34,7 +34,7 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
             source="play",
             microbatches=4,
             kl_coefficient=0.0,
-            optimizer=Optimizer(lr=2e-4, warmup=2, b2=0.95),
+            optimizer=Optimizer(lr=5e-4, warmup=2, b2=0.95),
         ),
         evaluation=Evaluation(episodes=200, cold_start_episodes=20),
         log=Log(checkpoint_every=20, samples_every=20),
