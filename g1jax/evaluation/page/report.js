@@ -102,8 +102,11 @@ function chart(game, curves, marks) {
   return figure;
 }
 
-for (const [game, curves] of Object.entries(data.curves)) at("charts").append(chart(game, curves, data.points[game] ?? {}));
-at("training").hidden = Object.keys(data.curves).length === 0;
+for (const [game, curves] of Object.entries(data.curves)) {
+  const marks = data.points[game] ?? {};
+  if ([...Object.values(curves), ...Object.values(marks)].some((list) => list.length)) at("charts").append(chart(game, curves, marks));
+}
+at("training").hidden = !at("charts").hasChildNodes();
 
 // Replays
 
