@@ -149,7 +149,7 @@ def curves_of_run(options: Options) -> report.Curves | None:
     if options.curves is not None:
         return report.read_curves(options.curves)
     own = Path(options.player) / report.METRICS
-    return report.read_curves(own) if _is_run(options) and own.is_file() else None
+    return report.read_curves(own, may_be_none=True) if _is_run(options) and own.is_file() else None
 
 
 def _is_run(options: Options) -> bool:
