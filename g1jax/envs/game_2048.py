@@ -141,7 +141,7 @@ class Game2048(core.Game[State]):
         book, board, is_legal = self._phrasebook, state.board, legal_moves(state.board)
         made = [largest_merge(lines) for lines in (board, board.T)]
         in_rows, in_cols = (jnp.max(m) for m in made)
-        action = jnp.where(in_cols > in_rows, _DOWN, _LEFT)
+        action = jnp.where(in_cols > in_rows, DOWN, LEFT)
         action = jnp.where(jnp.maximum(in_rows, in_cols) == 0, _first_legal(is_legal), action)
         rows, cols = ([book.name(jnp.minimum(exponent, len(self.cell_names()) - 1)) for exponent in m] for m in made)
         words = book.write(["Rows:", *rows, " Columns:", *cols, " Best:", book.phrase(" 0") + action, "."])
@@ -252,8 +252,6 @@ def spawn_tile(board: Array, key: Key, spawn_four: Array) -> Array:
 
 # The teacher
 
-_DOWN, _LEFT = 2, 3
-
 
 def largest_merge(lines: Array) -> Array:
     """The largest tile that each line makes when it slides, as its exponent, 0 if none: int8[n, m] -> int32[n].
@@ -266,7 +264,7 @@ def largest_merge(lines: Array) -> Array:
 
 def _first_legal(is_legal: Array) -> Array:
     """The first legal move of left, down, right, up: bool[4] -> int32[]."""
-    return _LEFT - jnp.argmax(is_legal[::-1]).astype(jnp.int32)
+    return LEFT - jnp.argmax(is_legal[::-1]).astype(jnp.int32)
 
 
 # The expert

@@ -23,6 +23,7 @@ from g1jax.rl.policy import Policy
 from g1jax.rl.rollout import Rollout
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm import Params
+from g1jax.vlm.accumulation import deal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,15 +159,13 @@ def _deal(lot: Lot, passes: Passes, num_samples: int, key: Key) -> Lot:
     num_rows, parts = lot.tokens.shape[0], (passes.minibatches, passes.microbatches)
     order = jax.random.permutation(key, num_rows // num_samples) if passes.minibatches > 1 else None
 
-    def deal(leaf: Array) -> Array:
-        groups = leaf.reshape(
-            num_rows // num_samples, -1, *leaf.shape[1:]
-        )  # a row a response; of frames also one for all
-        groups = groups if order is None else groups[order]
-        dealt = jnp.moveaxis(groups.reshape(-1, math.prod(parts), *groups.shape[1:]), 1, 0)
+    def portion(leaf: Array) -> Array:
+        # A row a response, or of frames one for all responses to a state: groups either way.
+        groups = leaf.reshape(num_rows // num_samples, -1, *leaf.shape[1:])
+        dealt = deal(groups if order is None else groups[order], math.prod(parts))
         return dealt.reshape(*parts, -1, *leaf.shape[1:])
 
-    return jax.tree.map(deal, lot)
+    return jax.tree.map(portion, lot)
 
 
 def _gradient(

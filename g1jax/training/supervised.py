@@ -15,6 +15,7 @@ from g1jax.rl.policy import Policy
 from g1jax.training.lessons import Lesson
 from g1jax.typing import Array, Pytree
 from g1jax.vlm import Params
+from g1jax.vlm.accumulation import deal
 
 
 def supervised_step(
@@ -72,10 +73,7 @@ def _gradient(
     def add(carry: Any, part: tuple[Lesson, Array]) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, carry, jax.grad(loss, has_aux=True)(params, part)), None
 
-    def deal(leaf: Array) -> Array:  # part i is the rows i, i + num_micro, …: those split among devices stay there
-        return jnp.moveaxis(leaf.reshape(-1, num_micro, *leaf.shape[1:]), 1, 0)
-
-    parts = jax.tree.map(deal, (lesson, weights))
+    parts = jax.tree.map(lambda leaf: deal(leaf, num_micro), (lesson, weights))
     first = jax.tree.map(lambda leaf: leaf[0], parts)
     shapes = jax.eval_shape(functools.partial(jax.grad(loss, has_aux=True), params), first)
     total: tuple[Params, dict[str, Array]]

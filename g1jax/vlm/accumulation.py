@@ -51,4 +51,12 @@ def _split(batch: Pytree, num_parts: int) -> Pytree:
     require(len(rows) == 1, f"arrays of a batch with different numbers of rows: {sorted(rows)}")
     count = rows.pop()
     require(count % num_parts == 0, f"a batch of {count} rows does not divide into {num_parts} parts")
-    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, num_parts, *x.shape[1:]), 1, 0), batch)
+    return jax.tree.map(lambda x: deal(x, num_parts), batch)
+
+
+def deal(x: Array, num_parts: int) -> Array:
+    """[B, …] -> [num_parts, B / num_parts, …], part i the rows i, i + num_parts, …
+
+    Rows that are split among devices stay where they are.
+    """
+    return jnp.moveaxis(x.reshape(-1, num_parts, *x.shape[1:]), 1, 0)
