@@ -132,10 +132,10 @@ class Game2048(core.Game[State]):
     def teach(self, state: State, key: Key) -> tuple[Array, Array]:
         """The way of the largest tile that merging makes, else the first of left, down, right, up that moves anything.
 
-        The words say of each row and column the largest tile it makes. Rows go left, columns down; a tie goes left.
-        Needs no key.
+        The words say of each row and column the largest tile it makes, and which ways anything moves. Rows go left,
+        columns down; a tie goes left. Needs no key.
 
-        `Rows: . 4 . 8 Columns: . . 4 . Best: 3.`
+        `Rows: . 4 . 8 Columns: . . 4 . Free: 0 1 . 3 Best: 3.`
         """
         del key
         book, board, is_legal = self._phrasebook, state.board, legal_moves(state.board)
@@ -144,14 +144,25 @@ class Game2048(core.Game[State]):
         action = jnp.where(in_cols > in_rows, DOWN, LEFT)
         action = jnp.where(jnp.maximum(in_rows, in_cols) == 0, _first_legal(is_legal), action)
         rows, cols = ([book.name(jnp.minimum(exponent, len(self.cell_names()) - 1)) for exponent in m] for m in made)
-        words = book.write(["Rows:", *rows, " Columns:", *cols, " Best:", book.phrase(" 0") + action, "."])
+        ways = [book.phrase_if(is_legal[way], f" {way}", " .") for way in range(4)]
+        words: list[Array | str] = [
+            "Rows:",
+            *rows,
+            " Columns:",
+            *cols,
+            " Free:",
+            *ways,
+            " Best:",
+            book.phrase(" 0") + action,
+            ".",
+        ]
         is_on = jnp.any(is_legal)
-        return jnp.where(is_on, action, self.invalid_action), jnp.where(is_on, words, jnp.uint8(0))
+        return jnp.where(is_on, action, self.invalid_action), jnp.where(is_on, book.write(words), jnp.uint8(0))
 
     @functools.cached_property
     def _phrasebook(self) -> text.Phrasebook:
         tiles = [" .", *(f" {name}" for name in self.cell_names()[1:])]
-        return text.Phrasebook(tiles, 0, 0, ("Rows:", " Columns:", " Best:", " 0", " 1", " 2", " 3", "."))
+        return text.Phrasebook(tiles, 0, 0, ("Rows:", " Columns:", " Free:", " Best:", " 0", " 1", " 2", " 3", "."))
 
 
 # Rules

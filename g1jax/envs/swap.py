@@ -131,20 +131,21 @@ class Swap(core.Game[State]):
     def teach(self, state: State, key: Key) -> tuple[Array, Array]:
         """The first tile that one swap brings between or beside two of its like, to the first such place; needs no key.
 
-        The words go over the board cell by cell and name the places of all such tiles.
+        The words go over the board cell by cell and name the first such place of each tile that has one.
 
-        `Moves: . . . (0, 3) . . … . Take (0, 3) (1, 3).`
+        `Moves: . . . (1, 3) . . … . Take (0, 3) (1, 3).`
         """
         del key
         book, ways = self._phrasebook, self._ways
         can_go, targets = helpful_moves(state.board, ways)
-        is_mover = jnp.any(can_go, axis=1)
-        place = np.arange(self.rows * self.cols, dtype=np.int32)
-        source = jnp.min(jnp.where(is_mover, place, len(place) - 1))
-        target = jnp.min(jnp.where(can_go[source], targets[source], len(place) - 1))
-        words = book.write(["Moves:", *book.scan(is_mover), " Take", book.place(source), book.place(target), "."])
-        is_found = jnp.any(is_mover)
-        action = jnp.where(is_found, source * len(place) + target, self.invalid_action)
+        num_cells = self.rows * self.cols
+        target = jnp.min(jnp.where(can_go, targets, num_cells), axis=1)
+        goes_to = jnp.where(target < num_cells, target, -1)
+        source = jnp.argmax(goes_to >= 0).astype(jnp.int32)
+        named = (book.place(source), book.place(goes_to[source]))
+        words = book.write(["Moves:", *book.scan(goes_to), " Take", *named, "."])
+        is_found = goes_to[source] >= 0
+        action = jnp.where(is_found, source * num_cells + goes_to[source], self.invalid_action)
         return action, jnp.where(is_found, words, jnp.uint8(0))
 
     @functools.cached_property

@@ -222,14 +222,12 @@ class Phrasebook:
         """The piece of a cell, by its place in reading order; nothing for -1."""
         return jnp.where(place < 0, self._nothing, place.astype(jnp.int32) + self._first_place)
 
-    def scan(self, is_marked: Array) -> list[Array]:
-        """The pieces of all cells in reading order, bool[R, C] or [R·C]: the places of the marked, dots for the rest.
+    def scan(self, places: Array) -> list[Array]:
+        """The pieces of a place for each cell in reading order, int32[R·C]; a dot for -1.
 
         One piece a cell, as in the board text: what is said of a cell stands a fixed way behind the cell.
         """
-        places = range(self._first_place, self._first_place + is_marked.size)
-        dot = self.phrase(_DOT)
-        return [jnp.where(is_it, place, dot) for is_it, place in zip(is_marked.reshape(-1), places, strict=True)]
+        return [jnp.where(place < 0, self.phrase(_DOT), self.place(place)) for place in places]
 
     def phrase_if(self, condition: Array, phrase: str, otherwise: str | None = None) -> Array:
         """The piece of one phrase or another, or of nothing."""

@@ -42,6 +42,8 @@ class ColdStart:
     """States of each game in a step."""
     microbatches: int = 1
     """Parts of a step's batch whose gradients are added up."""
+    mixed_levels: tyro.conf.Suppress[Mapping[str, tuple[Mapping[str, Any], ...]]] = field(default_factory=dict)
+    """Levels among which a game's states alternate, as changes of traced keys: {"swap": ({}, {"colors": 2})}."""
     random_moves: float = 0.5
     """Share of moves that are random, so that states differ; the others are the teacher's. Not for a dataset."""
     see_weight: float = 1.0

@@ -77,14 +77,25 @@ def paper(name: str, games: tuple[str, ...] = ALL_GAMES, *, model: str, has_cold
 
 
 def base() -> Experiment:
-    """How the base model that ships was made: supervised steps alone, from random weights."""
+    """How the base model that ships was made: supervised steps alone, from random weights.
+
+    Some of the boards are of few kinds, on which more tiles have their like beside them.
+    """
+    few_types: tuple[dict[str, int], ...] = ({}, {"tile_types": 4})
+    few_kinds: tuple[dict[str, int], ...] = (
+        {},
+        {"colors": 2, "shapes": 2},
+        {"colors": 3, "shapes": 2},
+        {"colors": 4, "shapes": 1},
+    )
     return dataclasses.replace(
         small("base"),
         model="nano",
         cold_start=ColdStart(
-            steps=1500,
+            steps=3000,
             states=16,
             microbatches=2,
+            mixed_levels={"shisen_sho": few_types, "shisen_sho_cifar10": few_types, "swap": few_kinds},
             optimizer=Optimizer(name="muon", lr=3e-3, warmup=30, final_lr=0.02, b2=0.98, weight_decay=1.0),
         ),
         rl=RL(),

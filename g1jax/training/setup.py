@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from g1jax import envs, vlm
-from g1jax.envs.core import Game
+from g1jax.envs.core import Game, TracedLevel
 from g1jax.envs.vector import VecEnv
 from g1jax.rl.algorithm import Algorithm, make_algorithm
 from g1jax.rl.policy import Policy
@@ -44,6 +45,7 @@ class Setup:
     passes: Passes
     mesh: jax.sharding.Mesh
     cold_vecs: tuple[VecEnv, ...]  # one a game, whose states the teacher plays
+    cold_levels: tuple[TracedLevel, ...]  # one a game, leaves [states]
     play_vecs: tuple[VecEnv, ...]  # one a game, whose states the policy answers
     cold_optimizer: optax.GradientTransformation
     rl_optimizer: optax.GradientTransformation
@@ -108,7 +110,11 @@ def make_setup(experiment: Experiment) -> Setup:
     require(len(set(e.games)) == len(e.games), f"games={list(e.games)}: each once")
     require(e.num_steps > 0, "nothing to do: cold_start.steps and rl.iterations are both 0")
     known = set(envs.game_ids())
-    for name, mapping in (("levels", e.levels), ("rl.weights_by_game", e.rl.weights_by_game)):
+    for name, mapping in (
+        ("levels", e.levels),
+        ("cold_start.mixed_levels", e.cold_start.mixed_levels),
+        ("rl.weights_by_game", e.rl.weights_by_game),
+    ):
         unknown = set(mapping) - known
         require(not unknown, f"{name}: unknown games {sorted(unknown)}")
     games = tuple(envs.make(name, preset=e.preset or None, **e.levels.get(name, {})) for name in e.games)
@@ -142,6 +148,7 @@ def make_setup(experiment: Experiment) -> Setup:
         passes=Passes(epochs=e.rl.epochs, minibatches=e.rl.minibatches, microbatches=e.rl.microbatches),
         mesh=mesh,
         cold_vecs=_make_vecs(games, e.cold_start.states),
+        cold_levels=tuple(_make_levels(e, game) for game in games),
         play_vecs=_make_vecs(games, e.rl.states),
         cold_optimizer=make_optimizer(e.cold_start.optimizer, e.cold_start.steps),
         rl_optimizer=make_optimizer(e.rl.optimizer, e.rl.iterations * e.rl.epochs * e.rl.minibatches),
@@ -213,6 +220,13 @@ def _make_weights(e: Experiment, game: Game[Any]) -> RewardWeights:
 
 def _make_vecs(games: tuple[Game[Any], ...], num_states: int) -> tuple[VecEnv, ...]:
     return tuple(envs.make_vec(game, num_states, autoreset="same_step", max_steps=EPISODE_STEPS) for game in games)
+
+
+def _make_levels(e: Experiment, game: Game[Any]) -> TracedLevel:
+    """The level of each of the cold start's states: leaves [states]."""
+    kinds = [game.traced_level(**changes) for changes in e.cold_start.mixed_levels.get(game.id, ({},))]
+    levels = [kinds[i % len(kinds)] for i in range(e.cold_start.states)]
+    return {key: jnp.stack([level[key] for level in levels]) for key in levels[0]}
 
 
 def _check_divides(key: str, count: int, portions: int, parts: int) -> None:

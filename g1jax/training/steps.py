@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from g1jax import vlm
+from g1jax.envs.core import TracedLevel
 from g1jax.envs.vector import VecEnv, VecState
 from g1jax.rl.losses import Metrics
 from g1jax.rl.rollout import Rollout, figures, play_on, respond_and_branch
@@ -137,8 +138,8 @@ def _first_state(setup: Setup, trained: Params) -> RunState:
         trained=trained,
         opt_state=optimizer.init(trained),
         reference=_copy(trained) if needs_reference(setup) else None,
-        cold_envs=_reset(setup.cold_vecs, cold_key) if is_cold and not e.cold_start.dataset else (),
-        play_envs=_reset(setup.play_vecs, play_key) if e.rl.source == "play" else (),
+        cold_envs=_reset(setup.cold_vecs, cold_key, setup.cold_levels) if is_cold and not e.cold_start.dataset else (),
+        play_envs=_reset(setup.play_vecs, play_key, (None,) * len(setup.games)) if e.rl.source == "play" else (),
     )
 
 
@@ -157,8 +158,11 @@ def _keys(setup: Setup) -> tuple[Key, Key, Key]:
     return key, begin_key, lora_key
 
 
-def _reset(vecs: tuple[VecEnv, ...], key: Key) -> tuple[VecState, ...]:
-    return tuple(vec.reset(jax.random.fold_in(key, i)) for i, vec in enumerate(vecs))
+def _reset(vecs: tuple[VecEnv, ...], key: Key, levels: tuple[TracedLevel | None, ...]) -> tuple[VecState, ...]:
+    """Fresh environments, of these levels or, for None, of the games' own."""
+    return tuple(
+        vec.reset(jax.random.fold_in(key, i), level) for i, (vec, level) in enumerate(zip(vecs, levels, strict=True))
+    )
 
 
 def _copy(params: Params) -> Params:

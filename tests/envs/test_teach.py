@@ -41,14 +41,10 @@ def action_of(a: Cell, b: Cell, rows: int, cols: int) -> int:
     return ((a[0] * cols + a[1]) * rows + b[0]) * cols + b[1]
 
 
-def marked_in(scan: str, cols: int) -> list[Cell]:
-    """The places that a scan names, each of which must stand where the scan has come to."""
-    found = []
-    for i, piece in enumerate(re.findall(r" (\.|\(\d+, \d+\))", scan)):
-        if piece != ".":
-            assert piece == f"({i // cols}, {i % cols})"
-            found.append(divmod(i, cols))
-    return found
+def places_in(scan: str, cols: int) -> dict[Cell, Cell]:
+    """What a scan says of each cell that it does not pass over with a dot."""
+    pieces = re.findall(r" (\.|\(\d+, \d+\))", scan)
+    return {divmod(i, cols): cells_in(piece)[0] for i, piece in enumerate(pieces) if piece != "."}
 
 
 def first_tile(board: list[list[int]], at: Cell, step: Cell) -> Cell | None:
@@ -69,23 +65,26 @@ def likes_in_sight(board: list[list[int]], at: Cell, steps: list[Cell]) -> list[
 
 
 @pytest.mark.parametrize(("game_id", "size"), [("shisen_sho", 6), ("shisen_sho_cifar10", 6), ("shisen_sho", 4)])
-def test_shisen_sho_marks_tiles_that_see_their_like_and_takes_the_first(game_id: str, size: int) -> None:
+def test_shisen_sho_marks_tiles_whose_left_neighbour_is_their_like_and_takes_the_first(game_id: str, size: int) -> None:
     seen = lessons(game_id, 24, 20, rows=size, cols=size)
+    name_of = envs.make(game_id, rows=size, cols=size).cell_names()
     assert len(seen) > 200
-    everywhere = [(0, 1), (1, 0), (0, -1), (-1, 0)]
     num_joined = 0
     for board, action, words in seen:
-        said = re.fullmatch(r"Twins:((?: \.| \(\d+, \d+\))+) (Take|A path joins) (\(.*\))\.", words)
+        said = re.fullmatch(r"Twins:\n(.*) (Take|A path joins) (\(.*\))\.", words, re.DOTALL)
         assert said, words
         cells = [(r, c) for r in range(size) for c in range(size)]
-        marked = [cell for cell in cells if likes_in_sight(board, cell, everywhere)]
-        assert said[1].count(" .") + len(marked) == size * size
-        assert marked_in(said[1], size) == marked
+        likes = {cell: likes_in_sight(board, cell, [(0, -1)]) for cell in cells}
+        marked = {cell: seen[0] for cell, seen in likes.items() if seen}
+        names = [
+            [f"({r}, {c})" if (r, c) in marked else name_of[board[r][c]] for c in range(size)] for r in range(size)
+        ]
+        assert said[1].replace(" (", " | (") == "\n".join(" | ".join(row) for row in names)
         a, b = cells_in(said[3])
         assert action == action_of(a, b, size, size)
         pairs = shisen_sho.legal_pairs(board)
         if marked:
-            assert (said[2], a, b) == ("Take", marked[0], likes_in_sight(board, a, everywhere)[0])
+            assert (said[2], a, b) == ("Take", min(marked), marked[min(marked)])
             assert (a, b) in pairs
         else:
             num_joined += 1
@@ -95,17 +94,18 @@ def test_shisen_sho_marks_tiles_that_see_their_like_and_takes_the_first(game_id:
     assert size > 4 or num_joined
 
 
-def test_swap_marks_tiles_that_a_swap_brings_to_two_others_and_takes_the_first() -> None:
+def test_swap_names_where_a_swap_brings_a_tile_to_two_others_and_takes_the_first() -> None:
     seen = lessons("swap", 16, 12)
     assert len(seen) > 150
     for board, action, words in seen:
         said = re.fullmatch(r"Moves:((?: \.| \(\d+, \d+\))+) Take (\(.*\))\.", words)
         assert said, words
         targets = {cell: wins_of(board, cell) for cell in np.ndindex(8, 8)}
-        marked = [cell for cell, wins in targets.items() if wins]
-        assert marked_in(said[1], 8) == marked
+        marked = {cell: min(wins) for cell, wins in targets.items() if wins}
+        assert said[1].count(" .") + len(marked) == 64
+        assert places_in(said[1], 8) == marked
         source, target = cells_in(said[2])
-        assert (source, target) == (marked[0], min(targets[source]))
+        assert (source, target) == (min(marked), marked[min(marked)])
         assert action == action_of(source, target, 8, 8)
         assert swap.is_valid_swap(board, source, target)
 
@@ -139,7 +139,7 @@ def test_2048_says_what_each_line_makes_and_goes_the_way_of_the_largest(size: tu
     seen = lessons("game_2048", 16, 20, rows=size[0], cols=size[1])
     assert len(seen) > 150
     for board, action, words in seen:
-        said = re.fullmatch(r"Rows:((?: \.| \d+)+) Columns:((?: \.| \d+)+) Best: (\d)\.", words)
+        said = re.fullmatch(r"Rows:((?: \.| \d+)+) Columns:((?: \.| \d+)+) Free:((?: \.| \d)+) Best: (\d)\.", words)
         assert said, words
         values = [[2**cell if cell else 0 for cell in row] for row in board]
         columns = [list(column) for column in zip(*values, strict=True)]
@@ -149,11 +149,12 @@ def test_2048_says_what_each_line_makes_and_goes_the_way_of_the_largest(size: tu
             assert text_of.split() == [str(tile or ".") for tile in largest]
             made.append(max(largest))
         legal = game_2048.legal_actions(values)
+        assert said[3].split() == [str(way) if way in legal else "." for way in range(4)]
         if max(made) == 0:
             wanted = next(move for move in (3, 2, 1, 0) if move in legal)
         else:
             wanted = 2 if made[1] > made[0] else 3
-        assert int(said[3]) == action == wanted
+        assert int(said[4]) == action == wanted
         assert action in legal
 
 

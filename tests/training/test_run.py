@@ -168,6 +168,15 @@ def small(model: str, workdir: Path, **changes: object) -> Experiment:
     return tiny.make_experiment(model, workdir, games=("game_2048",), **changes)
 
 
+def test_levels_of_the_cold_start_alternate(model: str, tmp_path: Path) -> None:
+    mixed: dict[str, Any] = {"game_2048": ({}, {"spawn_four": 0.5})}
+    setup = make_setup(tiny.make_experiment(model, tmp_path, cold_start__mixed_levels=mixed))
+    state, _ = steps.begin(setup)
+    shares = [np.asarray(envs.games[0].level["spawn_four"]) for envs in (state.cold_envs[0], state.play_envs[0])]
+    np.testing.assert_allclose(shares[0], [0.1, 0.5, 0.1, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(shares[1], [0.1] * 4, rtol=1e-6)
+
+
 def test_weights_that_are_not_finite(model: str, tmp_path: Path) -> None:
     """Found in the step that makes them, before they are saved."""
     lr = Optimizer(lr=1e30, warmup=3)  # the first step's is 0
