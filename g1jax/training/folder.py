@@ -159,7 +159,7 @@ def _from_json(kind: Any, value: Any) -> Any:
         return kind(**{key: _from_json(hints[key], field) for key, field in value.items()})
     if typing.get_origin(kind) is tuple:
         return tuple(value)
-    if typing.get_origin(kind) is collections.abc.Mapping and dataclasses.is_dataclass(typing.get_args(kind)[1]):
+    if typing.get_origin(kind) is collections.abc.Mapping:
         return {key: _from_json(typing.get_args(kind)[1], item) for key, item in value.items()}
     return value
 

@@ -34,9 +34,9 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
             source="play",
             microbatches=4,
             kl_coefficient=0.0,
-            optimizer=Optimizer(lr=5e-4, warmup=2, b2=0.95),
+            optimizer=Optimizer(lr=1e-3, warmup=2, b2=0.95),
         ),
-        evaluation=Evaluation(episodes=200, cold_start_episodes=20),
+        evaluation=Evaluation(episodes=200, cold_start_episodes=100),
         log=Log(checkpoint_every=20, samples_every=20),
     )
 
