@@ -36,7 +36,7 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
             kl_coefficient=0.0,
             optimizer=Optimizer(lr=5e-4, warmup=2, b2=0.95),
         ),
-        evaluation=Evaluation(episodes=200, cold_start_episodes=100),
+        evaluation=Evaluation(episodes=200, cold_start_episodes=40),
         log=Log(checkpoint_every=20, samples_every=20),
     )
 
