@@ -177,7 +177,7 @@ def rl_programs(setup: Setup, state: RunState, fixed: Fixed) -> tuple[Programs, 
 @functools.partial(jax.jit, static_argnums=0)
 def begin_states(setup: Setup, envs: Any, key: Any) -> Any:
     """The states that are shown, and their frames."""
-    if setup.experiment.rl.source == "walk":
+    if setup.experiment.rl.source != "play":
         envs = [steps.walk(setup, i, jax.random.fold_in(key, i)) for i in range(len(setup.games))]
     pairs = zip(setup.games, envs, strict=True)
     return envs, [jax.vmap(game.render)(state.games[0]) for game, state in pairs]

@@ -70,12 +70,13 @@ class RL:
     """States of each game in an iteration."""
     num_samples: int = 5
     """Responses to each state."""
-    source: Literal["walk", "play"] = "walk"
-    """Where states come from: random walks from fresh ones (the paper), or the policy's own play."""
+    source: Literal["walk", "legal_walk", "play"] = "walk"
+    """Where states come from: random walks from fresh ones (the paper); walks of legal moves alone, each of a random
+    length, so that boards of all stages are met; or the policy's own play."""
     walk_steps: tyro.conf.Suppress[Mapping[str, int]] = field(
         default_factory=lambda: {"game_2048": 100, "shisen_sho": 250, "shisen_sho_cifar10": 250, "swap": 0}
     )
-    """Random moves of a walk, by game."""
+    """Random moves of a walk, by game; of a legal walk the most."""
     num_steps: int = 1
     """Steps of an episode that is learned from; 1 is the paper's one-step bandit."""
     discount: float = 1.0

@@ -243,14 +243,15 @@ def rl_step(setup: Setup, state: RunState, fixed: Fixed) -> tuple[RunState, Metr
 
 def walk(setup: Setup, index: int, key: Key) -> VecState:
     """Fresh states of a game, and random moves from there."""
-    vec, game = setup.play_vecs[index], setup.games[index]
-    reset_key, walk_key = jax.random.split(key)
-    num_steps = setup.experiment.rl.walk_steps.get(game.id, 0)
+    vec, game, rl = setup.play_vecs[index], setup.games[index], setup.experiment.rl
+    reset_key, walk_key, length_key = jax.random.split(key, 3)
+    num_steps, is_legal = rl.walk_steps.get(game.id, 0), rl.source == "legal_walk"
+    lengths = jax.random.randint(length_key, (vec.num_envs,), 0, num_steps + 1) if is_legal else jnp.int32(num_steps)
     state = vec.reset(reset_key)
     state = jax.tree.map(
         lambda leaf: jax.lax.with_sharding_constraint(leaf, setup.sharding(*_rows(setup.mesh, leaf))), state
     )
-    return vec.random_walk(state, walk_key, num_steps) if num_steps else state
+    return vec.random_walk(state, walk_key, lengths, legal=is_legal) if num_steps else state
 
 
 def _roll_out(

@@ -20,7 +20,10 @@ from tests.training import tiny
         ("--experiment=none.py", "no experiment file none.py"),
         ("--rl.lrr=1", "Unrecognized options: --rl.lrr=1 (--help lists every setting)"),
         ("--rl.states=many", "Error parsing --rl.states: invalid literal for int() with base 10: 'many'"),
-        ("--rl.source=dream", "invalid choice 'dream' for argument '--rl.source'. Expected one of ('walk', 'play')."),
+        (
+            "--rl.source=dream",
+            "invalid choice 'dream' for argument '--rl.source'. Expected one of ('walk', 'legal_walk', 'play').",
+        ),
         ("--model=nanoo", "model='nanoo': not one of base, nano, micro, small, and no such folder; did you mean nano"),
         ("--model=nano --games chess", "unknown game 'chess'"),
         ("--model=nano --mesh.fsdp=3", "mesh: 1 devices do not divide into fsdp=3 × tensor=1"),
