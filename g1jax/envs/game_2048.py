@@ -162,7 +162,9 @@ class Game2048(core.Game[State]):
     @functools.cached_property
     def _phrasebook(self) -> text.Phrasebook:
         tiles = [" .", *(f" {name}" for name in self.cell_names()[1:])]
-        return text.Phrasebook(tiles, 0, 0, ("Rows:", " Columns:", " Free:", " Best:", " 0", " 1", " 2", " 3", "."))
+        return text.Phrasebook(
+            tiles, 0, 0, ("Rows:", " Columns:", " Free:", " Best:", " 0", " 1", " 2", " 3", ".", " .")
+        )
 
 
 # Rules

@@ -15,7 +15,7 @@ from g1jax.envs import core, looks, random, sprites, text
 from g1jax.envs import level as level_keys
 from g1jax.envs.batching import fence, loop_while
 from g1jax.envs.level import require, traced
-from g1jax.envs.lines import twins
+from g1jax.envs.lines import all_pairs_walk, outer_places
 from g1jax.typing import Array, HostImages, Key
 
 
@@ -141,38 +141,46 @@ class ShisenSho(core.Game[State]):
         return best_pair(state.board)
 
     def teach(self, state: State, key: Key) -> tuple[Array, Array]:
-        """The first tile whose left neighbour, over empty cells, is its like, and that one; needs no key.
+        """Two equal tiles that one side of the board sees, so that a path around the outside joins them.
 
-        The words go over the board once more and put such a tile's place for its name: whether two names that follow
-        each other are equal is what a small model learns to see. Where there is no such tile, the pair of the fewest
-        steps is taken.
+        The words name what one side, a random one of those that see such a pair, sees at the end of each line, in an
+        order in which any two of its lines follow each other, up to the first two equal tiles: whether two names that
+        follow each other are equal is what a small model learns to see. Where no side sees a pair, the words name all
+        of one side, and the pair of the fewest steps is taken.
 
-        `Twins: Red star | Blue cross (0, 2) | - … Take (0, 2) (0, 1).`, with the board's lines.
+        `Top: | Red star | Blue cross | - | Yellow star again: (0, 4) (2, 3).`
         """
-        del key
-        num_cells = self.rows * self.cols
-        book, like = self._phrasebook, like_before(state.board)
-        first = jnp.argmax(like >= 0).astype(jnp.int32)
-        is_seen = like[first] >= 0
-        pair = jnp.where(is_seen, first * num_cells + like[first], nearest_pair(state.board))
-        how = book.phrase_if(is_seen, _TAKE, _JOINED)
-        named = (book.place(pair // num_cells), book.place(pair % num_cells))
-        words = book.write(["Twins:", *self._again(state.board, like), how, *named, "."])
+        book, num_cells = self._phrasebook, self.rows * self.cols
+        places = jnp.where(self._looks < 0, -1, outer_places(state.board)[np.arange(4)[:, None], self._looks])
+        kinds = jnp.where(places < 0, 0, state.board.reshape(-1)[places]).astype(jnp.int32)
+        is_again = (kinds[:, 1:] == kinds[:, :-1]) & (kinds[:, 1:] != 0)
+        has_pair = jnp.any(is_again, axis=1)
+        side = jnp.argmax(jax.random.uniform(key, (4,)) + has_pair.astype(jnp.float32)).astype(jnp.int32)
+        is_seen, seen, kinds = has_pair[side], places[side], kinds[side]
+        end = jnp.where(is_seen, jnp.argmax(is_again[side]).astype(jnp.int32) + 1, len(kinds))
+        pair = jnp.where(is_seen, seen[end] * num_cells + seen[end - 1], nearest_pair(state.board))
+        is_said = (np.arange(len(kinds), dtype=np.int32) < end) & (jnp.asarray(self._looks)[side] >= 0)
+        words = book.write(
+            [
+                book.phrase_of(side, _SIDES),
+                *jnp.where(is_said, book.name(kinds), book.nothing),
+                book.phrase_if(is_seen, _AGAIN, _JOINED),
+                book.place(pair // num_cells),
+                book.place(pair % num_cells),
+                ".",
+            ]
+        )
         return jnp.where(pair < 0, self.invalid_action, pair), jnp.where(pair < 0, jnp.uint8(0), words)
 
-    def _again(self, board: Array, like: Array) -> list[Array]:
-        """The pieces of the board text, int8[R, C], but a place for each tile that has its like before it."""
-        book, num_kinds = self._phrasebook, len(self.cell_names())
-        is_inner = np.arange(self.rows * self.cols, dtype=np.int32) % self.cols > 0
-        names = board.reshape(-1).astype(jnp.int32) + is_inner * np.int32(num_kinds)
-        return [
-            jnp.where(like[i] < 0, book.name(names[i]), book.place(jnp.int32(i))) for i in range(self.rows * self.cols)
-        ]
+    @functools.cached_property
+    def _looks(self) -> np.ndarray:
+        """The order in which the lines of each side are looked at: int32[4, n], -1 behind the last."""
+        return np.stack([all_pairs_walk(n, max(self.rows, self.cols)) for n in (self.cols, self.rows) * 2])
 
     @functools.cached_property
     def _phrasebook(self) -> text.Phrasebook:
-        names = [f"{before}{name}" for before in ("\n", " | ") for name in self.cell_names()]
-        return text.Phrasebook(names, self.rows, self.cols, ("Twins:", _TAKE, _JOINED, "."))
+        names = [f" | {name}" for name in self.cell_names()]
+        return text.Phrasebook(names, self.rows, self.cols, (*_SIDES, _AGAIN, _JOINED, "."))
 
 
 # Dealing
@@ -316,13 +324,8 @@ def best_pair(board: Array) -> Array:
 
 # The teacher
 
-_TAKE, _JOINED = " Take", " A path joins"
-
-
-def like_before(board: Array) -> Array:
-    """Where each tile sees its like, the next tile to its left: int8[R, C] -> int32[R·C], -1 if it does not."""
-    place = np.arange(board.size, dtype=np.int32).reshape(board.shape)
-    return jnp.max(jnp.where(twins(board), place[:, :, None], -1), axis=1).reshape(-1)
+_SIDES = ("Top:", "Right:", "Bottom:", "Left:")
+_AGAIN, _JOINED = " again:", " A path joins"
 
 
 def nearest_pair(board: Array) -> Array:

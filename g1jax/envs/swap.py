@@ -13,6 +13,7 @@ from g1jax.envs import core, looks, random, shisen_sho, text
 from g1jax.envs import level as level_keys
 from g1jax.envs.batching import fence, loop_while
 from g1jax.envs.level import require, traced
+from g1jax.envs.swap_scan import scan
 from g1jax.typing import Array, HostImages, Key
 
 
@@ -129,32 +130,45 @@ class Swap(core.Game[State]):
         return best_swap(state.board)
 
     def teach(self, state: State, key: Key) -> tuple[Array, Array]:
-        """The first tile that one swap brings between or beside two of its like, to the first such place; needs no key.
+        """A swap that lines up three equal tiles which follow each other on a path along two rows or two columns.
 
-        The words go over the board cell by cell and name the first such place of each tile that has one.
+        The words name the tiles on such paths (see `swap_scan`), a line of text each, up to the third of three equal
+        ones: that names which follow each other are equal is what a small model learns to see. On the few boards that
+        have no such three, all paths of two rows or columns are named, and then any legal swap.
 
-        `Moves: . . . (1, 3) . . … . Take (0, 3) (1, 3).`
+        `Columns 0 1:` / `Red star | Blue cross | Blue cross | Blue cross Take (3, 1) (3, 0).`
         """
-        del key
-        book, ways = self._phrasebook, self._ways
-        can_go, targets = helpful_moves(state.board, ways)
-        num_cells = self.rows * self.cols
-        target = jnp.min(jnp.where(can_go, targets, num_cells), axis=1)
-        goes_to = jnp.where(target < num_cells, target, -1)
-        source = jnp.argmax(goes_to >= 0).astype(jnp.int32)
-        named = (book.place(source), book.place(goes_to[source]))
-        words = book.write(["Moves:", *book.scan(goes_to), " Take", *named, "."])
-        is_found = goes_to[source] >= 0
-        action = jnp.where(is_found, source * num_cells + goes_to[source], self.invalid_action)
-        return action, jnp.where(is_found, words, jnp.uint8(0))
+        book, look = self._phrasebook, scan(state.board, key)
+        num_cells, num_kinds = self.rows * self.cols, len(self.cell_names())
+        legal = jnp.argmax(self.legal_actions(state)).astype(jnp.int32)
+        pair = jnp.where(look.is_found, look.source * num_cells + look.target, legal)
+        length = jnp.where(look.band < self.rows - 1, self.cols, self.rows)
+        is_inner = np.arange(len(look.named), dtype=np.int32) % length > 0
+        names = book.name(jnp.where(is_inner, look.named + np.int32(num_kinds), look.named))
+        words = book.write(
+            [
+                book.phrase_of(look.band, self._bands),
+                *jnp.where(look.named < 0, book.nothing, names),
+                book.phrase_if(look.is_found, _TAKE, _ELSE),
+                book.place(pair // num_cells),
+                book.place(pair % num_cells),
+                ".",
+            ]
+        )
+        is_over = ~has_legal_swap(state.board)
+        return jnp.where(is_over, self.invalid_action, pair), jnp.where(is_over, jnp.uint8(0), words)
 
-    @functools.cached_property
-    def _ways(self) -> np.ndarray:
-        return ways_to_help(self.rows, self.cols)
+    @property
+    def _bands(self) -> list[str]:
+        rows, cols = (
+            [f"{what} {i} {i + 1}:" for i in range(n - 1)] for what, n in (("Rows", self.rows), ("Columns", self.cols))
+        )
+        return rows + cols
 
     @functools.cached_property
     def _phrasebook(self) -> text.Phrasebook:
-        return text.Phrasebook((), self.rows, self.cols, ("Moves:", " Take", "."))
+        names = [f"{before}{name}" for before in ("\n", " | ") for name in self.cell_names()]
+        return text.Phrasebook(names, self.rows, self.cols, (*self._bands, _TAKE, _ELSE, "."))
 
 
 # Rules
@@ -369,35 +383,4 @@ def best_swap(board: Array) -> Array:
 
 # The teacher
 
-
-def helpful_moves(board: Array, ways: np.ndarray) -> tuple[Array, Array]:
-    """By which of its ways, int32[R·C, n, 4] of `ways_to_help`, each tile makes a run, and where it goes by them.
-
-    bool[R·C, n], int32[R·C, n].
-    """
-    flat = board.reshape(-1)
-    first, second, target, source = (jnp.asarray(column) for column in np.moveaxis(ways, -1, 0))
-    kind = flat[source]
-    is_help = (flat[first] == kind) & (flat[second] == kind) & (flat[target] != kind) & (target != source)
-    return is_help, target
-
-
-def ways_to_help(rows: int, cols: int) -> np.ndarray:
-    """All ways in which a tile can come to two others so that three stand in a line: int32[R·C, n, 4].
-
-    Of each tile, in reading order: the places of the two, where the third is missing, and the tile's own, which is
-    beside that. A tile with fewer ways than others has some of no effect, from itself to itself.
-    """
-    ways: list[list[list[int]]] = [[] for _ in range(rows * cols)]
-    for row, col in np.ndindex(rows, cols):  # where the third is missing
-        sides = [(row + down, col + right) for down, right in ((-1, 0), (0, -1), (0, 1), (1, 0))]
-        for down, right in ((0, 1), (1, 0)):
-            for offsets in ((-2, -1), (-1, 1), (1, 2)):
-                pair = [(row + o * down, col + o * right) for o in offsets]
-                for side in sides:
-                    if side not in pair and all(0 <= r < rows and 0 <= c < cols for r, c in (*pair, side)):
-                        places = [r * cols + c for r, c in (*pair, (row, col), side)]
-                        ways[places[-1]].append(places)
-    most = max(1, *map(len, ways))
-    filled = [[*own, *[[place] * 4] * (most - len(own))] for place, own in enumerate(ways)]
-    return np.array(filled, np.int32)
+_TAKE, _ELSE = " Take", " Else"

@@ -199,15 +199,11 @@ class AnswerText:
         return jnp.where(is_valid, numbers, 0), is_valid
 
 
-_DOT = " ."
-
-
 class Phrasebook:
     """Short texts about a board of one size: names of cells, places ` (r, c)`, and fixed phrases, one after another."""
 
     def __init__(self, names: Sequence[str], rows: int, cols: int, phrases: Sequence[str]) -> None:
         places = [f" ({r}, {c})" for r in range(rows) for c in range(cols)]
-        phrases = [*phrases, _DOT]
         self._table = NameTable.of([*names, *places, *phrases, ""])
         self._first_place = len(names)
         first_phrase = len(names) + len(places)
@@ -222,13 +218,6 @@ class Phrasebook:
         """The piece of a cell, by its place in reading order; nothing for -1."""
         return jnp.where(place < 0, self._nothing, place.astype(jnp.int32) + self._first_place)
 
-    def scan(self, places: Array) -> list[Array]:
-        """The pieces of a place for each cell in reading order, int32[R·C]; a dot for -1.
-
-        One piece a cell, as in the board text: what is said of a cell stands a fixed way behind the cell.
-        """
-        return [jnp.where(place < 0, self.phrase(_DOT), self.place(place)) for place in places]
-
     def phrase_if(self, condition: Array, phrase: str, otherwise: str | None = None) -> Array:
         """The piece of one phrase or another, or of nothing."""
         return jnp.where(condition, self.phrase(phrase), self._nothing if otherwise is None else self.phrase(otherwise))
@@ -236,6 +225,15 @@ class Phrasebook:
     def phrase(self, phrase: str) -> Array:
         """The piece of one of the phrases."""
         return jnp.int32(self._phrases[phrase])
+
+    def phrase_of(self, index: Array, phrases: Sequence[str]) -> Array:
+        """The piece of the phrase at an index, int32[]."""
+        return jnp.asarray([self._phrases[phrase] for phrase in phrases], jnp.int32)[index]
+
+    @property
+    def nothing(self) -> Array:
+        """The piece that writes nothing."""
+        return jnp.int32(self._nothing)
 
     def write(self, pieces: Sequence[Array | str]) -> Array:
         """The text of some pieces, phrases as such: uint8[T], zero-padded; T follows from how many pieces there are."""

@@ -31,7 +31,8 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
             iterations=40,
             states=16,
             num_samples=8,
-            source="walk",
+            source="legal_walk",
+            walk_steps={"game_2048": 100, "shisen_sho": 17, "shisen_sho_cifar10": 17, "swap": 20},
             microbatches=4,
             kl_coefficient=0.0,
             optimizer=Optimizer(lr=5e-4, warmup=2, b2=0.95),
@@ -79,15 +80,8 @@ def paper(name: str, games: tuple[str, ...] = ALL_GAMES, *, model: str, has_cold
 def base() -> Experiment:
     """How the base model that ships was made: supervised steps alone, from random weights.
 
-    Some of the boards are of few kinds, on which more tiles have their like beside them.
+    Half of Swap's boards are of few kinds, on which more tiles have their like around them.
     """
-    few_types: tuple[dict[str, int], ...] = ({}, {"tile_types": 4})
-    few_kinds: tuple[dict[str, int], ...] = (
-        {},
-        {"colors": 2, "shapes": 2},
-        {"colors": 3, "shapes": 2},
-        {"colors": 4, "shapes": 1},
-    )
     return dataclasses.replace(
         small("base"),
         model="nano",
@@ -95,7 +89,7 @@ def base() -> Experiment:
             steps=3000,
             states=16,
             microbatches=2,
-            mixed_levels={"shisen_sho": few_types, "shisen_sho_cifar10": few_types, "swap": few_kinds},
+            mixed_levels={"swap": ({}, {"colors": 3, "shapes": 2})},
             optimizer=Optimizer(name="muon", lr=3e-3, warmup=30, final_lr=0.02, b2=0.98, weight_decay=1.0),
         ),
         rl=RL(),

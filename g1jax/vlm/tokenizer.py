@@ -32,8 +32,8 @@ class Tokenizer:
 
     >>> tokenizer = Tokenizer.load("games")
     >>> tokenizer.encode("Red circle | Blue star")
-    [681, 660]
-    >>> tokenizer.decode([681, 660])
+    [786, 627]
+    >>> tokenizer.decode([786, 627])
     'Red circle | Blue star'
     """
 

@@ -10,6 +10,7 @@ import pytest
 
 from g1jax import envs
 from g1jax.envs import text
+from g1jax.envs.lines import all_pairs_walk
 from g1jax.typing import Array
 from tests.envs import helpers
 from tests.oracles import game_2048, shisen_sho, swap
@@ -41,77 +42,151 @@ def action_of(a: Cell, b: Cell, rows: int, cols: int) -> int:
     return ((a[0] * cols + a[1]) * rows + b[0]) * cols + b[1]
 
 
-def places_in(scan: str, cols: int) -> dict[Cell, Cell]:
-    """What a scan says of each cell that it does not pass over with a dot."""
-    pieces = re.findall(r" (\.|\(\d+, \d+\))", scan)
-    return {divmod(i, cols): cells_in(piece)[0] for i, piece in enumerate(pieces) if piece != "."}
+def seen_from(board: list[list[int]], side: str) -> list[Cell | None]:
+    """The first tile of each line, seen from a side."""
+    rows, cols = len(board), len(board[0])
+    lines = {
+        "Top": [[(r, c) for r in range(rows)] for c in range(cols)],
+        "Bottom": [[(r, c) for r in reversed(range(rows))] for c in range(cols)],
+        "Left": [[(r, c) for c in range(cols)] for r in range(rows)],
+        "Right": [[(r, c) for c in reversed(range(cols))] for r in range(rows)],
+    }[side]
+    return [next((cell for cell in line if board[cell[0]][cell[1]]), None) for line in lines]
 
 
-def first_tile(board: list[list[int]], at: Cell, step: Cell) -> Cell | None:
-    """The first tile that one sees from a cell in a direction."""
-    r, c = at[0] + step[0], at[1] + step[1]
-    while 0 <= r < len(board) and 0 <= c < len(board[0]):
-        if board[r][c]:
-            return r, c
-        r, c = r + step[0], c + step[1]
-    return None
+def sees_twice(board: list[list[int]], side: str) -> bool:
+    """Whether a side sees two equal tiles."""
+    kinds = [board[cell[0]][cell[1]] for cell in seen_from(board, side) if cell]
+    return len(set(kinds)) < len(kinds)
 
 
-def likes_in_sight(board: list[list[int]], at: Cell, steps: list[Cell]) -> list[Cell]:
-    """The tiles like the one of a cell that are the first in these directions."""
-    kind = board[at[0]][at[1]]
-    seen = [first_tile(board, at, step) for step in steps]
-    return [cell for cell in seen if cell is not None and kind and board[cell[0]][cell[1]] == kind]
+@pytest.mark.parametrize("count", range(1, 10))
+def test_a_walk_over_lines_has_every_pair_next_to_each_other(count: int) -> None:
+    walk = [line for line in all_pairs_walk(count, 9) if line >= 0]
+    assert walk[:count] == list(range(count))
+    assert {frozenset(pair) for pair in itertools.pairwise(walk)} == {
+        frozenset(pair) for pair in itertools.combinations(range(count), 2)
+    }
+    assert len(walk) <= count * (count - 1) // 2 + max(1, count // 2)
 
 
-@pytest.mark.parametrize(("game_id", "size"), [("shisen_sho", 6), ("shisen_sho_cifar10", 6), ("shisen_sho", 4)])
-def test_shisen_sho_marks_tiles_whose_left_neighbour_is_their_like_and_takes_the_first(game_id: str, size: int) -> None:
-    seen = lessons(game_id, 24, 20, rows=size, cols=size)
-    name_of = envs.make(game_id, rows=size, cols=size).cell_names()
+@pytest.mark.parametrize(
+    ("game_id", "rows", "cols"), [("shisen_sho", 6, 6), ("shisen_sho_cifar10", 6, 6), ("shisen_sho", 2, 8)]
+)
+def test_shisen_sho_looks_from_a_side_and_takes_the_first_equal_tiles(game_id: str, rows: int, cols: int) -> None:
+    seen = lessons(game_id, 24, 20, rows=rows, cols=cols)
+    name_of = envs.make(game_id, rows=rows, cols=cols).cell_names()
     assert len(seen) > 200
-    num_joined = 0
+    said_of = {"again:": 0, "A path joins": 0}
     for board, action, words in seen:
-        said = re.fullmatch(r"Twins:\n(.*) (Take|A path joins) (\(.*\))\.", words, re.DOTALL)
+        said = re.fullmatch(r"(Top|Right|Bottom|Left): \| (.*) (again:|A path joins) (\(.*\))\.", words)
         assert said, words
-        cells = [(r, c) for r in range(size) for c in range(size)]
-        likes = {cell: likes_in_sight(board, cell, [(0, -1)]) for cell in cells}
-        marked = {cell: seen[0] for cell, seen in likes.items() if seen}
-        names = [
-            [f"({r}, {c})" if (r, c) in marked else name_of[board[r][c]] for c in range(size)] for r in range(size)
-        ]
-        assert said[1].replace(" (", " | (") == "\n".join(" | ".join(row) for row in names)
-        a, b = cells_in(said[3])
-        assert action == action_of(a, b, size, size)
+        said_of[said[3]] += 1
+        lines = seen_from(board, said[1])
+        walk = [int(line) for line in all_pairs_walk(len(lines), max(rows, cols)) if line >= 0]
+        named = [lines[line] for line in walk[: said[2].count(" | ") + 1]]
+        kinds = [board[cell[0]][cell[1]] if cell else 0 for cell in named]
+        assert said[2].split(" | ") == [name_of[kind] for kind in kinds]
+        assert not any(a == b != 0 for a, b in itertools.pairwise(kinds))
+        a, b = cells_in(said[4])
+        assert action == action_of(a, b, rows, cols)
         pairs = shisen_sho.legal_pairs(board)
-        if marked:
-            assert (said[2], a, b) == ("Take", min(marked), marked[min(marked)])
+        if said[3] == "again:":
+            assert named[-1] == b
+            assert lines[walk[len(named)]] == a
+            assert board[a[0]][a[1]] == board[b[0]][b[1]]
             assert (a, b) in pairs
         else:
-            num_joined += 1
+            assert len(named) == len(walk)
+            assert not any(sees_twice(board, side) for side in ("Top", "Right", "Bottom", "Left"))
             steps = {pair: abs(pair[0][0] - pair[1][0]) + abs(pair[0][1] - pair[1][1]) for pair in pairs}
-            assert said[2] == "A path joins"
             assert (a, b) == min(pair for pair in pairs if steps[pair] == min(steps.values()) and pair[0] < pair[1])
-    assert size > 4 or num_joined
+    assert said_of["again:"] > 100
 
 
-def test_swap_names_where_a_swap_brings_a_tile_to_two_others_and_takes_the_first() -> None:
+def test_where_no_side_sees_two_equal_tiles_shisen_sho_takes_the_nearest_pair() -> None:
+    game = envs.make("shisen_sho", rows=4, cols=4)
+    a, b, c, d = "Red circle", "Red square", "Blue circle", "Blue square"
+    rows = [[a, b, c, d], [c, c, a, a], [d, d, b, b], [b, a, d, c]]
+    state = game.from_text("\n".join(" | ".join(row) for row in rows))
+    said = [jax.jit(game.teach)(state, jax.random.key(i)) for i in range(8)]
+    words = {text.decode(np.asarray(words)) for _, words in said}
+    assert {int(action) for action, _ in said} == {action_of((1, 0), (1, 1), 4, 4)}
+    assert len(words) > 1
+    assert f"Top: | {a} | {b} | {c} | {d} | {a} | {c} | {d} | {b} A path joins (1, 0) (1, 1)." in words
+
+
+def test_shisen_sho_looks_from_all_sides() -> None:
+    sides = [words.partition(":")[0] for _, _, words in lessons("shisen_sho", 16, 5)]
+    assert min(sides.count(side) for side in ("Top", "Right", "Bottom", "Left")) > 5
+
+
+PATHS = ("x.x.", ".x.x", "xx..", "x..x", "..xx", ".xx.")
+"""Where six paths along two lines are in the first of them, from its beginning; then the same anew."""
+
+
+def paths_of(what: str, first: int, size: int = 8) -> list[list[Cell]]:
+    """The cells of the paths along two rows or columns."""
+    rows = [[(first + (path[i % 4] == "."), i) for i in range(size)] for path in PATHS]
+    return rows if what == "Rows" else [[(c, r) for r, c in path] for path in rows]
+
+
+def threes(board: list[list[int]], path: list[Cell]) -> list[int]:
+    """Where the third of three equal tiles stands that follow each other on a path."""
+    kinds = [board[r][c] for r, c in path]
+    return [i for i in range(2, len(kinds)) if kinds[i - 2] == kinds[i - 1] == kinds[i]]
+
+
+def test_paths_meet_every_three_of_two_rows_once_unless_they_are_in_one_row() -> None:
+    met = [tuple(path[i : i + 3]) for path in paths_of("Rows", 0) for i in range(6)]
+    wanted = {((a, i), (b, i + 1), (c, i + 2)) for a, b, c in itertools.product((0, 1), repeat=3) for i in range(6)}
+    assert len(met) == len(set(met))
+    assert set(met) == {three for three in wanted if len({row for row, _ in three}) == 2}
+
+
+def test_swap_looks_along_paths_and_lines_up_the_first_three_equal_tiles() -> None:
     seen = lessons("swap", 16, 12)
+    name_of = envs.make("swap").cell_names()
+    bands = set()
     assert len(seen) > 150
     for board, action, words in seen:
-        said = re.fullmatch(r"Moves:((?: \.| \(\d+, \d+\))+) Take (\(.*\))\.", words)
+        said = re.fullmatch(r"(Rows|Columns) (\d) (\d):\n(.*) (Take|Else) (\(.*\))\.", words, re.DOTALL)
         assert said, words
-        targets = {cell: wins_of(board, cell) for cell in np.ndindex(8, 8)}
-        marked = {cell: min(wins) for cell, wins in targets.items() if wins}
-        assert said[1].count(" .") + len(marked) == 64
-        assert places_in(said[1], 8) == marked
-        source, target = cells_in(said[2])
-        assert (source, target) == (min(marked), marked[min(marked)])
+        bands.add(words[: words.index(":")])
+        assert int(said[3]) == int(said[2]) + 1
+        paths = paths_of(said[1], int(said[2]))
+        lines = [line.split(" | ") for line in said[4].split("\n")]
+        for line, path in zip(lines, paths, strict=False):
+            assert line == [name_of[board[r][c]] for r, c in path][: len(line)]
+        ends = [threes(board, path)[:1] for path in paths]
+        source, target = cells_in(said[6])
         assert action == action_of(source, target, 8, 8)
         assert swap.is_valid_swap(board, source, target)
+        if said[5] == "Take":
+            assert not any(ends[: len(lines) - 1])
+            assert ends[len(lines) - 1] == [len(lines[-1]) - 1]
+            assert all(len(line) == 8 for line in lines[:-1])
+            assert source in paths[len(lines) - 1][len(lines[-1]) - 3 : len(lines[-1])]
+            assert target in wins_of(board, source, along=said[1])
+        else:
+            assert sum(map(len, lines)) == 48
+            assert not any(
+                threes(board, path) for what in ("Rows", "Columns") for i in range(7) for path in paths_of(what, i)
+            )
+    assert len(bands) == 14
 
 
-def wins_of(board: list[list[int]], at: Cell) -> list[Cell]:
-    """The neighbours of a cell with which its tile can be exchanged so that this tile stands in a run."""
+@pytest.mark.parametrize(("rows", "cols"), [(3, 6), (2, 3), (4, 1)])
+def test_swap_teaches_on_boards_of_any_shape(rows: int, cols: int) -> None:
+    for board, _, words in lessons("swap", 32, 4, rows=rows, cols=cols):
+        source, target = cells_in(words)[-2:]
+        assert swap.is_valid_swap(board, source, target)
+        kind = board[source[0]][source[1]]
+        assert " Else" in words or words.split(" Take")[0].endswith(envs.make("swap").cell_names()[kind])
+
+
+def wins_of(board: list[list[int]], at: Cell, along: str) -> list[Cell]:
+    """The neighbours of a cell with which its tile can be exchanged so that this tile stands in a run along a line."""
     found, kind = [], board[at[0]][at[1]]
     for down, right in ((-1, 0), (0, -1), (0, 1), (1, 0)):
         r, c = at[0] + down, at[1] + right
@@ -119,7 +194,7 @@ def wins_of(board: list[list[int]], at: Cell) -> list[Cell]:
             after = [list(row) for row in board]
             after[at[0]][at[1]], after[r][c] = after[r][c], kind
             row, col = after[r], [line[c] for line in after]
-            if run_through(row, c) >= 3 or run_through(col, r) >= 3:
+            if (run_through(row, c) if along == "Rows" else run_through(col, r)) >= 3:
                 found.append((r, c))
     return found
 
