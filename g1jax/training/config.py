@@ -21,6 +21,8 @@ class Optimizer:
     """muon: matrices by Muon, the rest by AdamW. Small models learn to see in a third of the steps."""
     lr: float = 1e-6
     """Learning rate at its highest; with Muon also the root mean square of a matrix's update."""
+    final_norm_lr: float = 0.0
+    """The same for the scale of the final norm, by AdamW: it sets how sure the policy is of every token. 0: as `lr`."""
     warmup: int = 0
     """Steps in which it rises from 0."""
     final_lr: float = 1.0

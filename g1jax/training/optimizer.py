@@ -18,6 +18,10 @@ def make_optimizer(config: Optimizer, num_steps: int) -> optax.GradientTransform
         config.lr if warmup == 0 else 0.0, config.lr, warmup, num_steps, config.lr * config.final_lr
     )
     rule = _muon(config, schedule) if config.name == "muon" else _adamw(config, schedule)
+    if config.final_norm_lr:
+        share = config.final_norm_lr / config.lr
+        norm = optax.adamw(lambda step: schedule(step) * share, b2=config.b2, weight_decay=0.0)
+        rule = optax.multi_transform({"final_norm": norm, "rest": rule}, _groups)
     chain = optax.chain(optax.clip_by_global_norm(config.max_norm), rule)
 
     def step(updates: Any, state: Any, params: Any = None) -> Any:
@@ -26,6 +30,16 @@ def make_optimizer(config: Optimizer, num_steps: int) -> optax.GradientTransform
             return chain.update(updates, state, params)
 
     return optax.GradientTransformation(chain.init, step)
+
+
+def _groups(params: Pytree) -> Pytree:
+    """Which params are the final norm's, and which the rest."""
+
+    def group(path: Any, leaf: Any) -> str:
+        names = tuple(getattr(part, "key", None) for part in path)
+        return "final_norm" if names == ("model", "norm", "scale") else "rest"
+
+    return jax.tree.map_with_path(group, params)
 
 
 def _adamw(config: Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:

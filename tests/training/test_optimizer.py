@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,14 +71,13 @@ def test_of_a_model_muon_has_the_linear_maps() -> None:
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_the_rate_rises_and_falls(name: str) -> None:
-    config = Optimizer(name=name, lr=1.0, warmup=2, final_lr=0.1, weight_decay=0.0)  # type: ignore[arg-type]
-    params = {"scale": jnp.zeros(3)}
-    optimizer = make_optimizer(config, 6)
-    state, sizes = optimizer.init(params), []
-    for _ in range(7):
-        update, state = optimizer.update({"scale": jnp.ones(3)}, state, params)
-        sizes.append(float(-update["scale"][0]))
-    assert sizes[0] == 0
-    assert sizes[1] < sizes[2] == max(sizes)
-    np.testing.assert_allclose(sizes[6], 0.1, rtol=0.02)
+def test_the_final_norm_has_its_own_rate(name: Any) -> None:
+    """AdamW's first step is the learning rate, whatever the gradient; all else goes as it would without."""
+    without = Optimizer(name=name, lr=1e-3, weight_decay=0.0, max_norm=1e9)
+    scale = {"norm": {"scale": jnp.ones(4)}, "layers": {"0": {"norm": {"scale": jnp.ones(4)}}}}
+    params, grads = {"model": scale}, {"model": jax.tree.map(lambda leaf: -2 * leaf, scale)}
+    update = first_update(dataclasses.replace(without, final_norm_lr=0.05), params, grads)
+    np.testing.assert_allclose(update["model"]["norm"]["scale"], 0.05, rtol=1e-4)
+    chex.assert_trees_all_close(
+        update["model"]["layers"], first_update(without, params, grads)["model"]["layers"], rtol=1e-6
+    )
