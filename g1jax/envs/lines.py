@@ -22,6 +22,20 @@ def twins(lines: Array) -> Array:
     return (first == second) & is_tile[:, :, None] & is_tile[:, None, :] & is_next & before
 
 
+def first_twins(board: Array) -> tuple[Array, Array, Array]:
+    """The first two equal tiles that see each other along a row: int8[R, C] -> (is_found bool[], places int32[] twice).
+
+    Of all such pairs the one whose second tile comes first in reading order; places are in reading order too.
+    """
+    cols = board.shape[1]
+    pairs = twins(board)  # [R, C, C]
+    is_second = jnp.any(pairs, axis=1)
+    second = jnp.argmax(is_second.reshape(-1)).astype(jnp.int32)
+    row, column = second // cols, second % cols
+    first = row * cols + jnp.argmax(pairs[row, :, column]).astype(jnp.int32)
+    return jnp.any(is_second), first, second
+
+
 def outer_places(board: Array) -> Array:
     """The first tile that each side sees on every line: int8[R, C] -> int32[4, max(R, C)], places in reading order.
 

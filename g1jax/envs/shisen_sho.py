@@ -15,7 +15,7 @@ from g1jax.envs import core, looks, random, sprites, text
 from g1jax.envs import level as level_keys
 from g1jax.envs.batching import fence, loop_while
 from g1jax.envs.level import require, traced
-from g1jax.envs.lines import all_pairs_walk, outer_places
+from g1jax.envs.lines import all_pairs_walk, first_twins, outer_places
 from g1jax.typing import Array, HostImages, Key
 
 
@@ -141,36 +141,74 @@ class ShisenSho(core.Game[State]):
         return best_pair(state.board)
 
     def teach(self, state: State, key: Key) -> tuple[Array, Array]:
-        """Two equal tiles that one side of the board sees, so that a path around the outside joins them.
+        """Two equal tiles that follow each other where the teacher looks.
 
-        The words name what one side, a random one of those that see such a pair, sees at the end of each line, in an
-        order in which any two of its lines follow each other, up to the first two equal tiles: whether two names that
-        follow each other are equal is what a small model learns to see. Where no side sees a pair, the words name all
-        of one side, and the pair of the fewest steps is taken.
+        The words name what a random side sees at the end of each line, in an order in which any two of its lines follow
+        each other, up to the first two equal tiles: a path around the outside joins them. If there are none, they name
+        the tiles of every row, or of every column, without the gaps, up to the first two equal ones. Whether two names
+        that follow each other are equal is what a small model learns to see. Where that fails too, the pair of the
+        fewest steps is taken.
 
         `Top: | Red star | Blue cross | - | Yellow star again: (0, 4) (2, 3).`
         """
-        book, num_cells = self._phrasebook, self.rows * self.cols
-        places = jnp.where(self._looks < 0, -1, outer_places(state.board)[np.arange(4)[:, None], self._looks])
-        kinds = jnp.where(places < 0, 0, state.board.reshape(-1)[places]).astype(jnp.int32)
-        is_again = (kinds[:, 1:] == kinds[:, :-1]) & (kinds[:, 1:] != 0)
-        has_pair = jnp.any(is_again, axis=1)
-        side = jnp.argmax(jax.random.uniform(key, (4,)) + has_pair.astype(jnp.float32)).astype(jnp.int32)
-        is_seen, seen, kinds = has_pair[side], places[side], kinds[side]
-        end = jnp.where(is_seen, jnp.argmax(is_again[side]).astype(jnp.int32) + 1, len(kinds))
-        pair = jnp.where(is_seen, seen[end] * num_cells + seen[end - 1], nearest_pair(state.board))
-        is_said = (np.arange(len(kinds), dtype=np.int32) < end) & (jnp.asarray(self._looks)[side] >= 0)
+        book, board = self._phrasebook, state.board
+        side_key, line_key = jax.random.split(key)
+        side = jax.random.randint(side_key, (), 0, len(_SIDES))
+        seen, is_seen, outer, inner = self._look_from(board, side)
+        is_across, along, is_along, first, second = self._look_along(board, line_key)
+        nearest = nearest_pair(board)
+        pair = jnp.where(is_along, first * board.size + second, nearest)
+        pair = jnp.where(is_seen, outer * board.size + inner, pair)
         words = book.write(
             [
                 book.phrase_of(side, _SIDES),
-                *jnp.where(is_said, book.name(kinds), book.nothing),
-                book.phrase_if(is_seen, _AGAIN, _JOINED),
-                book.place(pair // num_cells),
-                book.place(pair % num_cells),
+                *seen,
+                jnp.where(is_seen, book.nothing, book.phrase_if(is_across, _ROWS, _COLUMNS)),
+                *jnp.where(is_seen, book.nothing, along),
+                book.phrase_if(is_seen | is_along, _AGAIN, _JOINED),
+                book.place(pair // board.size),
+                book.place(pair % board.size),
                 ".",
             ]
         )
-        return jnp.where(pair < 0, self.invalid_action, pair), jnp.where(pair < 0, jnp.uint8(0), words)
+        is_over = nearest < 0
+        return jnp.where(is_over, self.invalid_action, pair), jnp.where(is_over, jnp.uint8(0), words)
+
+    def _look_from(self, board: Array, side: Array) -> tuple[Array, Array, Array, Array]:
+        """From a side: names up to the first pair, int32[n], whether there is one, and its places, the later first."""
+        order = jnp.asarray(self._looks)[side]
+        places = jnp.where(order < 0, -1, outer_places(board)[side, order])
+        kinds = jnp.where(places < 0, 0, board.reshape(-1)[places]).astype(jnp.int32)
+        is_again = (kinds[1:] == kinds[:-1]) & (kinds[1:] != 0)
+        is_found = jnp.any(is_again)
+        end = jnp.where(is_found, jnp.argmax(is_again).astype(jnp.int32) + 1, len(kinds))
+        is_said = (np.arange(len(kinds), dtype=np.int32) < end) & (order >= 0)
+        names = jnp.where(is_said, self._phrasebook.name(kinds), self._phrasebook.nothing)
+        return names, is_found, places[end], places[end - 1]
+
+    def _look_along(self, board: Array, key: Key) -> tuple[Array, Array, Array, Array, Array]:
+        """Along rows or columns: which, the names up to the first pair, whether there is one, and its places.
+
+        Random ones of those that have a pair; a line of tiles is a line of text.
+        """
+        places = np.arange(board.size, dtype=np.int32).reshape(board.shape)
+        ways = [self._names_along(lines, where) for lines, where in ((board, places), (board.T, places.T))]
+        rows, columns = ways
+        is_across = jax.random.bernoulli(key)
+        is_across = jnp.where(rows[1] == columns[1], is_across, rows[1])
+        names, is_found, first, second = (jnp.where(is_across, a, b) for a, b in zip(rows, columns, strict=True))
+        return is_across, names, is_found, first, second
+
+    def _names_along(self, lines: Array, places: np.ndarray) -> tuple[Array, Array, Array, Array]:
+        book = self._phrasebook
+        is_found, first, second = first_twins(lines)
+        kinds, is_tile = lines.astype(jnp.int32), lines != 0
+        is_first = jnp.cumsum(is_tile.astype(jnp.int32), axis=1) == 1
+        names = book.name(jnp.where(is_first, kinds + np.int32(len(self.cell_names())), kinds)).reshape(-1)
+        is_said = is_tile.reshape(-1) & (~is_found | (np.arange(lines.size, dtype=np.int32) < second))
+        names = jnp.where(is_said, names, book.nothing)
+        place = jnp.asarray(places.reshape(-1))
+        return names, is_found, place[first], place[second]
 
     @functools.cached_property
     def _looks(self) -> np.ndarray:
@@ -179,8 +217,9 @@ class ShisenSho(core.Game[State]):
 
     @functools.cached_property
     def _phrasebook(self) -> text.Phrasebook:
-        names = [f" | {name}" for name in self.cell_names()]
-        return text.Phrasebook(names, self.rows, self.cols, (*_SIDES, _AGAIN, _JOINED, "."))
+        names = [f"{before}{name}" for before in (" | ", "\n") for name in self.cell_names()]
+        phrases = (*_SIDES, _ROWS, _COLUMNS, _AGAIN, _JOINED, ".")
+        return text.Phrasebook(names, self.rows, self.cols, phrases)
 
 
 # Dealing
@@ -325,6 +364,7 @@ def best_pair(board: Array) -> Array:
 # The teacher
 
 _SIDES = ("Top:", "Right:", "Bottom:", "Left:")
+_ROWS, _COLUMNS = " Rows:", " Columns:"
 _AGAIN, _JOINED = " again:", " A path joins"
 
 

@@ -37,7 +37,7 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
             kl_coefficient=0.0,
             optimizer=Optimizer(lr=2e-4, final_norm_lr=4e-2, warmup=2, final_lr=0.1, b2=0.95),
         ),
-        evaluation=Evaluation(episodes=200, cold_start_episodes=40),
+        evaluation=Evaluation(episodes=200, cold_start_episodes=60),
         log=Log(checkpoint_every=20, samples_every=20),
     )
 

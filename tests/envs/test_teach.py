@@ -54,12 +54,6 @@ def seen_from(board: list[list[int]], side: str) -> list[Cell | None]:
     return [next((cell for cell in line if board[cell[0]][cell[1]]), None) for line in lines]
 
 
-def sees_twice(board: list[list[int]], side: str) -> bool:
-    """Whether a side sees two equal tiles."""
-    kinds = [board[cell[0]][cell[1]] for cell in seen_from(board, side) if cell]
-    return len(set(kinds)) < len(kinds)
-
-
 @pytest.mark.parametrize("count", range(1, 10))
 def test_a_walk_over_lines_has_every_pair_next_to_each_other(count: int) -> None:
     walk = [line for line in all_pairs_walk(count, 9) if line >= 0]
@@ -70,50 +64,79 @@ def test_a_walk_over_lines_has_every_pair_next_to_each_other(count: int) -> None
     assert len(walk) <= count * (count - 1) // 2 + max(1, count // 2)
 
 
+def twins_along(lines: list[list[Cell]], board: list[list[int]]) -> tuple[list[list[Cell]], bool]:
+    """The tiles of every line that has any, up to the first equal to the one before it there; whether there is one."""
+    named: list[list[Cell]] = []
+    for line in lines:
+        tiles = [(r, c) for r, c in line if board[r][c]]
+        for i, (r, c) in enumerate(tiles):
+            if i == 0:
+                named.append([])
+            named[-1].append((r, c))
+            if i and board[r][c] == board[tiles[i - 1][0]][tiles[i - 1][1]]:
+                return named, True
+    return named, False
+
+
 @pytest.mark.parametrize(
     ("game_id", "rows", "cols"), [("shisen_sho", 6, 6), ("shisen_sho_cifar10", 6, 6), ("shisen_sho", 2, 8)]
 )
-def test_shisen_sho_looks_from_a_side_and_takes_the_first_equal_tiles(game_id: str, rows: int, cols: int) -> None:
+def test_shisen_sho_takes_the_first_equal_tiles_that_follow_each_other(game_id: str, rows: int, cols: int) -> None:
     seen = lessons(game_id, 24, 20, rows=rows, cols=cols)
     name_of = envs.make(game_id, rows=rows, cols=cols).cell_names()
     assert len(seen) > 200
-    said_of = {"again:": 0, "A path joins": 0}
+    said_of = {"from a side": 0, "Rows": 0, "Columns": 0, "A path joins": 0}
     for board, action, words in seen:
-        said = re.fullmatch(r"(Top|Right|Bottom|Left): \| (.*) (again:|A path joins) (\(.*\))\.", words)
+        said = re.fullmatch(
+            r"(Top|Right|Bottom|Left): \| (.*?)(?: (Rows|Columns):\n(.*))? (again:|A path joins) (\(.*\))\.",
+            words,
+            re.DOTALL,
+        )
         assert said, words
-        said_of[said[3]] += 1
-        lines = seen_from(board, said[1])
-        walk = [int(line) for line in all_pairs_walk(len(lines), max(rows, cols)) if line >= 0]
-        named = [lines[line] for line in walk[: said[2].count(" | ") + 1]]
-        kinds = [board[cell[0]][cell[1]] if cell else 0 for cell in named]
-        assert said[2].split(" | ") == [name_of[kind] for kind in kinds]
-        assert not any(a == b != 0 for a, b in itertools.pairwise(kinds))
-        a, b = cells_in(said[4])
+        side, outer, along, inner, how, places = said.groups()
+        a, b = cells_in(places)
         assert action == action_of(a, b, rows, cols)
         pairs = shisen_sho.legal_pairs(board)
-        if said[3] == "again:":
-            assert named[-1] == b
-            assert lines[walk[len(named)]] == a
-            assert board[a[0]][a[1]] == board[b[0]][b[1]]
-            assert (a, b) in pairs
+        assert (a, b) in pairs
+        lines = seen_from(board, side)
+        walk = [lines[line] for line in all_pairs_walk(len(lines), max(rows, cols)) if line >= 0]
+        named = walk[: outer.count(" | ") + 1]
+        kinds = [board[cell[0]][cell[1]] if cell else 0 for cell in named]
+        assert outer.split(" | ") == [name_of[kind] for kind in kinds]
+        assert not any(a == b != 0 for a, b in itertools.pairwise(kinds))
+        if along is None:
+            said_of["from a side"] += 1
+            assert how == "again:"
+            assert (a, b) == (walk[len(named)], named[-1])
+            continue
+        assert named == walk
+        said_of[along if how == "again:" else "A path joins"] += 1
+        in_rows = [[(r, c) for c in range(cols)] for r in range(rows)]
+        ways = {"Rows": in_rows, "Columns": [list(column) for column in zip(*in_rows, strict=True)]}
+        tiles, is_found = twins_along(ways[along], board)
+        assert is_found == (how == "again:")
+        if is_found:
+            (first, second), tiles[-1] = tiles[-1][-2:], tiles[-1][:-1]
+            assert (a, b) == (first, second)
         else:
-            assert len(named) == len(walk)
-            assert not any(sees_twice(board, side) for side in ("Top", "Right", "Bottom", "Left"))
+            assert not any(twins_along(way, board)[1] for way in ways.values())
             steps = {pair: abs(pair[0][0] - pair[1][0]) + abs(pair[0][1] - pair[1][1]) for pair in pairs}
             assert (a, b) == min(pair for pair in pairs if steps[pair] == min(steps.values()) and pair[0] < pair[1])
-    assert said_of["again:"] > 100
+        assert inner.split("\n") == [" | ".join(name_of[board[r][c]] for r, c in line) for line in tiles]
+    assert said_of["from a side"] > 100
+    assert min(said_of["Rows"], said_of["Columns"]) > 3
 
 
-def test_where_no_side_sees_two_equal_tiles_shisen_sho_takes_the_nearest_pair() -> None:
-    game = envs.make("shisen_sho", rows=4, cols=4)
-    a, b, c, d = "Red circle", "Red square", "Blue circle", "Blue square"
-    rows = [[a, b, c, d], [c, c, a, a], [d, d, b, b], [b, a, d, c]]
+def test_where_no_equal_tiles_follow_each_other_shisen_sho_takes_the_nearest_pair() -> None:
+    game = envs.make("shisen_sho", rows=2, cols=4)
+    a, b = "Red circle", "Blue square"
+    rows = [[a, "-", "-", b], [b, "-", "-", a]]
     state = game.from_text("\n".join(" | ".join(row) for row in rows))
-    said = [jax.jit(game.teach)(state, jax.random.key(i)) for i in range(8)]
+    said = [jax.jit(game.teach)(state, jax.random.key(i)) for i in range(64)]
     words = {text.decode(np.asarray(words)) for _, words in said}
-    assert {int(action) for action, _ in said} == {action_of((1, 0), (1, 1), 4, 4)}
-    assert len(words) > 1
-    assert f"Top: | {a} | {b} | {c} | {d} | {a} | {c} | {d} | {b} A path joins (1, 0) (1, 1)." in words
+    assert {int(action) for action, _ in said} == {action_of((0, 0), (1, 3), 2, 4)}
+    assert len(words) == 8  # from four sides, then along rows or columns
+    assert f"Left: | {a} | {b} Columns:\n{a} | {b}\n{b} | {a} A path joins (0, 0) (1, 3)." in words
 
 
 def test_shisen_sho_looks_from_all_sides() -> None:
