@@ -28,7 +28,7 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
         model="base",
         cold_start=cold,
         rl=RL(
-            iterations=50,
+            iterations=40,
             states=16,
             num_samples=8,
             source="legal_walk",
@@ -37,7 +37,7 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
             kl_coefficient=0.0,
             optimizer=Optimizer(lr=2e-4, final_norm_lr=4e-2, warmup=2, final_lr=0.1, b2=0.95),
         ),
-        evaluation=Evaluation(episodes=200, cold_start_episodes=60),
+        evaluation=Evaluation(episodes=200, cold_start_episodes=100),
         log=Log(checkpoint_every=20, samples_every=20),
     )
 

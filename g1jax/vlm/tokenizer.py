@@ -32,8 +32,8 @@ class Tokenizer:
 
     >>> tokenizer = Tokenizer.load("games")
     >>> tokenizer.encode("Red circle | Blue star")
-    [786, 627]
-    >>> tokenizer.decode([786, 627])
+    [795, 614]
+    >>> tokenizer.decode([795, 614])
     'Red circle | Blue star'
     """
 
