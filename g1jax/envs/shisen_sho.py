@@ -192,14 +192,14 @@ class ShisenSho(core.Game[State]):
         Random ones of those that have a pair; a line of tiles is a line of text.
         """
         places = np.arange(board.size, dtype=np.int32).reshape(board.shape)
-        ways = [self._names_along(lines, where) for lines, where in ((board, places), (board.T, places.T))]
-        rows, columns = ways
+        rows, columns = self._names_along(board, places), self._names_along(board.T, places.T)
         is_across = jax.random.bernoulli(key)
         is_across = jnp.where(rows[1] == columns[1], is_across, rows[1])
         names, is_found, first, second = (jnp.where(is_across, a, b) for a, b in zip(rows, columns, strict=True))
         return is_across, names, is_found, first, second
 
     def _names_along(self, lines: Array, places: np.ndarray) -> tuple[Array, Array, Array, Array]:
+        """Along each line: the names up to the first pair, whether there is one, and its places on the board."""
         book = self._phrasebook
         is_found, first, second = first_twins(lines)
         kinds, is_tile = lines.astype(jnp.int32), lines != 0
@@ -375,17 +375,13 @@ def nearest_pair(board: Array) -> Array:
     """
     num_cells = board.size
     place = np.arange(num_cells)
-    steps = distance(place[:, None], place[None, :], board.shape[1])
+    row, col = place // board.shape[1], place % board.shape[1]
+    steps = abs(row[:, None] - row) + abs(col[:, None] - col)
     order = steps * num_cells**2 + place[:, None] * num_cells + place[None, :]  # unique, and says which pair it is
     never = np.int32(np.iinfo(np.int32).max)
     is_match = matches(board) & ~np.tri(num_cells, dtype=bool)
     first = jnp.min(jnp.where(is_match, order.astype(np.int32), never))
     return jnp.where(first == never, -1, first % num_cells**2)
-
-
-def distance(a: Any, b: Any, cols: int) -> Any:
-    """Rows and columns between two cells, by their place in reading order; written for NumPy and JAX alike."""
-    return abs(a // cols - b // cols) + abs(a % cols - b % cols)
 
 
 # Sprites and names
