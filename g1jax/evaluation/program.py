@@ -28,8 +28,8 @@ class Options:
     player: str = "random"
     """`random`, `expert`, `openai` (see the endpoint's options), or the folder of a training run."""
     games: str = ""
-    """Game ids with commas between, each with presets if wanted: `swap,shisen_sho:base+noisy`; or `all`. Empty: a run's
-    own games at their levels, all games for other players."""
+    """Game ids with commas between, each with presets if wanted: `swap,shisen_sho:base+noisy`; or `all`. A run plays a
+    game that it learnt at the level it learnt. Empty: a run's own games, all games for other players."""
     episodes: int | None = None
     """Of each game. If not given 1000; through an endpoint, where each step may cost, 10 as in the paper."""
     steps: int = NUM_STEPS
@@ -70,7 +70,7 @@ def evaluate(options: Options) -> None:
         raise EvaluationError(f"record={options.record}: 0 or more")
     others = [results.load(path) for path in options.beside]
     player = None if options.player == "openai" else player_named(options.player, options.temperature, options.sees)
-    games = games_of_run(Path(options.player)) if not options.games and _is_run(options) else games_of(options.games)
+    games = games_for_run(options.games, Path(options.player)) if _is_run(options) else games_of(options.games)
     curves = curves_of_run(options)
     out = options.out
     assert out is not None
@@ -131,12 +131,24 @@ def games_of(names: str) -> dict[str, Game[Any]]:
     return games
 
 
-def games_of_run(folder: Path) -> dict[str, Game[Any]]:
-    """The games that a training run learnt, at its levels."""
+def games_for_run(names: str, folder: Path) -> dict[str, Game[Any]]:
+    """The same for a training run, which is asked in the words it learnt: its own games as they are, or with presets.
+
+    Without names its own games.
+    """
+    from g1jax.evaluation.difficulty import Trial, game_of
     from g1jax.training.folder import read_config
     from g1jax.training.setup import make_setup
 
-    return {game.id: game for game in make_setup(read_config(folder)).games}
+    experiment = read_config(folder)
+    own = {game.id: game for game in make_setup(experiment).games}
+    if not names:
+        return own
+    games = games_of(names)
+    for label in games:
+        game_id, _, preset = label.partition(":")
+        games[label] = own[game_id] if label in own else game_of(Trial(label, game_id, preset), experiment)
+    return games
 
 
 def file_name(label: str) -> str:

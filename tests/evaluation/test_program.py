@@ -11,9 +11,11 @@ import pytest
 from g1jax.envs import LevelError
 from g1jax.evaluation import EvaluationError, load
 from g1jax.evaluation.endpoint import Endpoint
-from g1jax.evaluation.program import Options, _with_defaults, evaluate, games_of
+from g1jax.evaluation.program import Options, _with_defaults, evaluate, games_for_run, games_of
+from g1jax.training.folder import RunFolder
 from tests.conftest import REPOSITORY
 from tests.evaluation.server import serving
+from tests.training import tiny
 
 
 def options(out: Path, **changes: Any) -> Options:
@@ -101,6 +103,18 @@ def test_games_are_named_with_presets() -> None:
     assert list(games) == ["game_2048", "swap:base"]
     assert games["swap:base"].id == "swap"
     assert len(games_of("all")) == 4
+
+
+def test_a_run_is_asked_in_the_words_it_learnt(tmp_path: Path) -> None:
+    experiment = tiny.make_experiment("base", tmp_path)
+    RunFolder(experiment).create()
+    own = games_for_run("", tmp_path)
+    assert [own[game_id].prompt for game_id in own] == ["2048", "Pairs"]
+    named = games_for_run("shisen_sho,game_2048:more_fours,swap", tmp_path)
+    assert named["shisen_sho"] == own["shisen_sho"]
+    assert named["game_2048:more_fours"].prompt == "2048"
+    assert named["game_2048:more_fours"] != own["game_2048"]
+    assert named["swap"] == games_of("swap")["swap"], "which it did not learn"
 
 
 @pytest.mark.parametrize(
