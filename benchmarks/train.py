@@ -2,7 +2,7 @@
 
     python benchmarks/train.py                                   # the main job's recipe: phases, and the first steps
     python benchmarks/train.py --states=4 --samples=2 --turns=2  # smaller
-    python benchmarks/train.py --memory-steps=1000               # host memory over so many steps of each phase
+    python benchmarks/train.py --memory-steps=1000               # host memory over so many steps a phase, 20 or more
     python benchmarks/train.py --communication=nano,7B           # on 8 fake devices; nothing is computed
 
 As in the main job, each core of a CPU is a device. A phase is a program of its own on the step's arrays, all taking
@@ -31,10 +31,11 @@ from envs import Row, count, print_machine, print_table  # the benchmarks beside
 from g1jax.rl.rewards import reward
 from g1jax.rl.update import update
 from g1jax.training import cli, lessons, load_experiment, loop, run, steps
+from g1jax.training.ahead import compiling
 from g1jax.training.communication import SHARES, Traffic, sent_bytes, traffic_of
 from g1jax.training.config import Experiment
 from g1jax.training.progress import Progress
-from g1jax.training.setup import Setup, make_setup
+from g1jax.training.setup import Setup, load_params, make_setup
 from g1jax.training.steps import Fixed, RunState
 from g1jax.vlm import to_bytes
 from g1jax.vlm.qwen import shape_of
@@ -104,7 +105,7 @@ Programs = Mapping[str, Callable[[], Any]]
 def print_phases(experiment: Experiment, turns: int) -> None:
     setup = make_setup(experiment)
     with jax.set_mesh(setup.mesh):
-        state, fixed = steps.begin(setup)
+        state, fixed = steps.begin(setup, load_params(setup))
         rl, rl_state = experiment.rl, steps.begin_rl(setup, copy(state))
         programs, num_tokens = rl_programs(setup, rl_state, fixed)
         times = take_turns(programs, turns)
@@ -245,7 +246,7 @@ def cold_programs(setup: Setup, state: RunState, fixed: Fixed) -> Programs:
         return jax.block_until_ready(metrics)
 
     def step() -> Any:
-        runner.value, metrics = loop._cold_step(setup, runner.value, fixed)
+        runner.value, metrics = loop._cold_step(setup, runner.value, fixed, lambda _: None)
         return jax.block_until_ready(metrics)
 
     return {
@@ -283,12 +284,13 @@ def first_seconds(experiment: Experiment) -> dict[str, float]:
 
     times = [perf_counter()]
     setup = make_setup(experiment)
-    with jax.set_mesh(setup.mesh):
-        state, fixed = jax.block_until_ready(steps.begin(setup))
+    with jax.set_mesh(setup.mesh), compiling(setup, 0) as wait:
+        state, fixed = jax.block_until_ready(steps.begin(setup, load_params(setup)))
         times.append(perf_counter())
-        state, _ = jax.block_until_ready(loop._cold_step(setup, state, fixed))
+        state, _ = jax.block_until_ready(loop._cold_step(setup, state, fixed, wait))
         times.append(perf_counter())
         state = jax.block_until_ready(steps.begin_rl(setup, state))
+        wait(steps.RL)
         jax.block_until_ready(steps.rl_step(setup, state, fixed))
         times.append(perf_counter())
     names = ("games, weights, first states", "first step of the cold start", "first iteration of RL")
@@ -300,14 +302,14 @@ def first_seconds(experiment: Experiment) -> dict[str, float]:
 MEMORY_HEADER = (
     "phase",
     "steps",
-    "after warm-up, MB",
-    "at the end",
-    "highest",
-    "range",
-    "compiled in warm-up",
+    "2nd tenth, MB",
+    "last tenth",
+    "range of tenths",
+    "of all steps",
+    "compiled in the 1st tenth",
     "later",
 )
-WARM_UP = 0.1  # share of the steps; in it are the first checkpoint and the first samples, which compile small programs
+TENTHS = 10  # the first is the warm-up, with the first checkpoint and the first samples, which compile small programs
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -323,12 +325,13 @@ class Watch(Progress):
         self.num_compiled += event == COMPILED
 
     def step(self, step: int, phase: str, figures: Mapping[str, float], timings: Mapping[str, float]) -> None:
+        jax.block_until_ready(jax.live_arrays())  # one device may be done while another still holds its temporaries
         seen = self.seen.setdefault(phase, [])
         seen.append((resident_megabytes(), self.num_compiled))
 
 
 def memory_rows(experiment: Experiment, num_steps: int) -> list[Row]:
-    """A run as it is, with its files, samples and checkpoints, but no evaluation."""
+    """A run as it is, with its files, samples and checkpoints, but no evaluation: the most it held in every tenth."""
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder:
         run(
@@ -343,14 +346,18 @@ def memory_rows(experiment: Experiment, num_steps: int) -> list[Row]:
         )
     rows: list[Row] = []
     for phase, seen in watch.seen.items():
-        memory, compiled = zip(*seen, strict=True)
-        first = int(len(memory) * WARM_UP)
-        warm = memory[first:]
-        spread = (max(warm) - min(warm)) / (max(warm) + min(warm))
-        sizes = [f"{size:.0f}" for size in (warm[0], warm[-1], max(warm))]
+        memory, compiled = map(np.array, zip(*seen, strict=True))
+        first = len(memory) // TENTHS
+        peaks = [part.max() for part in np.array_split(memory[first:], TENTHS - 1)]
+        sizes = [f"{peaks[0]:.0f}", f"{peaks[-1]:.0f}", spread(peaks), spread(memory[first:])]
         later = [str(compiled[first] - compiled[0]), str(compiled[-1] - compiled[first])]
-        rows.append((phase, str(len(memory)), *sizes, f"±{spread:.1%}", *later))
+        rows.append((phase, str(len(memory)), *sizes, *later))
     return rows
+
+
+def spread(sizes: Any) -> str:
+    """How far the highest and the lowest are from the middle between them."""
+    return f"±{(max(sizes) - min(sizes)) / (max(sizes) + min(sizes)):.1%}"
 
 
 def resident_megabytes() -> float:

@@ -160,6 +160,11 @@ def sample_lessons(game: Game[Any], count: int = _LESSONS_TO_MEASURE) -> list[st
         action, words = game.teach(state, key)
         return game.describe(state), words, game.write_action(action)
 
+    def first_keys() -> Key:
+        return jax.random.split(jax.random.key(0), count)
+
+    # Traced under `ensure_compile_time_eval`, every operation on constants would be compiled and run by itself.
+    compiled = teach.lower(jax.eval_shape(first_keys)).compile()
     with jax.ensure_compile_time_eval():  # a caller may be tracing
-        columns = [np.asarray(column) for column in teach(jax.random.split(jax.random.key(0), count))]
+        columns = [np.asarray(column) for column in compiled(first_keys())]
     return [lesson_text(*map(text.decode, row)) for row in zip(*columns, strict=True)]

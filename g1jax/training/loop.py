@@ -6,7 +6,7 @@ import functools
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,17 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from g1jax.training.ahead import compiling
 from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.config import Experiment
 from g1jax.training.folder import RunFolder
 from g1jax.training.lessons import Lesson, next_scripts, to_lesson
+from g1jax.training.memory import give_back
 from g1jax.training.progress import Progress
 from g1jax.training.samples import write_samples
-from g1jax.training.setup import Setup, make_setup
-from g1jax.training.steps import Fixed, RunState, begin, begin_rl, cold_step, frozen_of, rl_step, template
-
-COLD, RL = "cold_start", "rl"
+from g1jax.training.setup import Setup, load_params, make_setup
+from g1jax.training.steps import COLD, RL, Fixed, RunState, begin, begin_rl, cold_step, frozen_of, rl_step, template
+from g1jax.vlm import Params
 
 
 class TrainingError(RuntimeError):
@@ -74,15 +75,16 @@ def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
         if not is_known and setup.books is not None:  # what is wrong with them is found here
             sizes = ", ".join(f"{len(book)} of {book.game.id}" for book in setup.books)
             progress.say(f"lessons of {experiment.cold_start.dataset}: {sizes}")
-        beginning = None if is_known else begin(setup)  # before the first file: it may find the weights damaged
+        params = None if is_known else load_params(setup)  # before the first file: they may be damaged
         folder.create()
         stack.callback(folder.close)
         checkpoints = stack.enter_context(Checkpoints(folder.checkpoints, experiment.log.keep))
         run = _Run(setup, folder, checkpoints, progress, stop)
-        state, fixed = _restore(run) if beginning is None else beginning
+        wait = stack.enter_context(compiling(setup, checkpoints.last or 0))
+        state, fixed = _restore(run, params)
         folder.begin_at(int(state.step))
         with contextlib.suppress(_Stopped):
-            state = _train(run, state, fixed)
+            state = _train(run, state, fixed, wait)
             checkpoints.save(int(state.step), state)
             checkpoints.wait()
             _finish(run, state, fixed)
@@ -93,29 +95,30 @@ class _Stopped(Exception):
     """Somebody asked to stop, and all that is needed to go on is saved, or being saved."""
 
 
-def _restore(run: _Run) -> tuple[RunState, Fixed]:
-    """The newest checkpoint, or the beginning."""
+def _restore(run: _Run, params: Params | None) -> tuple[RunState, Fixed]:
+    """The newest checkpoint or, if there is none, the beginning, with these weights if they are loaded already."""
     state = run.checkpoints.restore(functools.partial(template, run.setup), run.progress.warn)
     if state is None:
-        return begin(run.setup)
+        return begin(run.setup, load_params(run.setup) if params is None else params)
     run.progress.say(f"goes on after step {int(state.step)} of {run.setup.experiment.num_steps}")
     return state, frozen_of(run.setup)
 
 
-def _train(run: _Run, state: RunState, fixed: Fixed) -> RunState:
-    """All steps that are not done yet."""
+def _train(run: _Run, state: RunState, fixed: Fixed, wait: Callable[[str], None]) -> RunState:
+    """All steps that are not done yet; `wait`: until a phase's step is compiled."""
     e = run.setup.experiment
-    started = time.perf_counter()
+    started, last = time.perf_counter(), ""
     for done in range(int(state.step) + 1, e.num_steps + 1):  # the step's number, from 1
         if run.stop.is_agreed():
             run.checkpoints.save(done - 1, state)
             raise _stopped(run, f"after step {done - 1}")
         phase = COLD if done <= e.cold_start.steps else RL
         if phase == COLD:
-            state, metrics = _cold_step(run.setup, state, fixed)
+            state, metrics = _cold_step(run.setup, state, fixed, wait)
         else:
             if done == e.cold_start.steps + 1 and e.cold_start.steps > 0:
                 state = _turn_to_rl(run, state, fixed)
+            wait(phase)
             state, metrics, rollouts = rl_step(run.setup, state, fixed)
         figures = {key: float(value) for key, value in jax.device_get(metrics).items()}
         _check_finite(run.setup, figures, done, phase)
@@ -127,20 +130,28 @@ def _train(run: _Run, state: RunState, fixed: Fixed) -> RunState:
         run.progress.step(done, phase, figures, timings)
         if phase == RL and e.log.samples_every and done % e.log.samples_every == 0:
             write_samples(run.setup, run.folder.path / "samples", done, rollouts)
-        if done % e.log.checkpoint_every == 0 or done == e.cold_start.steps:
+        is_saved = done % e.log.checkpoint_every == 0 or done == e.cold_start.steps
+        if is_saved or phase != last:  # a phase's first step was compiled
+            give_back()
+        if is_saved:
             run.checkpoints.save(done, state)
+        last = phase
     return state
 
 
-def _cold_step(setup: Setup, state: RunState, fixed: Fixed) -> tuple[RunState, Mapping[str, Any]]:
+def _cold_step(
+    setup: Setup, state: RunState, fixed: Fixed, wait: Callable[[str], None]
+) -> tuple[RunState, Mapping[str, Any]]:
     """Asks the teacher, or the dataset, puts its words into tokens, learns them."""
     cold = setup.experiment.cold_start
     if setup.books is not None:
+        wait(COLD)
         step, seed, policy = int(state.step), setup.experiment.seed, setup.policy
         batches = [book.batch(policy, seed, step, cold.states) for book in setup.books]
         return cold_step(setup, state, fixed, tuple(Lesson(*setup.spread(batch)) for batch in batches))
     key = jax.random.fold_in(state.key, state.step)
     after, scripts = next_scripts(setup.cold_vecs, cold.random_moves, state.cold_envs, key)
+    wait(COLD)
     lessons = tuple(
         to_lesson(setup.policy, game, script, setup.spread) for game, script in zip(setup.games, scripts, strict=True)
     )

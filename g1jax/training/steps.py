@@ -21,6 +21,8 @@ from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm import Params, TokenBytes, lora
 from g1jax.vlm.sharding import BATCH
 
+COLD, RL = "cold_start", "rl"  # the two phases
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ class Fixed:
     table: TokenBytes
 
 
-def begin(setup: Setup) -> tuple[RunState, Fixed]:
-    """The state before the first step."""
-    trained, fixed = load_params(setup), fixed_of(setup, None)
+def begin(setup: Setup, params: Params) -> tuple[RunState, Fixed]:
+    """The state before the first step. `params` are given away."""
+    trained, fixed = params, fixed_of(setup, None)
     if setup.lora is not None:
         fixed = dataclasses.replace(fixed, frozen=trained)
         trained = setup.place(lora.init(setup.policy.config, setup.lora, _keys(setup)[2]))

@@ -11,7 +11,7 @@ import jax
 from g1jax import vlm
 from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.folder import METRICS, RunFolder
-from g1jax.training.setup import make_setup
+from g1jax.training.setup import load_params, make_setup
 from g1jax.training.steps import begin
 from tests.training import tiny
 
@@ -23,7 +23,7 @@ def make_run(folder: Path, model: str, seeds: Mapping[int, int], **changes: Any)
     RunFolder(experiment).create()
     setup = make_setup(experiment)
     with jax.set_mesh(setup.mesh), Checkpoints(folder / "checkpoints", keep=10) as checkpoints:
-        state, _ = begin(setup)
+        state, _ = begin(setup, load_params(setup))
         for step, seed in seeds.items():
             drawn = setup.place(vlm.init(setup.policy.config, jax.random.key(seed)))
             checkpoints.save(step, dataclasses.replace(state, trained=drawn))

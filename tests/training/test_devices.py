@@ -79,11 +79,13 @@ def numbers_of(file: Path) -> Iterator[tuple[str, float]]:
 def check_mesh(trained: str, single: Path, tmp_path: Path, data: int, fsdp: int, tensor: int) -> None:
     experiment = tiny.write_experiment(tmp_path / "tiny.py", trained, tmp_path / "run", **FEW)
     mesh = (f"--mesh.data={data}", f"--mesh.fsdp={fsdp}", f"--mesh.tensor={tensor}")
-    process = tiny.start(f"--experiment={experiment}", *mesh, num_devices=8)
+    process = tiny.start(f"--experiment={experiment}", *mesh, num_devices=8, extra={"JAX_LOG_COMPILES": "1"})
     out, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
     assert f"mesh data {data} × fsdp {fsdp} × tensor {tensor}" in out
-    assert err == ""
+    for step in ("cold_step", "rl_step"):
+        assert err.count(f"Finished XLA compilation of jit({step})") == 1, "what is compiled ahead is what is called"
+    assert [line for line in err.splitlines() if "warning:" in line] == []
     check_same(tmp_path / "run", single)
 
 

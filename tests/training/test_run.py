@@ -17,7 +17,7 @@ from g1jax.training import ExperimentError, TrainingError, loop, policy_of_run, 
 from g1jax.training.config import Experiment, Optimizer
 from g1jax.training.folder import read_config, read_metrics
 from g1jax.training.progress import Progress
-from g1jax.training.setup import make_setup
+from g1jax.training.setup import load_params, make_setup
 from tests.training import tiny
 
 COLD, ALL = 60, 64
@@ -171,7 +171,7 @@ def small(model: str, workdir: Path, **changes: object) -> Experiment:
 def test_levels_of_the_cold_start_alternate(model: str, tmp_path: Path) -> None:
     mixed: dict[str, Any] = {"game_2048": ({}, {"spawn_four": 0.5})}
     setup = make_setup(tiny.make_experiment(model, tmp_path, cold_start__mixed_levels=mixed))
-    state, _ = steps.begin(setup)
+    state, _ = steps.begin(setup, load_params(setup))
     shares = [np.asarray(envs.games[0].level["spawn_four"]) for envs in (state.cold_envs[0], state.play_envs[0])]
     np.testing.assert_allclose(shares[0], [0.1, 0.5, 0.1, 0.5], rtol=1e-6)
     np.testing.assert_allclose(shares[1], [0.1] * 4, rtol=1e-6)
