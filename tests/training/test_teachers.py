@@ -174,7 +174,7 @@ def test_nothing_of_use_is_one_line(options: Any, tmp_path: Path) -> None:
 
 def test_the_key_is_never_written(options: Any, tmp_path: Path) -> None:
     with serving("500", "ok", response="<think>My key is {key}.</think><answer>0</answer>") as server:
-        make_dataset(options(server))
+        make_dataset(options(server, concurrency=1))  # by turns, so that no question always meets the 500
         assert set(server.keys) == {f"Bearer {KEY}"}
     assert "My key is Bearer [key]." in (tmp_path / "out" / JSONL).read_text("utf-8")
     for path in tmp_path.rglob("*"):
