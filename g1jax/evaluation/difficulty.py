@@ -10,7 +10,7 @@ import numpy as np
 from g1jax import envs
 from g1jax.envs import LevelError, looks
 from g1jax.envs.core import Game
-from g1jax.envs.level import names_of, unknown
+from g1jax.envs.level import names_of, require, unknown
 from g1jax.evaluation.players import Looks
 from g1jax.training.config import Experiment
 
@@ -132,10 +132,12 @@ def game_of(trial: Trial, own: Experiment, others: Sequence[Experiment] = ()) ->
     Raises:
         LevelError: the level cannot be played.
     """
+    require(trial.game_id in envs.game_ids(), unknown("game", trial.game_id, envs.game_ids()))
     experiments = [e for e in (own, *others) if trial.game_id in e.games]
     keys = dict(experiments[0].levels.get(trial.game_id, {})) if experiments else {}
     known = envs.presets(trial.game_id) if trial.preset else {}
     for name in trial.preset.split("+") if trial.preset else []:
+        require(name in known, f"{trial.game_id}: {unknown('preset', name, known)}")
         keys |= known[name]
     return envs.make(trial.game_id, **keys)
 

@@ -121,14 +121,7 @@ def film(out: Path, episodes: dict[str, Episodes], kind: str) -> None:
 
 def games_of(names: str) -> dict[str, Game[Any]]:
     """The games of `id,id:preset+preset`, or all, by what they are called there."""
-    labels = envs.game_ids() if names in ("", "all") else [name.strip() for name in names.split(",") if name.strip()]
-    if not labels:
-        raise EvaluationError("name at least one game, such as --games=game_2048, or all")
-    games = {}
-    for label in labels:
-        game_id, _, preset = label.partition(":")
-        games[label] = envs.make(game_id, preset or None)
-    return games
+    return {label: envs.make(game_id, preset or None) for label, game_id, preset in _named(names)}
 
 
 def games_for_run(names: str, folder: Path) -> dict[str, Game[Any]]:
@@ -144,11 +137,18 @@ def games_for_run(names: str, folder: Path) -> dict[str, Game[Any]]:
     own = {game.id: game for game in make_setup(experiment).games}
     if not names:
         return own
-    games = games_of(names)
-    for label in games:
-        game_id, _, preset = label.partition(":")
-        games[label] = own[game_id] if label in own else game_of(Trial(label, game_id, preset), experiment)
-    return games
+    return {
+        label: own[label] if label in own else game_of(Trial(label, game_id, preset), experiment)
+        for label, game_id, preset in _named(names)
+    }
+
+
+def _named(names: str) -> list[tuple[str, str, str]]:
+    """What each is called, its game's id, and its presets."""
+    labels = envs.game_ids() if names in ("", "all") else [name.strip() for name in names.split(",") if name.strip()]
+    if not labels:
+        raise EvaluationError("name at least one game, such as --games=game_2048, or all")
+    return [(label, *label.partition(":")[::2]) for label in labels]
 
 
 def file_name(label: str) -> str:

@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from g1jax import vlm
 from g1jax.training.lessons import Lesson
 from g1jax.training.setup import Setup
-from g1jax.training.steps import COLD, RL, Fixed, cold_step, fixed_of, rl_step, template
+from g1jax.training.steps import COLD, RL, Fixed, cold_step, fixed_of, rl_step, template, with_shardings
 from g1jax.vlm.sharding import BATCH
 
 
@@ -60,12 +60,7 @@ def _fixed_template(setup: Setup) -> Fixed:
     if setup.lora is None:
         return fixed_of(setup, None)
     shapes = vlm.param_shapes(setup.policy.config)
-    frozen = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        setup.shardings(shapes),
-    )
-    return fixed_of(setup, frozen)
+    return fixed_of(setup, with_shardings(shapes, setup.shardings(shapes)))
 
 
 def _lessons_template(setup: Setup) -> tuple[Lesson, ...]:

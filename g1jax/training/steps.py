@@ -84,12 +84,13 @@ def template(setup: Setup, step: int) -> RunState:
         return _rl_state(setup, state) if step > setup.experiment.cold_start.steps else state
 
     shapes = jax.eval_shape(make)
-    abstract: RunState = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        shardings(setup, shapes),
-    )
+    abstract: RunState = with_shardings(shapes, shardings(setup, shapes))
     return abstract
+
+
+def with_shardings(shapes: Pytree, shardings: Pytree) -> Pytree:
+    """Shapes and dtypes that also say where the arrays will live."""
+    return jax.tree.map(lambda leaf, how: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=how), shapes, shardings)
 
 
 def shardings(setup: Setup, state: RunState) -> RunState:

@@ -115,6 +115,9 @@ def test_a_run_is_asked_in_the_words_it_learnt(tmp_path: Path) -> None:
     assert named["game_2048:more_fours"].prompt == "2048"
     assert named["game_2048:more_fours"] != own["game_2048"]
     assert named["swap"] == games_of("swap")["swap"], "which it did not learn"
+    for wrong, told in (("swop", "did you mean 'swap'"), ("swop:base", "'swop'"), ("swap:nope", "preset 'nope'")):
+        with pytest.raises(LevelError, match=told):
+            games_for_run(wrong, tmp_path)
 
 
 @pytest.mark.parametrize(
