@@ -17,6 +17,7 @@ from tests.training import tiny
 def quick_programs() -> Iterator[None]:
     """Compiles in half the time, and shares programs among runs that differ by their folder alone."""
     made: dict[str, Setup] = {}
+    jax.devices()  # one: before a test of the command line asks for one a core, if it comes first
 
     def make_once(experiment: Experiment) -> Setup:
         key = repr(dataclasses.replace(experiment, workdir=""))
