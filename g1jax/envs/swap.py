@@ -133,8 +133,8 @@ class Swap(core.Game[State]):
         """A swap that lines up three equal tiles which follow each other on a path along two rows or two columns.
 
         The words name the tiles on such paths (see `swap_scan`), a line of text each, up to the third of three equal
-        ones: that names which follow each other are equal is what a small model learns to see. On the few boards that
-        have no such three, all paths of two rows or columns are named, and then any legal swap.
+        ones: that names which follow each other are equal is what a small model learns to see. On a board that has no
+        such three, which is rare, all paths of two rows or columns are named, and then any legal swap.
 
         `Columns 0 1:` / `Red star | Blue cross | Blue cross | Blue cross Take (3, 1) (3, 0).`
         """
@@ -142,9 +142,7 @@ class Swap(core.Game[State]):
         num_cells, num_kinds = self.rows * self.cols, len(self.cell_names())
         legal = jnp.argmax(self.legal_actions(state)).astype(jnp.int32)
         pair = jnp.where(look.is_found, look.source * num_cells + look.target, legal)
-        length = jnp.where(look.band < self.rows - 1, self.cols, self.rows)
-        is_inner = np.arange(len(look.named), dtype=np.int32) % length > 0
-        names = book.name(jnp.where(is_inner, look.named + np.int32(num_kinds), look.named))
+        names = book.name(jnp.where(look.is_first, look.named, look.named + np.int32(num_kinds)))
         words = book.write(
             [
                 book.phrase_of(look.band, self._bands),

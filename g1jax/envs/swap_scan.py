@@ -5,6 +5,11 @@ odd one changes rows. A path visits one tile of each column; these six meet ever
 
     x . x .    . x . x    x x . .    x . . x    . . x x    . x x .
     . x . x    x . x .    . . x x    . x x .    x x . .    x . . x
+
+Three equal tiles of four in one row become a line when the tile beyond the gap fills it. A path that leaves out every
+third tile meets them; these three, along the one row and then along the other, meet every such three once:
+
+    x x . x x .    . x x . x x    x . x x . x
 """
 
 from dataclasses import dataclass
@@ -15,17 +20,18 @@ import numpy as np
 
 from g1jax.typing import Array, Key
 
+Cell = tuple[int, int]
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Scan:
-    """What is seen along the paths of a band of two rows, or of two columns."""
+    """What is seen along the paths of a band of two rows, or of two columns; N names at most."""
 
     is_found: Array  # bool[], three equal tiles follow each other on a path
     band: Array  # int32[], by its first row; behind these, by its first column
-    named: (
-        Array  # int32[6·max(R, C)], the kinds on the paths, up to the third equal one; -1 behind it, or behind the end
-    )
+    named: Array  # int32[N], the kinds on the paths, up to the third equal one; -1 behind it, or behind the end
+    is_first: Array  # bool[N], the first of a path
     source: Array  # int32[], the tile to move, in reading order
     target: Array  # int32[], and where to
 
@@ -34,50 +40,70 @@ def scan(board: Array, key: Key) -> Scan:
     """A random band of those that show three equal tiles, or if none does, of all: int8[R, C]."""
     place = np.arange(board.size, dtype=np.int32).reshape(board.shape)
     board = board.astype(jnp.int32)
-    most = 6 * max(board.shape)
+    most = max(sum(map(len, paths(length))) for length in board.shape)
     views = [_look(board, place, most), _look(board.T, place.T, most)]
-    kinds, is_end, source, target = (jnp.concatenate(column) for column in zip(*views, strict=True))
+    kinds, is_first, is_end, source, target = (jnp.concatenate(column) for column in zip(*views, strict=True))
     has_three = jnp.any(is_end, axis=1)
     band = jnp.argmax(jax.random.uniform(key, has_three.shape) + has_three.astype(jnp.float32)).astype(jnp.int32)
     end = jnp.argmax(is_end[band])
     is_found = has_three[band]
     is_named = (np.arange(most, dtype=np.int32) <= end) | ~is_found
     named = jnp.where(is_named, kinds[band], -1)
-    return Scan(is_found, band, named, source[band, end], target[band, end])
+    return Scan(is_found, band, named, is_first[band], source[band, end], target[band, end])
 
 
-def paths(length: int) -> np.ndarray:
-    """Which of a band's two rows each path visits, column by column: int32[6, length]."""
-    column = np.arange(length, dtype=np.int32)
-    there_and_back = [(column + first) % 2 for first in (0, 1)]
-    two_by_two = [(column + first) % 4 // 2 for first in range(4)]
-    return np.stack([*there_and_back, *two_by_two])
+def paths(length: int) -> list[list[Cell]]:
+    """The paths along two rows, as (which of them, column)."""
+    columns = range(length)
+    there_and_back = [[((c + first) % 2, c) for c in columns] for first in (0, 1)]
+    two_by_two = [[((c + first) % 4 // 2, c) for c in columns] for first in range(4)]
+    with_gaps = [
+        [(row, c) for c in columns if (c - first) % 3 != 2] for row in (0, 1) for first in range(3) if length >= 4
+    ]
+    return there_and_back + two_by_two + with_gaps
 
 
-def _look(board: Array, place: np.ndarray, most: int) -> tuple[Array, Array, Array, Array]:
-    """Of each band of two rows, [R - 1, most]: the kinds on its paths (-1 behind them), where three equal ones end, and
-    which tile then goes where.
+def move_of(three: list[Cell]) -> tuple[Cell, Cell]:
+    """Which of three tiles that follow each other on a path goes where, to stand in a line with the others."""
+    (row, first), (_, second), (_, third) = three
+    if third - first == 3:
+        return ((row, third), (row, third - 1)) if second == first + 1 else ((row, first), (row, first + 1))
+    rows = [row for row, _ in three]
+    odd = next(cell for cell in three if rows.count(cell[0]) == 1)
+    return odd, (1 - odd[0], odd[1])
+
+
+def _look(board: Array, place: np.ndarray, most: int) -> tuple[Array, ...]:
+    """Of each band of two rows, [R - 1, most]: the kinds on its paths (-1 behind them), where a path begins, where three
+    equal tiles end, and which tile then goes where.
     """
     rows, cols = board.shape
-    column = np.arange(cols)
-    own = np.arange(rows - 1)[:, None, None] + paths(cols)  # [bands, 6, C], the rows that are visited
-    other = 2 * np.arange(rows - 1)[:, None, None] + 1 - own
-    kinds, others = board[own, column], board[other, column]
-    is_end = jnp.zeros(kinds.shape, bool)
-    source, target = np.zeros(own.shape, np.int32), np.zeros(own.shape, np.int32)
-    if cols >= 3:
-        first, second, third = own[..., :-2], own[..., 1:-1], own[..., 2:]
-        odd = np.where(first == second, 2, np.where(second == third, 0, 1))  # of the three, the one in the other row
-        odd_column = column[:-2] + odd
-        odd_row = np.take_along_axis(own, odd_column, axis=2)
-        goes_to = 2 * np.arange(rows - 1)[:, None, None] + 1 - odd_row
-        source[..., 2:], target[..., 2:] = place[odd_row, odd_column], place[goes_to, odd_column]
-        is_three = (kinds[..., :-2] == kinds[..., 1:-1]) & (kinds[..., 1:-1] == kinds[..., 2:])
-        is_other = jnp.take_along_axis(others, jnp.asarray(odd_column), axis=2) != kinds[..., 2:]
-        is_end = is_end.at[..., 2:].set(is_three & is_other)
+    ways = paths(cols)
+    cells = [cell for way in ways for cell in way]
+    is_first = [i == 0 for way in ways for i in range(len(way))]
+    threes = [way[i - 2 : i + 1] if i >= 2 else None for way in ways for i in range(len(way))]
+    moves = [move_of(three) if three else ((0, 0), (0, 0)) for three in threes]
+    band = np.arange(rows - 1)[:, None]
 
-    def flat(x: Array | np.ndarray, fill: int | bool) -> Array:
-        x = jnp.asarray(x).reshape(rows - 1, 6 * cols)
-        return jnp.pad(x, ((0, 0), (0, most - 6 * cols)), constant_values=fill)
+    def at(values: Array | np.ndarray, these: list[Cell]) -> Array | np.ndarray:
+        """The values at a place of every band: [R - 1, N]."""
+        row, col = np.array(these).T
+        return values[band + row, col[None]]
 
-    return flat(kinds, -1), flat(is_end, False), flat(source, 0), flat(target, 0)
+    kinds = jnp.asarray(at(board, cells))
+    before, before_that = (jnp.roll(kinds, by, axis=1) for by in (1, 2))
+    is_three = np.array([three is not None for three in threes])[None] & (before == kinds) & (before_that == kinds)
+    is_end = is_three & (at(board, [target for _, target in moves]) != kinds)
+    source, target = at(place, [source for source, _ in moves]), at(place, [target for _, target in moves])
+
+    def padded(x: Array | np.ndarray, fill: int | bool) -> Array:
+        x = jnp.broadcast_to(jnp.asarray(x), kinds.shape)
+        return jnp.pad(x, ((0, 0), (0, most - len(cells))), constant_values=fill)
+
+    return (
+        padded(kinds, -1),
+        padded(np.array(is_first)[None], False),
+        padded(is_end, False),
+        padded(source, 0),
+        padded(target, 0),
+    )

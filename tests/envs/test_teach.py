@@ -146,11 +146,14 @@ def test_shisen_sho_looks_from_all_sides() -> None:
 
 PATHS = ("x.x.", ".x.x", "xx..", "x..x", "..xx", ".xx.")
 """Where six paths along two lines are in the first of them, from its beginning; then the same anew."""
+GAPS = ("xx.", ".xx", "x.x")
+"""Which tiles of a line are on the paths that leave some out; then the same anew."""
 
 
 def paths_of(what: str, first: int, size: int = 8) -> list[list[Cell]]:
     """The cells of the paths along two rows or columns."""
     rows = [[(first + (path[i % 4] == "."), i) for i in range(size)] for path in PATHS]
+    rows += [[(first + row, i) for i in range(size) if gaps[i % 3] == "x"] for row in (0, 1) for gaps in GAPS]
     return rows if what == "Rows" else [[(c, r) for r, c in path] for path in rows]
 
 
@@ -161,10 +164,22 @@ def threes(board: list[list[int]], path: list[Cell]) -> list[int]:
 
 
 def test_paths_meet_every_three_of_two_rows_once_unless_they_are_in_one_row() -> None:
-    met = [tuple(path[i : i + 3]) for path in paths_of("Rows", 0) for i in range(6)]
+    met = [tuple(path[i : i + 3]) for path in paths_of("Rows", 0)[:6] for i in range(6)]
     wanted = {((a, i), (b, i + 1), (c, i + 2)) for a, b, c in itertools.product((0, 1), repeat=3) for i in range(6)}
     assert len(met) == len(set(met))
     assert set(met) == {three for three in wanted if len({row for row, _ in three}) == 2}
+
+
+def test_paths_with_gaps_meet_every_three_of_four_tiles_in_a_row_once() -> None:
+    met = [tuple(path[i : i + 3]) for path in paths_of("Rows", 0)[6:] for i in range(len(path) - 2)]
+    wanted = {
+        tuple((row, c) for c in range(first, first + 4) if c != gap)
+        for row in (0, 1)
+        for first in range(5)
+        for gap in (first + 1, first + 2)
+    }
+    assert len(met) == len(set(met))
+    assert set(met) == wanted
 
 
 def test_swap_looks_along_paths_and_lines_up_the_first_three_equal_tiles() -> None:
@@ -188,11 +203,11 @@ def test_swap_looks_along_paths_and_lines_up_the_first_three_equal_tiles() -> No
         if said[5] == "Take":
             assert not any(ends[: len(lines) - 1])
             assert ends[len(lines) - 1] == [len(lines[-1]) - 1]
-            assert all(len(line) == 8 for line in lines[:-1])
+            assert all(len(line) == len(path) for line, path in zip(lines[:-1], paths, strict=False))
             assert source in paths[len(lines) - 1][len(lines[-1]) - 3 : len(lines[-1])]
             assert target in wins_of(board, source, along=said[1])
         else:
-            assert sum(map(len, lines)) == 48
+            assert sum(map(len, lines)) == 48 + 32
             assert not any(
                 threes(board, path) for what in ("Rows", "Columns") for i in range(7) for path in paths_of(what, i)
             )
