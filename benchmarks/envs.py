@@ -2,6 +2,7 @@
 
     python benchmarks/envs.py            # pip install -e .[bench] for the peers
     python benchmarks/envs.py --quick    # a minute, small batches
+    python benchmarks/envs.py --tables=games --batches=16384
 
 Ratios within a run mean something, figures of two runs do not: machines differ and drift. Every frame counted is an
 output of the compiled program, so all of it is computed and written. The copy is NumPy's, from one warm buffer to
@@ -26,6 +27,7 @@ from g1jax import envs
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 STEPS = 32
+TABLES = ("games", "sizes", "peers", "pixels", "costs")
 Row = tuple[str, ...]
 
 
@@ -35,7 +37,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="batches 64 and 1024 only, fewer repeats")
     parser.add_argument("--batches", help="batch sizes, comma-separated (default: 64,1024,4096,16384)")
     parser.add_argument("--games", default=",".join(envs.game_ids()), help="game ids, comma-separated")
-    parser.add_argument("--no-peers", action="store_true", help="leave pgx, jumanji and gymnasium-2048 out")
+    parser.add_argument("--tables", default=",".join(TABLES), help="which to print (default: %(default)s)")
     parser.add_argument(
         "--small-pages", action="store_true", help="keep 4 KB pages (default: huge pages on Linux CPUs)"
     )
@@ -44,16 +46,24 @@ def main() -> None:
         use_huge_pages()
     batches = [int(b) for b in (args.batches or ("64,1024" if args.quick else "64,1024,4096,16384")).split(",")]
     games = [envs.make(game_id) for game_id in args.games.split(",")]
+    tables = args.tables.split(",")
+    if not set(tables) <= set(TABLES):
+        parser.error(f"--tables={args.tables}: {','.join(TABLES)}")
     repeats = 3 if args.quick else 7
+    large = [b for b in batches if b >= 1024] or batches
     print_machine()
-    print_table("Games: random play, and frames at the default size", GAME_HEADER, game_rows(games, batches, repeats))
-    print_table("Frame sizes, batch 1024", SIZE_HEADER, size_rows(repeats, batch=256 if args.quick else 1024))
-    if not args.no_peers:
+    if "games" in tables:
         print_table(
-            "2048 beside its peers", PEER_HEADER, peer_rows([b for b in batches if b >= 1024] or batches, repeats)
+            "Games: random play, and frames at the default size", GAME_HEADER, game_rows(games, batches, repeats)
         )
+    if "sizes" in tables:
+        print_table("Frame sizes, batch 1024", SIZE_HEADER, size_rows(repeats, batch=256 if args.quick else 1024))
+    if "peers" in tables:
+        print_table("2048 beside its peers", PEER_HEADER, peer_rows(large, repeats))
+    if "pixels" in tables:
         print_table("2048 with pixels beside gymnasium-2048", PIXEL_HEADER, pixel_rows(repeats))
-    print_table("Starting up and memory", ("what", "figure"), cost_rows(games, max(batches)))
+    if "costs" in tables:
+        print_table("Starting up and memory", ("what", "figure"), cost_rows(games, max(batches)))
 
 
 def use_huge_pages() -> None:

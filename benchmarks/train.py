@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, help="responses to a state")
     parser.add_argument("--microbatches", type=int, help="in both phases")
     parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--no-first-steps", action="store_true", help="leave the second table out")
     parser.add_argument("--memory-steps", type=int, default=0, help="steps of each phase; prints that table alone")
     parser.add_argument("--communication", metavar="MODELS", help="nano, 7B; prints that table alone")
     parser.add_argument("--meshes", help="data.fsdp.tensor, comma-separated, for --communication")
@@ -83,7 +84,8 @@ def main() -> None:
         )
         return
     print_phases(experiment, args.turns)
-    print_table("The first steps, compiling included", FIRST_HEADER, first_rows(sys.argv[1:]))
+    if not args.no_first_steps:
+        print_table("The first steps, compiling included", FIRST_HEADER, first_rows(sys.argv[1:]))
 
 
 def make_experiment(args: argparse.Namespace) -> Experiment:
