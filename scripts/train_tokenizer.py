@@ -55,6 +55,7 @@ CHAT_TEMPLATE = (
 
 DRILLS = 2000  # times that every cell and place of the paper's levels is read
 OTHER_DRILLS = 150  # and the cells of other levels
+WORDS = (" Take", " Else", "Rows", " Rows", "Columns", " Columns")  # of the teachers, however seldom they say them
 PROMPT_READINGS = 150
 BOARDS, STEPS, EVERY = 32, 60, 3  # of random play, of which every third board is kept
 RESPONSES = 600  # of each game; those to boards of short games are read again
@@ -123,7 +124,7 @@ def corpus() -> Iterator[str]:
 
 
 def drills() -> Iterator[str]:
-    """Every cell first in a text, after another one and in a new row; every place, with and without a space."""
+    """Every cell first in a text, after another one and in a new row; every place, with and without a space; words."""
     tiles = shisen_sho.tile_names(6, 6)
     numbers = ["-", *(str(2**e) for e in range(1, 12))]
     cells = [*tiles, *numbers, *images.CIFAR10_CLASSES, *images.DIGIT_CLASSES]
@@ -134,6 +135,7 @@ def drills() -> Iterator[str]:
     for r in range(8):
         for c in range(8):
             yield from [f"({r}, {c}) ({r}, {c})"] * DRILLS
+    yield from WORDS * DRILLS
 
 
 def readable_games() -> Iterator[Any]:

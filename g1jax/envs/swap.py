@@ -13,7 +13,7 @@ from g1jax.envs import core, looks, random, shisen_sho, text
 from g1jax.envs import level as level_keys
 from g1jax.envs.batching import fence, loop_while
 from g1jax.envs.level import require, traced
-from g1jax.envs.swap_scan import scan
+from g1jax.envs.swap_scan import look
 from g1jax.typing import Array, HostImages, Key
 
 
@@ -133,26 +133,25 @@ class Swap(core.Game[State]):
         """A swap that lines up three equal tiles which follow each other on a path along two rows or two columns.
 
         The words name the tiles on such paths (see `swap_scan`), a line of text each, up to the third of three equal
-        ones: that names which follow each other are equal is what a small model learns to see. On a board that has no
-        such three, which is rare, all paths of two rows or columns are named, and then any legal swap.
+        ones: that names which follow each other are equal is what a small model learns to see. Where two rows or
+        columns show no such three, another two are looked at; where these do not either, it is any legal swap.
 
         `Columns 0 1:` / `Red star | Blue cross | Blue cross | Blue cross Take (3, 1) (3, 0).`
         """
-        book, look = self._phrasebook, scan(state.board, key)
+        book = self._phrasebook
         num_cells, num_kinds = self.rows * self.cols, len(self.cell_names())
-        legal = jnp.argmax(self.legal_actions(state)).astype(jnp.int32)
-        pair = jnp.where(look.is_found, look.source * num_cells + look.target, legal)
-        names = book.name(jnp.where(look.is_first, look.named, look.named + np.int32(num_kinds)))
-        words = book.write(
-            [
-                book.phrase_of(look.band, self._bands),
-                *jnp.where(look.named < 0, book.nothing, names),
-                book.phrase_if(look.is_found, _TAKE, _ELSE),
-                book.place(pair // num_cells),
-                book.place(pair % num_cells),
-                ".",
-            ]
-        )
+        pieces, is_found = [], jnp.bool_(False)
+        pair = jnp.argmax(self.legal_actions(state)).astype(jnp.int32)
+        for i, seen in enumerate(look(state.board, key, _LOOKS)):
+            names = book.name(jnp.where(seen.is_first, seen.named, seen.named + np.int32(num_kinds)))
+            said = [book.phrase_of(seen.band, self._bands), *jnp.where(seen.named < 0, book.nothing, names)]
+            if i:
+                said = [book.phrase(_ELSE), book.phrase(" "), *said]
+            pieces += [jnp.where(is_found, book.nothing, piece) for piece in said]
+            pair = jnp.where(~is_found & seen.is_found, seen.source * num_cells + seen.target, pair)
+            is_found |= seen.is_found
+        move = [book.place(pair // num_cells), book.place(pair % num_cells)]
+        words = book.write([*pieces, book.phrase_if(is_found, _TAKE, _ELSE), *move, "."])
         is_over = ~has_legal_swap(state.board)
         return jnp.where(is_over, self.invalid_action, pair), jnp.where(is_over, jnp.uint8(0), words)
 
@@ -166,7 +165,7 @@ class Swap(core.Game[State]):
     @functools.cached_property
     def _phrasebook(self) -> text.Phrasebook:
         names = [f"{before}{name}" for before in ("\n", " | ") for name in self.cell_names()]
-        return text.Phrasebook(names, self.rows, self.cols, (*self._bands, _TAKE, _ELSE, "."))
+        return text.Phrasebook(names, self.rows, self.cols, (*self._bands, _TAKE, _ELSE, " ", "."))
 
 
 # Rules
@@ -380,5 +379,8 @@ def best_swap(board: Array) -> Array:
 
 
 # The teacher
+
+_LOOKS = 2
+"""Each takes 80 names on 8×8, and shows a swap on every third fresh board, on every seventh in play."""
 
 _TAKE, _ELSE = " Take", " Else"

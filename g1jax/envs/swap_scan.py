@@ -25,7 +25,7 @@ Cell = tuple[int, int]
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Scan:
+class Look:
     """What is seen along the paths of a band of two rows, or of two columns; N names at most."""
 
     is_found: Array  # bool[], three equal tiles follow each other on a path
@@ -36,20 +36,22 @@ class Scan:
     target: Array  # int32[], and where to
 
 
-def scan(board: Array, key: Key) -> Scan:
-    """A random band of those that show three equal tiles, or if none does, of all: int8[R, C]."""
+def look(board: Array, key: Key, count: int) -> list[Look]:
+    """So many looks at a board, int8[R, C], each at another band, at random."""
     place = np.arange(board.size, dtype=np.int32).reshape(board.shape)
     board = board.astype(jnp.int32)
     most = max(sum(map(len, paths(length))) for length in board.shape)
-    views = [_look(board, place, most), _look(board.T, place.T, most)]
+    views = [_see(board, place, most), _see(board.T, place.T, most)]
     kinds, is_first, is_end, source, target = (jnp.concatenate(column) for column in zip(*views, strict=True))
-    has_three = jnp.any(is_end, axis=1)
-    band = jnp.argmax(jax.random.uniform(key, has_three.shape) + has_three.astype(jnp.float32)).astype(jnp.int32)
-    end = jnp.argmax(is_end[band])
-    is_found = has_three[band]
-    is_named = (np.arange(most, dtype=np.int32) <= end) | ~is_found
-    named = jnp.where(is_named, kinds[band], -1)
-    return Scan(is_found, band, named, is_first[band], source[band, end], target[band, end])
+    bands = jax.lax.top_k(jax.random.uniform(key, kinds.shape[:1]), count)[1]
+
+    def look_at(band: Array) -> Look:
+        end, is_found = jnp.argmax(is_end[band]), jnp.any(is_end[band])
+        is_named = (np.arange(most, dtype=np.int32) <= end) | ~is_found
+        named = jnp.where(is_named, kinds[band], -1)
+        return Look(is_found, band, named, is_first[band], source[band, end], target[band, end])
+
+    return [look_at(bands[i]) for i in range(count)]
 
 
 def paths(length: int) -> list[list[Cell]]:
@@ -73,9 +75,9 @@ def move_of(three: list[Cell]) -> tuple[Cell, Cell]:
     return odd, (1 - odd[0], odd[1])
 
 
-def _look(board: Array, place: np.ndarray, most: int) -> tuple[Array, ...]:
-    """Of each band of two rows, [R - 1, most]: the kinds on its paths (-1 behind them), where a path begins, where three
-    equal tiles end, and which tile then goes where.
+def _see(board: Array, place: np.ndarray, most: int) -> tuple[Array, ...]:
+    """Of each band of two rows, [R - 1, most]: the kinds on its paths (-1 behind them), where a path begins, where
+    three equal tiles end, and which tile then goes where.
     """
     rows, cols = board.shape
     ways = paths(cols)

@@ -182,36 +182,41 @@ def test_paths_with_gaps_meet_every_three_of_four_tiles_in_a_row_once() -> None:
     assert set(met) == wanted
 
 
-def test_swap_looks_along_paths_and_lines_up_the_first_three_equal_tiles() -> None:
+def test_swap_looks_along_paths_twice_and_lines_up_the_first_three_equal_tiles() -> None:
     seen = lessons("swap", 16, 12)
     name_of = envs.make("swap").cell_names()
-    bands = set()
+    bands, how = set(), {"first": 0, "second": 0, "not at all": 0}
     assert len(seen) > 150
     for board, action, words in seen:
-        said = re.fullmatch(r"(Rows|Columns) (\d) (\d):\n(.*) (Take|Else) (\(.*\))\.", words, re.DOTALL)
+        said = re.fullmatch(r"(.*) (Take|Else) (\(.*\))\.", words, re.DOTALL)
         assert said, words
-        bands.add(words[: words.index(":")])
-        assert int(said[3]) == int(said[2]) + 1
-        paths = paths_of(said[1], int(said[2]))
-        lines = [line.split(" | ") for line in said[4].split("\n")]
-        for line, path in zip(lines, paths, strict=False):
-            assert line == [name_of[board[r][c]] for r, c in path][: len(line)]
-        ends = [threes(board, path)[:1] for path in paths]
-        source, target = cells_in(said[6])
+        source, target = cells_in(said[3])
         assert action == action_of(source, target, 8, 8)
         assert swap.is_valid_swap(board, source, target)
-        if said[5] == "Take":
-            assert not any(ends[: len(lines) - 1])
-            assert ends[len(lines) - 1] == [len(lines[-1]) - 1]
-            assert all(len(line) == len(path) for line, path in zip(lines[:-1], paths, strict=False))
-            assert source in paths[len(lines) - 1][len(lines[-1]) - 3 : len(lines[-1])]
-            assert target in wins_of(board, source, along=said[1])
-        else:
-            assert sum(map(len, lines)) == 48 + 32
-            assert not any(
-                threes(board, path) for what in ("Rows", "Columns") for i in range(7) for path in paths_of(what, i)
-            )
+        looks = [re.fullmatch(r"(Rows|Columns) (\d) (\d):\n(.*)", part, re.DOTALL) for part in said[1].split(" Else ")]
+        for look in looks:
+            assert look, words
+            assert int(look[3]) == int(look[2]) + 1
+            bands.add(look[0].partition(":")[0])
+            paths = paths_of(look[1], int(look[2]))
+            lines = [line.split(" | ") for line in look[4].split("\n")]
+            for line, path in zip(lines, paths, strict=False):
+                assert line == [name_of[board[r][c]] for r, c in path][: len(line)]
+            ends = [threes(board, path)[:1] for path in paths]
+            if look is looks[-1] and said[2] == "Take":
+                assert not any(ends[: len(lines) - 1])
+                assert ends[len(lines) - 1] == [len(lines[-1]) - 1]
+                assert all(len(line) == len(path) for line, path in zip(lines[:-1], paths, strict=False))
+                assert source in paths[len(lines) - 1][len(lines[-1]) - 3 : len(lines[-1])]
+                assert target in wins_of(board, source, along=look[1])
+            else:
+                assert not any(ends)
+                assert sum(map(len, lines)) == 48 + 32
+        assert len({look[0].partition(":")[0] for look in looks if look}) == len(looks)
+        assert len(looks) == 2 or (len(looks) == 1 and said[2] == "Take")
+        how["not at all" if said[2] == "Else" else ("first", "second")[len(looks) - 1]] += 1
     assert len(bands) == 14
+    assert min(how.values()) > 10
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(3, 6), (2, 3), (4, 1)])
