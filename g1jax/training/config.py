@@ -74,7 +74,7 @@ class RL:
     """Responses to each state."""
     source: Literal["walk", "legal_walk", "play"] = "walk"
     """Where states come from: random walks from fresh ones (the paper); walks of legal moves alone, each of a random
-    length, so that boards of all stages are met; or the policy's own play."""
+    length, so that boards of all stages are met; or the policy's own play, begun from such legal walks."""
     walk_steps: tyro.conf.Suppress[Mapping[str, int]] = field(
         default_factory=lambda: {"game_2048": 100, "shisen_sho": 250, "shisen_sho_cifar10": 250, "swap": 0}
     )

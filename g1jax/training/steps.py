@@ -35,7 +35,7 @@ class RunState:
     opt_state: Pytree  # of the running phase
     reference: Params | None  # what the KL is measured from; None if there is none
     cold_envs: tuple[VecState, ...]  # one a game, while there is a cold start
-    play_envs: tuple[VecState, ...]  # one a game, if the policy learns from its own play
+    play_envs: tuple[VecState, ...]  # one a game, in RL, if the policy learns from its own play
 
 
 @jax.tree_util.register_dataclass
@@ -134,7 +134,7 @@ def _first_state(setup: Setup, trained: Params) -> RunState:
     key, begin_key, _ = _keys(setup)
     is_cold = e.cold_start.steps > 0
     optimizer = setup.cold_optimizer if is_cold else setup.rl_optimizer
-    cold_key, play_key = jax.random.split(begin_key)
+    cold_key, _ = jax.random.split(begin_key)
     return RunState(
         step=jnp.int32(0),
         key=key,
@@ -142,7 +142,7 @@ def _first_state(setup: Setup, trained: Params) -> RunState:
         opt_state=optimizer.init(trained),
         reference=_copy(trained) if needs_reference(setup) else None,
         cold_envs=_reset(setup.cold_vecs, cold_key, setup.cold_levels) if is_cold and not e.cold_start.dataset else (),
-        play_envs=_reset(setup.play_vecs, play_key, (None,) * len(setup.games)) if e.rl.source == "play" else (),
+        play_envs=() if is_cold else _first_play(setup),
     )
 
 
@@ -152,6 +152,7 @@ def _rl_state(setup: Setup, state: RunState) -> RunState:
         opt_state=setup.rl_optimizer.init(state.trained),
         reference=_copy(state.trained) if needs_reference(setup) else None,
         cold_envs=(),
+        play_envs=_first_play(setup),
     )
 
 
@@ -166,6 +167,16 @@ def _reset(vecs: tuple[VecEnv, ...], key: Key, levels: tuple[TracedLevel | None,
     return tuple(
         vec.reset(jax.random.fold_in(key, i), level) for i, (vec, level) in enumerate(zip(vecs, levels, strict=True))
     )
+
+
+def _first_play(setup: Setup) -> tuple[VecState, ...]:
+    """Environments to play in, if that is where states come from: at all stages, or all would come to the hard boards at
+    the same time.
+    """
+    if setup.experiment.rl.source != "play":
+        return ()
+    _, key = jax.random.split(_keys(setup)[1])
+    return tuple(walk(setup, i, jax.random.fold_in(key, i)) for i in range(len(setup.games)))
 
 
 def _copy(params: Params) -> Params:
@@ -248,7 +259,7 @@ def walk(setup: Setup, index: int, key: Key) -> VecState:
     """Fresh states of a game, and random moves from there."""
     vec, game, rl = setup.play_vecs[index], setup.games[index], setup.experiment.rl
     reset_key, walk_key, length_key = jax.random.split(key, 3)
-    num_steps, is_legal = rl.walk_steps.get(game.id, 0), rl.source == "legal_walk"
+    num_steps, is_legal = rl.walk_steps.get(game.id, 0), rl.source != "walk"
     lengths = jax.random.randint(length_key, (vec.num_envs,), 0, num_steps + 1) if is_legal else jnp.int32(num_steps)
     state = vec.reset(reset_key)
     state = jax.tree.map(

@@ -172,7 +172,9 @@ def test_levels_of_the_cold_start_alternate(model: str, tmp_path: Path) -> None:
     mixed: dict[str, Any] = {"game_2048": ({}, {"spawn_four": 0.5})}
     setup = make_setup(tiny.make_experiment(model, tmp_path, cold_start__mixed_levels=mixed))
     state, _ = steps.begin(setup, load_params(setup))
-    shares = [np.asarray(envs.games[0].level["spawn_four"]) for envs in (state.cold_envs[0], state.play_envs[0])]
+    cold = state.cold_envs[0]  # which RL does not need
+    play = steps.begin_rl(setup, state).play_envs[0]
+    shares = [np.asarray(envs.games[0].level["spawn_four"]) for envs in (cold, play)]
     np.testing.assert_allclose(shares[0], [0.1, 0.5, 0.1, 0.5], rtol=1e-6)
     np.testing.assert_allclose(shares[1], [0.1] * 4, rtol=1e-6)
 
