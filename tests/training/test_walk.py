@@ -2,23 +2,42 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
-from g1jax.training.setup import make_setup
-from g1jax.training.steps import walk
+from g1jax.training.setup import Setup, load_params, make_setup
+from g1jax.training.steps import begin, begin_rl, walk
 from tests.training import tiny
 
 
-def test_legal_walks_show_boards_of_all_stages(model: str, tmp_path: Path) -> None:
-    experiment = tiny.make_experiment(model, tmp_path, levels={}, rl__states=64, rl__source="legal_walk")
-    experiment = dataclasses.replace(
-        experiment, rl=dataclasses.replace(experiment.rl, walk_steps={"shisen_sho": 17, "game_2048": 0})
-    )
-    setup = make_setup(experiment)
-    boards, fresh = (walk(setup, i, jax.random.key(0)) for i in (1, 0))
+def setup_of(model: str, workdir: Path, **changes: Any) -> Setup:
+    """64 states of each game: of 2048 fresh ones, of Shisen-Sho any."""
+    experiment = tiny.make_experiment(model, workdir, levels={}, rl__states=64, **changes)
+    steps = {"shisen_sho": 17, "game_2048": 0}
+    return make_setup(dataclasses.replace(experiment, rl=dataclasses.replace(experiment.rl, walk_steps=steps)))
+
+
+def are_of_all_stages(boards: Any) -> bool:
+    """Whether boards of Shisen-Sho have most of the even numbers of tiles from 2 to 36."""
     tiles = (np.asarray(boards.games[0].board) > 0).sum((1, 2))
     assert (tiles % 2 == 0).all()
-    assert len(set(tiles.tolist())) > 9  # of the even numbers from 2 to 36
+    return len(set(tiles.tolist())) > 9
+
+
+def test_legal_walks_show_boards_of_all_stages(model: str, tmp_path: Path) -> None:
+    setup = setup_of(model, tmp_path, rl__source="legal_walk")
+    boards, fresh = (walk(setup, i, jax.random.key(0)) for i in (1, 0))
+    assert are_of_all_stages(boards)
     assert ((np.asarray(fresh.games[0].board) > 0).sum((1, 2)) == 2).all()
+
+
+@pytest.mark.parametrize("cold_steps", [0, 60])
+def test_the_policys_own_play_begins_at_all_stages(model: str, tmp_path: Path, cold_steps: int) -> None:
+    setup = setup_of(model, tmp_path, rl__source="play", cold_start__steps=cold_steps)
+    state, _ = begin(setup, load_params(setup))
+    assert (state.play_envs == ()) == (cold_steps > 0)
+    state = begin_rl(setup, state) if cold_steps else state
+    assert are_of_all_stages(state.play_envs[1])
