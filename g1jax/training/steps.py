@@ -170,8 +170,8 @@ def _reset(vecs: tuple[VecEnv, ...], key: Key, levels: tuple[TracedLevel | None,
 
 
 def _first_play(setup: Setup) -> tuple[VecState, ...]:
-    """Environments to play in, if that is where states come from: at all stages, or all would come to the hard boards at
-    the same time.
+    """Environments to play in, if that is where states come from: at all stages, or all would come to the hard boards
+    at the same time.
     """
     if setup.experiment.rl.source != "play":
         return ()
