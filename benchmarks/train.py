@@ -162,7 +162,7 @@ def rl_programs(setup: Setup, state: RunState, fixed: Fixed) -> tuple[Programs, 
 
     def step() -> Any:
         runner.value, *rest = steps.rl_step(setup, runner.value, fixed)
-        return jax.block_until_ready(rest)
+        return jax.block_until_ready((runner.value, rest))
 
     programs = {
         "states, frames": lambda: jax.block_until_ready(begin_states(setup, state.play_envs, keys[0])),
@@ -245,11 +245,11 @@ def cold_programs(setup: Setup, state: RunState, fixed: Fixed) -> Programs:
 
     def learn() -> Any:
         learner.value, metrics = steps.cold_step(setup, learner.value, fixed, learned)
-        return jax.block_until_ready(metrics)
+        return jax.block_until_ready((learner.value, metrics))
 
     def step() -> Any:
         runner.value, metrics = loop._cold_step(setup, runner.value, fixed, lambda _: None)
-        return jax.block_until_ready(metrics)
+        return jax.block_until_ready((runner.value, metrics))
 
     return {
         "states, frames, the teacher": lambda: jax.block_until_ready(lessons.next_scripts(*arguments)),
