@@ -12,6 +12,7 @@ all-reduce, which those for TPUs and GPUs may make a reduce-scatter, of half the
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -190,12 +191,25 @@ def _num_bytes(shape: str) -> float:
 
 
 def _num_sharing(instruction: _Instruction, num_devices: int) -> int:
-    """How many devices take part together."""
-    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", instruction.rest)
+    """How many devices take part together.
+
+    Groups are listed, `{{0,1},{2,3}}`, or computed, `[2,4]<=[8]`, or some axes of a mesh, `mesh['x'=2,'y'=4] {'y'}`, of
+    which a part may be taken, `{'y':(1)2}`; of none, `{}`, all devices are one.
+    """
+    groups = instruction.rest.partition("replica_groups=")[2]
+    listed, computed = re.match(r"\{\{([\d,]+)\}", groups), re.match(r"\[(\d+),(\d+)\]<=", groups)
     if listed:
         return len(listed[1].split(","))
-    computed = re.search(r"replica_groups=\[(\d+),(\d+)\]<=", instruction.rest)
-    return int(computed[2]) if computed else num_devices
+    if computed:
+        return int(computed[2])
+    axes = re.match(r"mesh\[([^\]]*)\][^{]*\{([^}]*)\}", groups)
+    if axes:
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", axes[1]))
+        taken = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", axes[2])
+        return math.prod(int(part or sizes[axis]) for axis, part in taken)
+    if groups and not groups.startswith("{}"):
+        raise ValueError(f"{instruction.kind} {instruction.name}: unknown groups of devices, {groups[:60]}")
+    return num_devices
 
 
 def _attribute(instruction: _Instruction, key: str) -> str:

@@ -51,6 +51,9 @@ LINES = {
     "f32[16]{0:T(128)} all-reduce-start(%a), replica_groups={}, to_apply=%add": 2 * 64 * 7 / 8,
     "(f32[16], f32[16], u32[], u32[]) collective-permute-start(%a), source_target_pairs={{0,1},{1,0}}": 64,
     "pred[] all-reduce(%a), replica_groups={{0},{1}}, to_apply=%or": 0,
+    "f32[16] all-reduce(%a), replica_groups=mesh['x'=2,'y'=4] {'y'}, to_apply=%add": 2 * 64 * 3 / 4,
+    "f32[16] all-gather(%a), replica_groups=mesh['x'=2,'y'=4], device_ids=([4,2]T(1,0)) {'x','y'}": 64 * 7 / 8,
+    "f32[16] all-gather(%b), replica_groups=mesh['x'=2,'y'=4] {'y':(1)2}": 64 / 2,
     "((f32[8]), f32[4], s32[]) async-start(%a), calls=%scatter": 16,
     "f32[] custom-call(%a), custom_call_target=\"x\"": 0,
     "f32[4] conditional(%p, %a, %a), true_computation=%scatter, false_computation=%add": 16,
@@ -82,3 +85,8 @@ def test_forms_that_other_compilers_write(line: str) -> None:
 def test_another_text_is_refused() -> None:
     with pytest.raises(ValueError, match="no ENTRY"):
         traffic_of("module @jit_f {}")
+
+
+def test_unknown_groups_are_not_taken_for_all_devices() -> None:
+    with pytest.raises(ValueError, match="unknown groups of devices, some of them"):
+        traffic_of(PROGRAM.format(line="f32[16] all-reduce(%a), replica_groups=some of them"))
