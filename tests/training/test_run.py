@@ -22,6 +22,8 @@ from tests.training import tiny
 
 COLD, ALL = 60, 64
 PROGRAMS: tuple[Any, ...] = (steps.cold_step, steps.rl_step)
+# Orbax leaves reads behind when one fails, which complain when they are collected, in whatever test that is.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture(scope="module", autouse=True)
