@@ -303,9 +303,9 @@ def speed_rows(name: str, batch: int, turns: int, torch: Any) -> list[Row]:
 def check_agreement(case: Case, theirs: Theirs) -> None:
     """Both sides compute the same, or the figures mean nothing."""
     batch = (case.tokens, case.mask, case.response, case.response_mask, case.frames)
-    error = np.abs(np.asarray(score(case.config, case.params, *batch).logprobs) - theirs.logprobs())
-    is_exact = case.config.dtype == "float32"  # in bfloat16, single tokens of a deep model differ by more
-    assert error.max() < 1e-3 if is_exact else error.mean() < 0.1, f"log-probabilities differ by {error.max()}"
+    error = np.abs(np.asarray(score(case.config, case.params, *batch).logprobs) - theirs.logprobs()).max()
+    limit = 1e-3 if case.config.dtype == "float32" else 0.2
+    assert error < limit, f"log-probabilities differ by {error}"
 
 
 def take_turns(functions: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, float]:
