@@ -1,5 +1,6 @@
 """Whole runs: what they leave behind, and that neither a stop nor a damaged checkpoint changes a figure."""
 
+import gc
 import json
 import os
 import resource
@@ -22,8 +23,6 @@ from tests.training import tiny
 
 COLD, ALL = 60, 64
 PROGRAMS: tuple[Any, ...] = (steps.cold_step, steps.rl_step)
-# Orbax leaves reads behind when one fails, which complain when they are collected, in whatever test that is.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -133,6 +132,10 @@ def test_another_config_is_refused(model: str, whole: Path) -> None:
         run(changed)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:(?s)Exception ignored in.*(_read_array_index_and_device_put|Event loop is closed)"
+    ":pytest.PytestUnraisableExceptionWarning"
+)
 @pytest.mark.parametrize("part", ["all files", "one file"])
 def test_a_damaged_checkpoint(model: str, whole: Path, tmp_path: Path, part: str) -> None:
     """The newest one is of RL, the one before of the cold start."""
@@ -149,6 +152,7 @@ def test_a_damaged_checkpoint(model: str, whole: Path, tmp_path: Path, part: str
     assert any("checkpoint 62 cannot be read, trying the one before" in line for line in watch.lines)
     assert "goes on after step 60 of 64" in watch.lines
     assert tiny.metrics_of(folder) == tiny.metrics_of(whole)
+    gc.collect()  # what Orbax leaves of the failed read complains when it goes; here, not in another test
 
 
 def test_nothing_is_compiled_twice(whole: Path, compiled: list[str]) -> None:
