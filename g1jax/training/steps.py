@@ -52,7 +52,7 @@ def begin(setup: Setup, params: Params) -> tuple[RunState, Fixed]:
     trained, fixed = params, fixed_of(setup, None)
     if setup.lora is not None:
         fixed = dataclasses.replace(fixed, frozen=trained)
-        trained = setup.place(lora.init(setup.policy.config, setup.lora, _keys(setup)[2]))
+        trained = setup.place(lora.init(setup.policy.config, setup.lora, _keys(setup)[3]))
     with jax.set_mesh(setup.mesh):
         return _begin(setup, trained), fixed
 
@@ -131,10 +131,9 @@ def _begin_rl(setup: Setup, state: RunState) -> RunState:
 
 def _first_state(setup: Setup, trained: Params) -> RunState:
     e = setup.experiment
-    key, begin_key, _ = _keys(setup)
+    key, cold_key, _, _ = _keys(setup)
     is_cold = e.cold_start.steps > 0
     optimizer = setup.cold_optimizer if is_cold else setup.rl_optimizer
-    cold_key, _ = jax.random.split(begin_key)
     return RunState(
         step=jnp.int32(0),
         key=key,
@@ -156,14 +155,15 @@ def _rl_state(setup: Setup, state: RunState) -> RunState:
     )
 
 
-def _keys(setup: Setup) -> tuple[Key, Key, Key]:
-    """Of the run's steps, of its first environments, of LoRA's matrices."""
+def _keys(setup: Setup) -> tuple[Key, Key, Key, Key]:
+    """Of the run's steps, of the first environments of the cold start and of play, of LoRA's matrices."""
     key, begin_key, lora_key = jax.random.split(jax.random.key(setup.experiment.seed), 3)
-    return key, begin_key, lora_key
+    cold_key, play_key = jax.random.split(begin_key)
+    return key, cold_key, play_key, lora_key
 
 
-def _reset(vecs: tuple[VecEnv, ...], key: Key, levels: tuple[TracedLevel | None, ...]) -> tuple[VecState, ...]:
-    """Fresh environments, of these levels or, for None, of the games' own."""
+def _reset(vecs: tuple[VecEnv, ...], key: Key, levels: tuple[TracedLevel, ...]) -> tuple[VecState, ...]:
+    """Fresh environments of these levels."""
     return tuple(
         vec.reset(jax.random.fold_in(key, i), level) for i, (vec, level) in enumerate(zip(vecs, levels, strict=True))
     )
@@ -175,7 +175,7 @@ def _first_play(setup: Setup) -> tuple[VecState, ...]:
     """
     if setup.experiment.rl.source != "play":
         return ()
-    _, key = jax.random.split(_keys(setup)[1])
+    _, _, key, _ = _keys(setup)
     return tuple(walk(setup, i, jax.random.fold_in(key, i)) for i in range(len(setup.games)))
 
 
