@@ -1,4 +1,4 @@
-"""Who imports whom: typing <- envs, vlm <- rl <- the rest of g1jax <- train, experiments."""
+"""Who imports whom: typing, errors, foreign <- envs, vlm <- rl <- the rest of g1jax <- train, experiments."""
 
 import ast
 import sys
@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import REPOSITORY
 
 PROGRAMS = {"train", "experiments", "tests", "benchmarks", "scripts"}
+BASE = {"typing", "errors", "foreign"}  # below everything; `envs` may import them, so they need what it needs
 OF_ENVS = {"jax", "numpy", "PIL", "g1jax"}
 MODULES = sorted((REPOSITORY / "g1jax").rglob("*.py"))
 
@@ -17,9 +18,11 @@ MODULES = sorted((REPOSITORY / "g1jax").rglob("*.py"))
 ALLOWED = {
     "": set(),
     "typing": set(),
-    "envs": {"typing", "envs"},
-    "vlm": {"typing", "vlm"},
-    "rl": {"typing", "envs", "vlm", "rl"},
+    "errors": set(),
+    "foreign": {"errors", "foreign"},
+    "envs": {*BASE, "envs"},
+    "vlm": {*BASE, "vlm"},
+    "rl": {*BASE, "envs", "vlm", "rl"},
 }
 
 
@@ -54,7 +57,7 @@ def violations(module: str, source: str) -> list[str]:
         is_wrong = root in PROGRAMS
         if root == "g1jax" and part in ALLOWED:
             is_wrong |= part_of(imported) not in ALLOWED[part] | {""}
-        if part == "envs":
+        if part in {"envs", *BASE}:
             is_wrong |= root not in OF_ENVS and root not in sys.stdlib_module_names
         if is_wrong:
             found.append(f"{module}:{line} imports {imported}")
@@ -71,6 +74,9 @@ def test_modules_import_only_what_is_below_them(path: Path) -> None:
     [
         ("g1jax.typing", "from g1jax.envs import core"),
         ("g1jax.typing", "import g1jax.vlm"),
+        ("g1jax.errors", "from g1jax.typing import Array"),
+        ("g1jax.foreign", "from g1jax.envs import text"),
+        ("g1jax.foreign", "import ml_dtypes"),
         ("g1jax.envs.core", "from g1jax import vlm"),
         ("g1jax.envs.core", "from g1jax.rl.losses import grpo"),
         ("g1jax.envs.core", "import g1jax.report"),
@@ -98,6 +104,8 @@ def test_imports_from_above_are_noticed(module: str, source: str) -> None:
         ("g1jax.envs.core", "from . import text\nfrom .level import Level\nfrom ..typing import Array"),
         ("g1jax.envs.core", "from g1jax.envs import text\nfrom g1jax.typing import Array"),
         ("g1jax.vlm.model", "import flax\nfrom g1jax.typing import Array"),
+        ("g1jax.foreign", "import numpy as np\nfrom PIL import Image\nfrom g1jax.errors import G1Error"),
+        ("g1jax.vlm.model", "from g1jax import foreign\nfrom g1jax.errors import G1Error"),
         ("g1jax.rl.rollout", "from g1jax import envs\nfrom g1jax.vlm import model"),
         ("g1jax.report.table", "from g1jax.rl import rollout\nimport g1jax.envs"),
     ],

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from g1jax.envs import looks
+from g1jax.errors import G1Error
 
 TracedRule = Literal["free", "at_most", "if_on", "choice"]
 """What a traced key's value may become, against the value the game was made with.
@@ -24,7 +25,7 @@ zero (an effect that is off is compiled out). `choice`: one of the game's own na
 """
 
 
-class LevelError(ValueError):
+class LevelError(G1Error):
     """A level that cannot be played, or a key that does not exist; the message names the key and says why."""
 
 

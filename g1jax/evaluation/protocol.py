@@ -23,6 +23,7 @@ from jax import lax
 from g1jax.envs import random, text
 from g1jax.envs.batching import loop_while
 from g1jax.envs.core import Game, StepResult
+from g1jax.errors import G1Error
 from g1jax.rl.rewards import has_format
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm.sharding import BATCH, constrain
@@ -32,7 +33,7 @@ _FIRST_BOARD = np.uint32(1 << 31)  # draws from here on make boards, those below
 _RAW_SCORE = ("game_2048",)
 
 
-class EvaluationError(ValueError):
+class EvaluationError(G1Error):
     """What cannot be evaluated, compared or shown, and why, in one line."""
 
 

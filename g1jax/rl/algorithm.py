@@ -15,6 +15,7 @@ from typing import Any, Literal
 import jax
 
 from g1jax.envs.level import unknown
+from g1jax.errors import G1Error
 from g1jax.typing import Array
 
 Baseline = Literal["none", "group", "leave_one_out"]
@@ -47,7 +48,7 @@ policy is near the reference, and that of k1 is noise around zero. So k1 belongs
 """
 
 
-class AlgorithmError(ValueError):
+class AlgorithmError(G1Error):
     """An algorithm that does not exist or cannot be computed; the message names the key and says why."""
 
 

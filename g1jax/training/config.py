@@ -6,10 +6,12 @@ from typing import Any, Literal
 
 import tyro
 
+from g1jax.errors import G1Error
+
 ALL_GAMES = ("game_2048", "shisen_sho", "shisen_sho_cifar10", "swap")
 
 
-class ExperimentError(ValueError):
+class ExperimentError(G1Error):
     """A run that cannot be; the message says what is wrong and what to do, in one line."""
 
 

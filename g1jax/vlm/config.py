@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from g1jax.errors import G1Error
+
 Positions = Literal["mrope", "sequence"]
 """What a token's rotary position is.
 
@@ -27,7 +29,7 @@ SPECIAL_TOKENS = (
 """The special tokens of the presets; a token's id is its place here. The names are Qwen2.5-VL's."""
 
 
-class ConfigError(ValueError):
+class ConfigError(G1Error):
     """A config that no model can have, or one this package does not know; the message names the key and says why."""
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from g1jax.errors import G1Error
+
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -29,7 +31,7 @@ _MAX_HEADER = 100_000_000  # bytes, as in the format's own reader
 _CHUNK = 1 << 24  # numbers looked at together
 
 
-class WeightsError(ValueError):
+class WeightsError(G1Error):
     """Weights that are damaged or belong to another model; the message names files and tensors."""
 
 

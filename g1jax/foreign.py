@@ -1,0 +1,310 @@
+"""Reading files that others wrote: bounded in size, nesting and time, and every fault one line that names the place.
+
+    settings = read_json(folder / "config.json")                     # ForeignError: config.json: line 3, column 7: …
+    for number, row in read_json_lines(folder / "data.jsonl"): ...   # ForeignError: data.jsonl:12: column 7: …
+
+JSON here is stricter than Python's `json`, because what it lets through fails later, far from the file:
+
+- size, nesting and the number of values are limited *before* the recursive parser sees the text;
+- the text is UTF-8, and a lone surrogate (raw or as `\\ud800`) is refused: no file or tokenizer could take it;
+- NaN and infinities are refused, also as numbers that overflow (`1e999`), unless `allow_nan` is given;
+- an integer has at most 300 digits, so that it can be compared with, and converted to, a float;
+- a key that stands twice in one object is refused: which of the two counts differs between readers.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from g1jax.errors import G1Error
+
+MAX_BYTES = 64 * 2**20
+MAX_DEPTH = 64
+MAX_VALUES = 2_000_000  # a dict of one key takes 240 bytes, so this many values fit in half a gigabyte
+MAX_DIGITS = 300
+
+_CHUNK = 1 << 20
+_ESCAPE = re.compile(rb"\\.", re.DOTALL)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+# The longest start of a text in which every escaped surrogate is half of a pair. Escapes are consumed whole, so an
+# escaped backslash before a `u` is not mistaken for one; possessive, so it never backtracks.
+_PAIRED = re.compile(
+    r"(?:[^\\]++|\\[^u]|\\u(?![dD][89a-fA-F])|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*+"
+)
+
+
+class ForeignError(G1Error):
+    """A file from elsewhere that is damaged, hostile or too large; the message names the file and the place in it."""
+
+
+def excerpt(value: object, limit: int = 80) -> str:
+    """A foreign value as it may stand in a message: on one line, printable, cut to `limit` characters."""
+    text = ascii(value[: limit + 1] if isinstance(value, str | bytes) else value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def name_of(path: str | Path) -> str:
+    """A path as it may stand in a message: as it is if it is printable, else quoted and escaped."""
+    return str(path) if str(path).isprintable() else excerpt(str(path), 200)
+
+
+# Files
+
+
+def read_bytes(path: str | Path, *, max_bytes: int = MAX_BYTES, error: type[G1Error] = ForeignError) -> bytes:
+    """The bytes of a regular file.
+
+    Raises:
+        error: it cannot be read, has more than `max_bytes`, or is a pipe or device, which may never end.
+    """
+    with _reading(path, error), _open_regular(path, error) as file:
+        raw = file.read(max_bytes + 1)
+    if len(raw) > max_bytes:
+        raise error(f"{name_of(path)}: more than {_size(max_bytes)}, the most that is read of such a file")
+    return raw
+
+
+def read_text(path: str | Path, *, max_bytes: int = MAX_BYTES, error: type[G1Error] = ForeignError) -> str:
+    """The text of a regular file in UTF-8; see `read_bytes`."""
+    return _decode(read_bytes(path, max_bytes=max_bytes, error=error), name_of(path), error)
+
+
+@contextlib.contextmanager
+def _reading(path: str | Path, error: type[G1Error]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as reason:
+        raise error(f"{name_of(path)}: cannot be read: {reason.strerror or reason}") from None
+
+
+def _open_regular(path: str | Path, error: type[G1Error]) -> BufferedReader:
+    try:
+        # Opening a pipe waits for its other end unless told not to, so the kind is asked of what was opened.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError:  # a null byte or a surrogate in its name
+        raise error(f"{name_of(path)}: not the name of a file") from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise error(f"{name_of(path)}: not a regular file")
+    return os.fdopen(handle, "rb")
+
+
+# JSON
+
+
+def read_json(
+    path: str | Path,
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_depth: int = MAX_DEPTH,
+    max_values: int = MAX_VALUES,
+    allow_nan: bool = False,
+    error: type[G1Error] = ForeignError,
+) -> Any:
+    """The value in a JSON file. See `parse_json`; a missing or unreadable file is an `error` too."""
+    raw = read_bytes(path, max_bytes=max_bytes, error=error)
+    return parse_json(
+        raw,
+        name_of(path),
+        max_bytes=max_bytes,
+        max_depth=max_depth,
+        max_values=max_values,
+        allow_nan=allow_nan,
+        error=error,
+    )
+
+
+def read_json_lines(
+    path: str | Path,
+    *,
+    max_line_bytes: int = MAX_BYTES,
+    max_depth: int = MAX_DEPTH,
+    max_values: int = MAX_VALUES,
+    allow_nan: bool = False,
+    error: type[G1Error] = ForeignError,
+    on_error: Callable[[G1Error], None] | None = None,
+) -> Iterator[tuple[int, Any]]:
+    """The line numbers, from 1, and values of a file with a JSON value on each line; blank lines are passed over.
+
+    One line is held at a time. `on_error` is told of lines that are no JSON, which are then passed over.
+
+    Raises:
+        error: the file cannot be read or, without `on_error`, a line is no JSON or is longer than `max_line_bytes`.
+    """
+    parse = functools.partial(
+        parse_json,
+        max_bytes=max_line_bytes,
+        max_depth=max_depth,
+        max_values=max_values,
+        allow_nan=allow_nan,
+        error=error,
+    )
+    number = 0
+    with _reading(path, error), _open_regular(path, error) as file:
+        while line := file.readline(max_line_bytes + 1):
+            number += 1
+            where = f"{name_of(path)}:{number}"
+            try:
+                if len(line) > max_line_bytes:
+                    _skip_line(file, line)
+                    raise error(f"{where}: a line of more than {_size(max_line_bytes)}")
+                if not line.strip():
+                    continue
+                value = parse(line.rstrip(b"\r\n"), where)
+            except error as reason:
+                if on_error is None:
+                    raise
+                on_error(reason)
+                continue
+            yield number, value
+
+
+def _skip_line(file: BufferedReader, read: bytes) -> None:
+    while read and not read.endswith(b"\n"):
+        read = file.readline(_CHUNK)
+
+
+def parse_json(
+    raw: bytes | str,
+    where: str,
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_depth: int = MAX_DEPTH,
+    max_values: int = MAX_VALUES,
+    allow_nan: bool = False,
+    error: type[G1Error] = ForeignError,
+) -> Any:
+    """The value of a JSON text that somebody else wrote; `where` is the file, or what else it comes from.
+
+    Raises:
+        error: it is no JSON, or larger, deeper or of more values than allowed; the message names the place.
+    """
+    if isinstance(raw, str):
+        try:
+            raw = raw.encode()
+        except UnicodeEncodeError as reason:
+            raise error(f"{where}: a lone surrogate at character {reason.start + 1}: not a text") from None
+    if len(raw) > max_bytes:
+        raise error(f"{where}: {_size(len(raw))} of JSON, and at most {_size(max_bytes)} are read")
+    text = _decode(raw, where, error)
+    _check_structure(raw, where, max_depth, max_values, error)
+    if _SURROGATE.search(text) and (end := _end_of_pairs(text)) < len(text):
+        raise error(f"{where}: {_place(text, end)}: a lone surrogate: not a text")
+    try:
+        return _decoder(allow_nan).decode(text)
+    except json.JSONDecodeError as reason:
+        # A message of the parser's may hold the text of one line only: "Expecting value".
+        raise error(f"{where}: {_place(text, reason.pos)}: not JSON: {reason.msg}") from None
+    except _RefusedError as reason:
+        raise error(f"{where}: {reason}") from None
+
+
+class _RefusedError(Exception):
+    """Valid JSON that is refused all the same."""
+
+
+def _end_of_pairs(text: str) -> int:
+    match = _PAIRED.match(text)
+    return match.end() if match else 0
+
+
+def _decode(raw: bytes, where: str, error: type[G1Error]) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as reason:
+        line = raw.count(b"\n", 0, reason.start) + 1
+        raise error(f"{where}: line {line}, byte {reason.start + 1} of the file: not UTF-8") from None
+
+
+def _check_structure(raw: bytes, where: str, max_depth: int, max_values: int, error: type[G1Error]) -> None:
+    """Bounds the nesting and the values of a JSON text in one pass over its bytes, a chunk at a time.
+
+    The pass reads the text as the parser does, up to the first byte at which the parser stops anyway.
+    """
+    opening = raw.count(b"[") + raw.count(b"{")
+    if opening <= max_depth and opening + raw.count(b",") <= max_values:
+        return  # the common case: small
+    depth, values, is_inside, is_escaped, line = 0, 0, False, False, 1
+    for start in range(0, len(raw), _CHUNK):
+        chunk = raw[start : start + _CHUNK]
+        if is_escaped:
+            chunk = b"_" + chunk[1:]
+        chunk = _ESCAPE.sub(b"__", chunk)
+        is_escaped = chunk.endswith(b"\\")
+        codes = np.frombuffer(chunk, np.uint8)
+        quotes = np.cumsum(codes == ord('"'), dtype=np.int32) + is_inside
+        codes = np.where(quotes % 2 == 1, 0, codes)
+        is_inside = bool(quotes[-1] % 2)
+        opens = (codes == ord("[")) | (codes == ord("{"))
+        closes = (codes == ord("]")) | (codes == ord("}"))
+        depths = depth + np.cumsum(opens.astype(np.int8) - closes.astype(np.int8), dtype=np.int32)
+        if depths.max() > max_depth:
+            at = int(np.argmax(depths > max_depth))
+            line += chunk.count(b"\n", 0, at)
+            raise error(
+                f"{where}: line {line}, byte {start + at + 1} of the text: nested deeper than {max_depth} levels"
+            )
+        depth = int(depths[-1])
+        values += int(np.count_nonzero(opens)) + int(np.count_nonzero(codes == ord(",")))
+        line += chunk.count(b"\n")
+        if values > max_values:
+            raise error(f"{where}: more than {max_values} values by line {line}")
+
+
+@functools.cache
+def _decoder(allow_nan: bool) -> json.JSONDecoder:
+    def parse_float(digits: str) -> float:
+        value = float(digits)
+        if value in (float("inf"), float("-inf")) and not allow_nan:
+            raise _RefusedError(f"the number {excerpt(digits, 40)} is too large for a float")
+        return value
+
+    def parse_constant(name: str) -> float:
+        if not allow_nan:
+            raise _RefusedError(f"the number {name}, which JSON does not have")
+        return float(name)
+
+    return json.JSONDecoder(
+        parse_float=parse_float, parse_int=_parse_int, parse_constant=parse_constant, object_pairs_hook=_unique_keys
+    )
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise _RefusedError(f"an integer of {len(digits)} digits, and at most {MAX_DIGITS} are read")
+    return int(digits)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        _refuse_twice(pairs)
+    return content
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> NoReturn:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise _RefusedError(f"the key {excerpt(key)} stands twice in one object")
+        seen.add(key)
+    raise AssertionError("no key stands twice")
+
+
+def _place(text: str, at: int) -> str:
+    """Line and column of a character; of a text of one line the column alone."""
+    column = at - text.rfind("\n", 0, at)
+    return f"line {text.count(chr(10), 0, at) + 1}, column {column}" if "\n" in text else f"column {column}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.4g} MiB" if count >= 2**20 else f"{count} bytes"

@@ -1,0 +1,180 @@
+"""JSON from elsewhere: each fault is one line that names the file and the place, in bounded time and memory."""
+
+import json
+import os
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from g1jax import foreign
+from g1jax.errors import G1Error
+from g1jax.foreign import ForeignError, parse_json, read_bytes, read_json, read_json_lines, read_text
+
+DEEP = 200_000
+
+
+def fault_of(raw: bytes | str, **limits: Any) -> str:
+    with pytest.raises(ForeignError) as fault:
+        parse_json(raw, "a.json", **limits)
+    message = str(fault.value)
+    assert message.startswith("a.json: ")
+    assert message.isprintable()
+    assert len(message) < 300
+    return message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0",
+        "-1.5e3",
+        '"a\\"b\\\\"',
+        '{"a": [1, {"b": null}], "c": ""}',
+        " [true,\n false] ",
+        '"\\ud83d\\ude00 \\\\ud800 é"',
+    ],
+)
+def test_ordinary_json_is_what_python_reads(text: str) -> None:
+    assert parse_json(text, "a.json") == parse_json(text.encode(), "a.json") == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "column 1: not JSON"),
+        (b'{"a": 1}\n{', "line 2, column 1: not JSON: Extra data"),
+        (b'{"a"\n:\n tru}', "line 3, column 2: not JSON"),
+        (b'{"a": "\xff"}', "line 1, byte 8 of the file: not UTF-8"),
+        (b'"\xed\xa0\x80"', "byte 2 of the file: not UTF-8"),  # a surrogate's bytes
+        ("\ud800", "a lone surrogate at character 1"),
+        (rb'"\ud800"', "column 2: a lone surrogate"),
+        (rb'["\\\ude00"]', "column 5: a lone surrogate"),
+        (rb'"\ud83d\ud83d\ude00"', "column 2: a lone surrogate"),
+        (b'{"a": NaN}', "the number NaN"),
+        (b"[-Infinity]", "the number -Infinity"),
+        (b"1e999", "1e999"),
+        (b"1" * 301, "an integer of 301 digits"),
+        (b"[" * DEEP, "line 1, byte 65 of the text: nested deeper than 64 levels"),
+        (b'{"a":' * DEEP, "nested deeper than 64 levels"),
+        (b'["\\"[[\n",' + b"[" * 64, "line 2, byte 73 of the text: nested deeper than 64 levels"),
+        (b'{"a\\u001b[31m": 1, "a\\u001b[31m": 2}', r"'a\x1b[31m' stands twice"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_a_fault_is_one_line_that_names_the_place(raw: bytes | str, message: str) -> None:
+    assert message in fault_of(raw)
+
+
+def test_limits_are_held() -> None:
+    assert "at most 3 bytes" in fault_of(b"1234", max_bytes=3)
+    assert "more than 4 values" in fault_of(b"[1,2,3,\n4,5]", max_values=4)
+    assert "deeper than 1 levels" in fault_of(b"[[]]", max_depth=1)
+    assert parse_json(b"[1,2,3,4,5]", "", max_values=5) == [1, 2, 3, 4, 5]
+    assert parse_json(b"[[]]", "", max_depth=2) == [[]]
+
+
+def test_not_a_number_can_be_allowed() -> None:
+    found = parse_json(b"[NaN, Infinity, -Infinity, 1e999]", "", allow_nan=True)
+    assert repr(found) == "[nan, inf, -inf, inf]"
+
+
+def test_the_digits_python_converts_are_not_what_limits_integers() -> None:
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        assert "an integer of 100000 digits" in fault_of(b"1" * 100_000)
+    finally:
+        sys.set_int_max_str_digits(before)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
+def test_nesting_is_counted_the_same_across_chunks(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = json.dumps({'q"[\\': ["\\\\", '\\"]]', {"x": [[], {}]}], "é[": "}"}).encode()
+    monkeypatch.setattr(foreign, "_CHUNK", chunk)
+    assert parse_json(text, "", max_depth=5) == json.loads(text)
+    assert "deeper than 4 levels" in fault_of(text, max_depth=4)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'"' + b'\\"' * 4_000_000,
+        b"\\" * 8_000_000,
+        b'["",' * 2_000_000,
+        b"[]," * 2_600_000,
+        b'"' + rb"\ud83d\ude00" * 600_000 + rb"\ud800",
+        b'{"a":1,' * 60 + b'"' + b"\\\\" * 4_000_000,
+    ],
+    ids=lambda raw: repr(raw[:12]),
+)
+def test_eight_crafted_megabytes_take_bounded_time_and_memory(raw: bytes) -> None:
+    tracemalloc.start()
+    start = time.process_time()
+    try:
+        fault_of(raw)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - start < 10
+    assert peak < 2**28
+
+
+# Files
+
+
+def test_a_file_is_read_whole_or_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_bytes(b'\xef\xbb\xbf{"a": "\xc3\xa9"}')
+    assert read_json(file) == {"a": "é"}
+    assert read_text(file) == '{"a": "é"}'
+    assert read_bytes(file, max_bytes=14) == file.read_bytes()
+    with pytest.raises(ForeignError, match=r"a\.json: more than 13 bytes"):
+        read_json(file, max_bytes=13)
+    with pytest.raises(ForeignError, match=r"none\.json: cannot be read: No such file"):
+        read_json(tmp_path / "none.json")
+    with pytest.raises(ForeignError, match=r"cannot be read|not a regular file"):
+        read_json(tmp_path)
+
+
+def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.json"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        with pytest.raises(ForeignError, match="not a regular file"):
+            read_json(path)
+
+
+def test_a_name_that_no_file_can_have_is_shown_escaped() -> None:
+    for name in ("a\0b", "a\ud800b"):
+        with pytest.raises(ForeignError, match=r"'a\\(x00|ud800)b': not the name of a file"):
+            read_bytes(name)
+    with pytest.raises(ForeignError, match=r"^'a\\n\\x1b\[1m': cannot be read: No such file"):
+        read_bytes("a\n\x1b[1m")
+
+
+class OtherError(G1Error):
+    pass
+
+
+def test_the_caller_chooses_the_error(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b"{")
+    for name in ("a.json", "none.json"):
+        with pytest.raises(OtherError, match=name):
+            read_json(tmp_path / name, error=OtherError)
+
+
+def test_lines_are_read_one_by_one_and_bad_ones_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b'{"a": 1}\r\n\n[' + b" " * 99 + b']\n\xff\n{"a": 2}\n{"a":')
+    told: list[str] = []
+    rows = list(read_json_lines(file, max_line_bytes=50, on_error=lambda error: told.append(str(error))))
+    assert rows == [(1, {"a": 1}), (5, {"a": 2})]
+    assert [line.removeprefix(str(file)).split(": ")[0] for line in told] == [":3", ":4", ":6"]
+    with pytest.raises(ForeignError, match=r"rows\.jsonl:3: a line of more than 50 bytes"):
+        list(read_json_lines(file, max_line_bytes=50))
+    with pytest.raises(ForeignError, match=r"rows\.jsonl:4: line 1, byte 1 of the file: not UTF-8"):
+        list(read_json_lines(file))
