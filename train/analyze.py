@@ -13,13 +13,9 @@ import sys
 
 import tyro
 
-from g1jax.envs import LevelError
+from g1jax.errors import G1Error
 from g1jax.evaluation.analysis import Options, analyze
-from g1jax.evaluation.protocol import EvaluationError
 from g1jax.machine import all_devices
-from g1jax.rl.algorithm import AlgorithmError
-from g1jax.training import ExperimentError
-from g1jax.vlm import ConfigError
 
 
 def main() -> None:
@@ -28,7 +24,7 @@ def main() -> None:
     try:
         with all_devices():
             analyze(options)
-    except (EvaluationError, ExperimentError, LevelError, ConfigError, AlgorithmError, OSError) as error:
+    except (G1Error, OSError) as error:
         sys.exit(f"analyze: {error}")
     except KeyboardInterrupt:
         sys.exit("analyze: interrupted; what was played is kept")

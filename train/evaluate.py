@@ -13,11 +13,9 @@ import sys
 
 import tyro
 
-from g1jax.envs import LevelError
+from g1jax.errors import G1Error
 from g1jax.evaluation.program import Options, evaluate
-from g1jax.evaluation.protocol import EvaluationError
 from g1jax.machine import all_devices
-from g1jax.vlm import ConfigError
 
 
 def main() -> None:
@@ -26,7 +24,7 @@ def main() -> None:
     try:
         with all_devices():
             evaluate(options)
-    except (EvaluationError, LevelError, ConfigError, OSError) as error:
+    except (G1Error, OSError) as error:
         sys.exit(f"evaluate: {error}")
     except KeyboardInterrupt:
         sys.exit("evaluate: interrupted")

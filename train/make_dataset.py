@@ -15,10 +15,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tyro
 
-from g1jax.envs import LevelError
-from g1jax.evaluation.protocol import EvaluationError
+from g1jax.errors import G1Error
 from g1jax.machine import keep_programs
-from g1jax.training import ExperimentError
 from g1jax.training.dataset_program import Options, make_dataset
 
 
@@ -28,7 +26,7 @@ def main() -> None:
     keep_programs()
     try:
         print(make_dataset(options))
-    except (ExperimentError, EvaluationError, LevelError, OSError) as error:
+    except (G1Error, OSError) as error:
         sys.exit(f"make_dataset: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit("make_dataset: interrupted; the same command goes on from here")

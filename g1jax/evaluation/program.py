@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from g1jax import envs
 from g1jax.envs.core import Game
+from g1jax.errors import G1Error
 from g1jax.evaluation import players, replay, report, results, tables
 from g1jax.evaluation.endpoint import Endpoint
 from g1jax.evaluation.protocol import NUM_STEPS, Episodes, EvaluationError, Player, Progress, check_protocol, play
 from g1jax.evaluation.remote import play_remote
 from g1jax.evaluation.results import Result
-from g1jax.vlm import ConfigError
 
 ON_DEVICE: dict[str, Callable[[], Player]] = {"random": players.random_player, "expert": players.expert_player}
 
@@ -200,12 +200,12 @@ def player_named(name: str, temperature: float = 1.0, sees: bool = False) -> Pla
     if not folder.is_dir():
         known = ", ".join([*ON_DEVICE, "openai"])
         raise EvaluationError(f"no player {name!r}: neither one of {known}, nor the folder of a training run")
-    from g1jax.training import ExperimentError, policy_of_run
+    from g1jax.training import policy_of_run
 
     try:
         policy, params = policy_of_run(folder)
         sampling = dataclasses.replace(policy.sampling, temperature=temperature)
-    except (ExperimentError, ConfigError) as error:
+    except G1Error as error:
         raise EvaluationError(str(error)) from None
     policy = dataclasses.replace(policy, sampling=sampling)
     name = folder.resolve().name + (" (sees)" if sees else "")

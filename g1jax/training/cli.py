@@ -11,12 +11,10 @@ from collections.abc import Sequence
 import jax
 import tyro
 
-from g1jax.envs.level import LevelError
+from g1jax.errors import G1Error
 from g1jax.machine import keep_programs, use_cores
-from g1jax.rl.algorithm import AlgorithmError
 from g1jax.training.config import Experiment, ExperimentError, require
 from g1jax.training.experiments import load_experiment
-from g1jax.vlm import ConfigError
 
 DEFAULT = "g1_multigame"
 SHORT_NAMES = {"lr": "optimizer.lr", "warmup": "optimizer.warmup"}
@@ -126,9 +124,8 @@ def _begin_hosts() -> None:
 
 def _errors() -> tuple[type[Exception], ...]:
     from g1jax.training.loop import TrainingError
-    from g1jax.vlm import WeightsError
 
-    return ExperimentError, ConfigError, LevelError, AlgorithmError, WeightsError, TrainingError, OSError
+    return G1Error, TrainingError, OSError
 
 
 def _one_line(error: Exception) -> str:
