@@ -11,24 +11,18 @@ from the output folder, so a run under way can be analysed again and again.
 
 import sys
 
-import tyro
-
-from g1jax.errors import G1Error
+from g1jax import command
 from g1jax.evaluation.analysis import Options, analyze
 from g1jax.machine import all_devices
 
+INTERRUPTED = "interrupted; what was played is kept"
 
-def main() -> None:
-    """Reads the command line, runs, and tells what went wrong in one line."""
-    options = tyro.cli(Options, description=__doc__)
-    try:
-        with all_devices():
-            analyze(options)
-    except (G1Error, OSError) as error:
-        sys.exit(f"analyze: {error}")
-    except KeyboardInterrupt:
-        sys.exit("analyze: interrupted; what was played is kept")
+
+def main(arguments: list[str]) -> int:
+    """Does what the arguments ask for; gives the exit status."""
+    work = all_devices()(analyze)
+    return command.main("analyze", Options, work, arguments, __doc__ or "", interrupted=INTERRUPTED)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -11,24 +11,15 @@ endpoint's key is read from OPENAI_API_KEY.
 
 import sys
 
-import tyro
-
-from g1jax.errors import G1Error
+from g1jax import command
 from g1jax.evaluation.program import Options, evaluate
 from g1jax.machine import all_devices
 
 
-def main() -> None:
-    """Reads the command line, runs, and tells what went wrong in one line."""
-    options = tyro.cli(Options, description=__doc__)
-    try:
-        with all_devices():
-            evaluate(options)
-    except (G1Error, OSError) as error:
-        sys.exit(f"evaluate: {error}")
-    except KeyboardInterrupt:
-        sys.exit("evaluate: interrupted")
+def main(arguments: list[str]) -> int:
+    """Does what the arguments ask for; gives the exit status."""
+    return command.main("evaluate", Options, all_devices()(evaluate), arguments, __doc__ or "")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

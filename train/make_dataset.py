@@ -13,24 +13,23 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import tyro
-
-from g1jax.errors import G1Error
+from g1jax import command
 from g1jax.machine import keep_programs
 from g1jax.training.dataset_program import Options, make_dataset
 
+INTERRUPTED = "interrupted; the same command goes on from here"
 
-def main() -> None:
-    """Reads the command line, runs, and tells what went wrong in one line."""
-    options = tyro.cli(Options, description=__doc__)
+
+def work(options: Options) -> None:
+    """Makes the dataset, and says where it is."""
     keep_programs()
-    try:
-        print(make_dataset(options))
-    except (G1Error, OSError) as error:
-        sys.exit(f"make_dataset: {' '.join(str(error).split())}")
-    except KeyboardInterrupt:
-        sys.exit("make_dataset: interrupted; the same command goes on from here")
+    print(make_dataset(options))
+
+
+def main(arguments: list[str]) -> int:
+    """Does what the arguments ask for; gives the exit status."""
+    return command.main("make_dataset", Options, work, arguments, __doc__ or "", interrupted=INTERRUPTED)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -18,15 +18,13 @@ _PANEL = (3.5, 2.7)  # inches
 
 def draw(path: Path, analysis: Analysis) -> None:
     """Writes the picture."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # not pyplot, whose backend is the user's
     from matplotlib.lines import Line2D
 
     rows, columns = len(analysis.runs), len(analysis.games)
     size = (max(_PANEL[0] * columns, 7.0), _PANEL[1] * rows + 0.9)
-    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for run, line in zip(analysis.runs, axes, strict=True):
         for game, axis in zip(analysis.games, line, strict=True):
             _panel(axis, run, game)
@@ -42,7 +40,6 @@ def draw(path: Path, analysis: Analysis) -> None:
     about = figure.legend(handles=keys, loc="outside lower center", ncols=3, frameon=False, fontsize=9, title=_HOW)
     about.get_title().set(fontsize=8.5, color="0.35")
     figure.savefig(path, dpi=130)
-    pyplot.close(figure)
 
 
 def _panel(axis: Any, run: RunAnalysis, game: str) -> None:

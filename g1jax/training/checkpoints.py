@@ -1,7 +1,6 @@
 """Checkpoints of a run's state, with Orbax: written in the background, whole or not at all, newest first when read."""
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
@@ -11,8 +10,6 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from g1jax.training.steps import RunState
-
-logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 class Checkpoints:

@@ -1,16 +1,14 @@
 """The command line of the main job: an experiment, typed overrides, errors in one line, several hosts."""
 
-import contextlib
 import importlib.util
-import io
 import math
 import os
 import sys
 from collections.abc import Sequence
 
 import jax
-import tyro
 
+from g1jax import command
 from g1jax.errors import G1Error
 from g1jax.machine import keep_programs, use_cores
 from g1jax.training.config import Experiment, ExperimentError, require
@@ -22,6 +20,11 @@ SHORT_NAMES = {"lr": "optimizer.lr", "warmup": "optimizer.warmup"}
 
 def main(arguments: Sequence[str], description: str) -> int:
     """Runs an experiment; gives the exit status: 0, or 1 after a line that says what is wrong."""
+    with command.own_process():
+        return _main(arguments, description)
+
+
+def _main(arguments: Sequence[str], description: str) -> int:
     try:
         experiment = parse(arguments, description)
         keep_programs()
@@ -32,7 +35,7 @@ def main(arguments: Sequence[str], description: str) -> int:
 
         run(experiment, progress=Display() if jax.process_index() == 0 else Progress())
     except _errors() as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {command.one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped at once; the last checkpoint stands", file=sys.stderr)
@@ -49,24 +52,10 @@ def parse(arguments: Sequence[str], description: str) -> Experiment:
     """
     name, rest = _take_experiment(list(arguments))
     default = load_experiment(name)
-    said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # with frames as in a terminal
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(Experiment, default=default, args=[_full_name(a) for a in rest], description=description)
-    except SystemExit as end:
-        if end.code in (None, 0):
-            raise
-        said.seek(0)
-        raise ExperimentError(f"{_first_part(said.read())} (--help lists every setting)") from None
-
-
-def _first_part(box: str) -> str:
-    """What is wrong, out of tyro's page, framed or plain: the lines between its title and the next rule."""
-    lines = [line.strip("│ ") for line in box.strip().splitlines()[1:]]
-    is_rule = [not line.strip("─-╰╯") for line in lines]
-    start = next((i for i, rule in enumerate(is_rule) if not rule), 0)
-    end = next((i for i in range(start, len(lines)) if is_rule[i]), len(lines))
-    return " ".join(lines[start:end]) or " ".join(box.split())
+        return command.parse(Experiment, [_full_name(a) for a in rest], description, default)
+    except command.UsageError as error:
+        raise ExperimentError(str(error)) from None
 
 
 def _take_experiment(arguments: list[str]) -> tuple[str, list[str]]:
@@ -126,7 +115,3 @@ def _errors() -> tuple[type[Exception], ...]:
     from g1jax.training.loop import TrainingError
 
     return G1Error, TrainingError, OSError
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -85,17 +85,15 @@ def write_curves(folder: Path) -> Path | None:
     lines = read_metrics(folder)
     if not lines:
         return None
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # not pyplot, whose backend is the user's
 
     games = sorted({key.split("/")[0] for line in lines for key in line if "/" in key})
     names = [*(("loss",) if any("loss" in key for line in lines for key in line) else ()), *_CURVES, *_OVERALL]
     names = [name for name in names if any(_has(line, name, games) for line in lines)]
     columns = 3
     rows = -(-len(names) // columns)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(4.2 * columns, 2.8 * rows), squeeze=False)
+    figure = Figure(figsize=(4.2 * columns, 2.8 * rows))
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis, name in zip(axes.flat, names, strict=False):
         for game in games if name not in _OVERALL else [""]:
             points = [(line["step"], line.get(f"{game}/{name}" if game else name)) for line in lines]
@@ -114,7 +112,6 @@ def write_curves(folder: Path) -> Path | None:
     figure.tight_layout(rect=(0, 0.05, 1, 1))
     path = folder / "curves.png"
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
     return path
 
 
