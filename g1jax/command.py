@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from g1jax import terminal
 from g1jax.errors import G1Error
 
 T = TypeVar("T")
@@ -66,8 +67,8 @@ def parse(kind: type[T], arguments: Sequence[str], description: str, default: T 
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """What an error says, without line breaks and what else does not print."""
+    return terminal.one_line(str(error)) or type(error).__name__
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from g1jax import vlm
+from g1jax.terminal import one_line
 from g1jax.training import ExperimentError, policy_of_run
 
 
@@ -28,7 +29,7 @@ def main() -> None:
         vlm.save(config, jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(args.dtype)), params), args.folder)
         policy.tokenizer.save(args.folder)
     except (ExperimentError, FileExistsError, OSError) as error:
-        sys.exit(f"export: {error}")
+        sys.exit(one_line(f"export: {error}"))
     size = sum(file.stat().st_size for file in args.folder.iterdir())
     print(f"{args.folder}: {vlm.count_params(config):,} parameters, {size / 1e6:.1f} MB")
 

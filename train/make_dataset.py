@@ -15,6 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from g1jax import command
 from g1jax.machine import keep_programs
+from g1jax.terminal import printable
 from g1jax.training.dataset_program import Options, make_dataset
 
 INTERRUPTED = "interrupted; the same command goes on from here"
@@ -23,7 +24,7 @@ INTERRUPTED = "interrupted; the same command goes on from here"
 def work(options: Options) -> None:
     """Makes the dataset, and says where it is."""
     keep_programs()
-    print(make_dataset(options))
+    print(printable(str(make_dataset(options))))
 
 
 def main(arguments: list[str]) -> int:

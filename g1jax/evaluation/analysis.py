@@ -19,6 +19,7 @@ from g1jax.evaluation.points import Points, Setting
 from g1jax.evaluation.protocol import EvaluationError, check_protocol
 from g1jax.evaluation.results import GameResult
 from g1jax.evaluation.statistics import Interval, differences
+from g1jax.terminal import printable, printable_lines
 from g1jax.training.config import ExperimentError
 from g1jax.training.runs import KeptRun, open_run
 from g1jax.vlm import ConfigError
@@ -85,8 +86,8 @@ def analyze(options: Options) -> Analysis:
         found.append(RunAnalysis(name, run, moments, curves, leads, at[name], looks, tested))
     analysis = Analysis(setting, games, found, _differences(found, notes), notes)
     analysis_pages.write(out, analysis, points)
-    print((out / analysis_pages.MARKDOWN).read_text("utf-8"))
-    print(f"In {out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}")
+    print(printable_lines((out / analysis_pages.MARKDOWN).read_text("utf-8")))
+    print(printable(f"In {out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}"))
     return analysis
 
 
@@ -151,7 +152,7 @@ def _step_of(name: str, run: KeptRun, asked: int | None) -> int:
 
 
 def _tell(line: str) -> None:
-    print(f"playing {line}", file=sys.stderr, flush=True)
+    print(printable(f"playing {line}"), file=sys.stderr, flush=True)
 
 
 # What is found

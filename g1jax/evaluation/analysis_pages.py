@@ -14,7 +14,7 @@ from g1jax.evaluation.findings import Analysis, LookPoint, RunAnalysis
 from g1jax.evaluation.points import Points
 from g1jax.evaluation.report import SEEING
 from g1jax.evaluation.statistics import FIGURES, Interval
-from g1jax.evaluation.tables import NONE, as_text, escape, table
+from g1jax.evaluation.tables import NONE, as_text, bold_if_clear, escape, table
 
 FORMAT = 1
 DATA, MARKDOWN, PICTURE = "analysis.json", "analysis.md", "analysis.png"
@@ -171,14 +171,13 @@ def _differences(analysis: Analysis) -> list[str]:
     rows = []
     for name, games in analysis.differences.items():
         for game, figures in games.items():
-            told = [_bold(figures[key], "reasoning" if key == SEEING else key) for key in keys]
+            told = [_difference(figures[key], "reasoning" if key == SEEING else key) for key in keys]
             rows.append([name, game, *told])
     return [*lines, *table(["run", "game", "P", "R", "R seeing", "score"], rows), ""]
 
 
-def _bold(difference: Interval, key: str) -> str:
-    told = as_text(difference, key, signed=True)
-    return f"**{told}**" if difference.low > 0 or difference.high < 0 else told
+def _difference(difference: Interval, key: str) -> str:
+    return bold_if_clear(as_text(difference, key, signed=True), difference)
 
 
 def _looks(run: RunAnalysis) -> list[str]:
@@ -213,10 +212,7 @@ def _look_cell(point: LookPoint | None) -> str:
     if point is None or point.figures is None:
         return NONE
     told = as_text(point.figures["perception"], "perception")
-    if point.look.is_own:
-        return f"{told}, own"
-    difference = point.difference
-    return f"**{told}**" if difference is not None and (difference.low > 0 or difference.high < 0) else told
+    return f"{told}, own" if point.look.is_own else bold_if_clear(told, point.difference)
 
 
 def _trials(runs: Sequence[RunAnalysis]) -> list[str]:
@@ -233,7 +229,7 @@ def _trials(runs: Sequence[RunAnalysis]) -> list[str]:
     return [
         "## Transfer",
         "",
-        f"Score: {'; '.join(f'{escape(label)} {what}' for label, what in counts.items())}.",
+        f"Score: {'; '.join(f'{escape(label)} {escape(what)}' for label, what in counts.items())}.",
         "",
         *table(["test", "run", "it is", "score", FIGURES["success"], "P", "R"], rows),
         "",

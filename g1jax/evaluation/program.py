@@ -17,6 +17,7 @@ from g1jax.evaluation.endpoint import Endpoint
 from g1jax.evaluation.protocol import NUM_STEPS, Episodes, EvaluationError, Player, Progress, check_protocol, play
 from g1jax.evaluation.remote import play_remote
 from g1jax.evaluation.results import Result
+from g1jax.terminal import one_line, printable, printable_lines
 
 ON_DEVICE: dict[str, Callable[[], Player]] = {"random": players.random_player, "expert": players.expert_player}
 
@@ -62,7 +63,7 @@ def evaluate(options: Options) -> None:
     """
     if options.compare is not None:
         ours, theirs = map(results.load, options.compare)
-        print(tables.differences_as_markdown(ours, theirs, results.compare(ours, theirs)))
+        print(printable_lines(tables.differences_as_markdown(ours, theirs, results.compare(ours, theirs))))
         return
     options = _with_defaults(options)
     check_protocol(options.episodes or 0, options.steps, options.seed)
@@ -79,8 +80,8 @@ def evaluate(options: Options) -> None:
     write(out, result, episodes, others, curves)
     if options.film != "none":
         film(out, episodes, options.film)
-    print((out / tables.FILE).read_text("utf-8"))
-    print(f"In {out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}")
+    print(printable_lines((out / tables.FILE).read_text("utf-8")))
+    print(printable(f"In {out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}"))
 
 
 def _with_defaults(options: Options) -> Options:
@@ -223,6 +224,7 @@ def progress_line(label: str, what: str = "steps") -> Progress:
             return
         last = now
         end = "\n" if done >= total else "\r"
-        print(f"{label}: {done} of {total} {what}, {now - start:.0f} s", end=end, file=sys.stderr, flush=True)
+        told = one_line(f"{label}: {done} of {total} {what}, {now - start:.0f} s")
+        print(told, end=end, file=sys.stderr, flush=True)
 
     return tell

@@ -17,6 +17,7 @@ import numpy as np
 from g1jax.envs.core import Game
 from g1jax.evaluation.protocol import Episodes, EvaluationError, counts_score
 from g1jax.evaluation.statistics import Interval, Sums, curves_of, differences, intervals, sums_of
+from g1jax.terminal import printable
 
 FORMAT = 1
 FILE = "results.json"
@@ -49,7 +50,7 @@ class Result:
     @property
     def name(self) -> str:
         """The player's."""
-        return str(self.player["name"])
+        return printable(str(self.player["name"]))
 
 
 def result_of(player: Mapping[str, Any], episodes: Mapping[str, Episodes]) -> Result:

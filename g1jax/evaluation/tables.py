@@ -1,10 +1,12 @@
 """Results in Markdown: our runs beside the paper's table, every figure of every game, and paired differences."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from g1jax.evaluation.results import Result
 from g1jax.evaluation.statistics import FIGURES, Interval
+from g1jax.terminal import one_line
 
 PUBLISHED_GAMES = ("game_2048", "shisen_sho", "shisen_sho_cifar10", "swap")
 PUBLISHED: Mapping[str, tuple[float, float, float, float]] = {
@@ -23,6 +25,9 @@ RATES = ("success", "perception", "reasoning", "cells", "format", "legal", "unre
 NONE = "–"
 """What stands where nothing is known."""
 
+_SPECIAL = re.compile(r"[\\`*\[\]<>&|~#$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word is plain text
+_BLOCK = re.compile(r"^(?:[-+](?=[\s-]|$)|(?<!\d)(?P<number>\d{1,9})(?=[.)](?:\s|$)))")
+
 FILE = "results.md"
 
 
@@ -37,11 +42,11 @@ def as_markdown(results: Sequence[Result]) -> str:
 
 def _about(results: Sequence[Result]) -> list[str]:
     protocols = list(dict.fromkeys(tuple(result.protocol.items()) for result in results))
-    ours = "; ".join(", ".join(f"{key} {value}" for key, value in protocol) for protocol in protocols)
+    ours = "; ".join(", ".join(f"{escape(key)} {value}" for key, value in protocol) for protocol in protocols)
     counts = {label: game.counts for result in results for label, game in result.games.items()}
     return [
         f"Means with 95% bootstrap intervals over episodes ({ours}). "
-        f"Counted: {', '.join(f'{escape(label)} {what}' for label, what in counts.items())}.",
+        f"Counted: {', '.join(f'{escape(label)} {escape(what)}' for label, what in counts.items())}.",
         "Published figures are the paper's (arXiv 2505.13426; 10 environments of 100 steps), not run here.",
     ]
 
@@ -79,10 +84,9 @@ def differences_as_markdown(ours: Result, theirs: Result, found: Mapping[str, Ma
     lines = [f"# {escape(ours.name)} minus {escape(theirs.name)}", ""]
     lines += ["Paired by episode, with 95% bootstrap intervals; bold: the interval leaves out zero.", ""]
     for label, figures in found.items():
-        rows = []
-        for key, figure in figures.items():
-            told = as_text(figure, key, signed=True)
-            rows.append([FIGURES[key], f"**{told}**" if figure.low > 0 or figure.high < 0 else told])
+        rows = [
+            [FIGURES[key], bold_if_clear(as_text(figure, key, signed=True), figure)] for key, figure in figures.items()
+        ]
         lines += [f"## {escape(label)}", "", *table(["figure", "difference"], rows), ""]
     return "\n".join(lines)
 
@@ -99,15 +103,26 @@ def as_text(figure: Interval, key: str = "score", *, signed: bool = False) -> st
     return f"{mean}{percent} ({low}{' to ' if signed or figure.low < 0 else '–'}{high})"
 
 
+class Bold(str):
+    """A cell that a table shows in bold type."""
+
+
+def bold_if_clear(told: str, difference: Interval | None) -> str:
+    """What is told of a difference, bold if its interval leaves out zero."""
+    return Bold(told) if difference is not None and (difference.low > 0 or difference.high < 0) else told
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a table in Markdown."""
-    out = [head, ["---"] * len(head), *rows]
-    return [f"| {' | '.join(escape(cell) for cell in row)} |" for row in out]
+    """The lines of a table in Markdown. Every cell is text, whatever it holds."""
+    lines = [" | ".join(map(_cell, row)) for row in (head, *rows)]
+    return [f"| {line} |" for line in (lines[0], " | ".join(["---"] * len(head)), *lines[1:])]
 
 
-def escape(cell: str) -> str:
-    """Names come from outside: no Markdown table, tag or line may begin in one."""
-    flat = " ".join(cell.split())
-    for char in "|<>[]`":
-        flat = flat.replace(char, f"\\{char}")
-    return flat
+def _cell(cell: str) -> str:
+    return f"**{escape(cell)}**" if isinstance(cell, Bold) else escape(cell)
+
+
+def escape(text: str) -> str:
+    """A text on one line that Markdown shows as it is: no markup, HTML, end of a cell or control character is left."""
+    flat = _SPECIAL.sub(r"\\\g<0>", one_line(text))
+    return _BLOCK.sub(lambda match: f"{match[0]}\\" if match["number"] else f"\\{match[0]}", flat)

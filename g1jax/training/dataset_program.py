@@ -14,6 +14,7 @@ from g1jax.envs.core import Game
 from g1jax.evaluation.endpoint import Endpoint
 from g1jax.evaluation.program import games_of, progress_line
 from g1jax.evaluation.results import describe_level
+from g1jax.terminal import printable
 from g1jax.training.config import ExperimentError, require
 from g1jax.training.dataset_writer import DatasetWriter, Form
 from g1jax.training.experiments import load_experiment
@@ -114,4 +115,4 @@ def _progress(what: str) -> Callable[[str, int, int], None]:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)

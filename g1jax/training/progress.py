@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
+
+from g1jax.terminal import printable
 
 if TYPE_CHECKING:
     from g1jax.training.setup import Setup
@@ -34,7 +37,7 @@ class Progress:
 
     def warn(self, line: str) -> None:
         """Something that went wrong, and that the run works around."""
-        print(f"warning: {line}", file=sys.stderr, flush=True)
+        print(printable(f"warning: {line}"), file=sys.stderr, flush=True)
 
     def part(self, name: str, done: int, total: int) -> None:
         """Part of a long work that has no steps of its own, such as the evaluation."""
@@ -80,7 +83,8 @@ class Display(Progress):
             for column in ("", *names):
                 table.add_column(column, justify="left" if not column else "right")
             for game in self._games:
-                table.add_row(game, *(f"{figures.get(f'{game}/{name}', float('nan')):.3f}" for name in names))
+                shown = (f"{figures.get(f'{game}/{name}', float('nan')):.3f}" for name in names)
+                table.add_row(Text(printable(game)), *shown)
             self._live.update(table)
         elif now - self._last_line > _LINE_SECONDS or step in (1, self._num_steps):
             self._last_line = now
@@ -90,13 +94,13 @@ class Display(Progress):
 
     def say(self, line: str) -> None:
         """A line, above the table if there is one."""
-        self._console.print(line, markup=False)
+        self._console.print(printable(line), markup=False)
 
     def part(self, name: str, done: int, total: int) -> None:
         """A line now and then."""
         now = time.perf_counter()
         if self._live is not None:
-            self._live.update(f"{name}: {done / total:.0%}")
+            self._live.update(Text(printable(f"{name}: {done / total:.0%}")))
         elif now - self._last_line > _LINE_SECONDS or done == total:
             self._last_line = now
             self.say(f"{now - self._began:5.0f} s  {name}: {done / total:.0%}")

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from g1jax import envs
 from g1jax.evaluation import EvaluationError, Result, compare, load, result_of, save
 from g1jax.evaluation.results import as_json
 from g1jax.evaluation.statistics import Interval
-from g1jax.evaluation.tables import as_markdown, as_text, differences_as_markdown
+from g1jax.evaluation.tables import Bold, as_markdown, as_text, differences_as_markdown, escape, table
+from g1jax.terminal import one_line
 from tests.evaluation.helpers import episodes_of
 
 REWARDS: list[list[float]] = [[4, -1, 0], [8, 4, 16], [0, 0, 4]]
@@ -100,6 +104,76 @@ def test_the_table_has_ours_and_the_published() -> None:
 def test_names_cannot_break_the_table() -> None:
     table = as_markdown([result("a|b\n<script>`x`")])
     assert "| a\\|b \\<script\\>\\`x\\` |" in table
+
+
+MARKUP = "\\|<>&*_[]`~#$!()-+.:/ \n\ta1é\x1b\u202e"
+PAYLOADS = (
+    "\\<b>x</b>",
+    "\\\\<img src=x onerror=alert(1)>",
+    "a\\",
+    "a\\|b",
+    "a\\\\|b",
+    "&lt;b&gt; &#60;",
+    "[x](javascript:alert(1))",
+    "![x](http://host/pixel)",
+    "<http://host>",
+    "**a** __b__ _c_ ~~d~~ `e` game_2048",
+    "# a",
+    "- a",
+    "1. a",
+    "12) a",
+    "+",
+    "---",
+    "```",
+    "<!-- a",
+    "$a$",
+)
+
+
+def plain(tokens: Any) -> str:
+    """What a reader sees of inline tokens; fails for anything but text."""
+    assert {token.type for token in tokens} <= {"text", "text_special"}, [token.type for token in tokens]
+    return "".join(token.content for token in tokens)
+
+
+def assert_shown_as_they_are(cells: list[str]) -> None:
+    """By a parser of Markdown that is not ours: in a table, a heading, a list and a paragraph."""
+    parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    expected = [one_line(cell) for cell in cells]
+    page = "\n".join(table(cells, [cells, cells]))
+    tokens = parser.parse(page)
+    inline = [plain(token.children) for token in tokens if token.type == "inline"]
+    assert inline == expected * 3, page
+    assert {token.type for token in tokens} <= {
+        "inline",
+        *(f"{part}_{end}" for part in ("table", "thead", "tbody", "tr", "th", "td") for end in ("open", "close")),
+    }
+    for cell, seen in zip(cells, expected, strict=True):
+        for before, kind in (("## ", "heading"), ("- ", "list_item"), ("", "paragraph")):
+            tokens = parser.parse(f"{before}{escape(cell)}\n\nend\n")
+            found = [plain(token.children) for token in tokens if token.type == "inline"]
+            assert [text for text in found if text] == [text for text in (seen, "end") if text]
+            block = [token.type for token in tokens if token.type.endswith("_open") and token.type != "paragraph_open"]
+            within = {"heading": ["heading_open"], "list_item": ["bullet_list_open", "list_item_open"], "paragraph": []}
+            assert block == within[kind]
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_markup_in_names_is_shown_as_it_is(payload: str) -> None:
+    assert_shown_as_they_are([payload, "b"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.text(st.sampled_from(MARKUP) | st.characters(), max_size=12), min_size=2, max_size=3))
+def test_any_text_in_markdown_is_shown_as_it_is(cells: list[str]) -> None:
+    assert_shown_as_they_are(cells)
+
+
+def test_words_stay_readable() -> None:
+    assert escape("game_2048, -0.50 (-0.75 to -0.25), 12.3% (11.9–12.8)") == (
+        "game_2048, -0.50 (-0.75 to -0.25), 12.3% (11.9–12.8)"
+    )
+    assert table(["a"], [[Bold("1_")]])[2] == "| **1\\_** |"
 
 
 @pytest.mark.parametrize(
