@@ -1,6 +1,7 @@
 """A policy that plays: a model, its tokenizer, and how it samples; from a game's states to responses in bytes."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +15,6 @@ from g1jax.envs.core import Game
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm import Params, Sampling, TokenBytes, Tokenizer
 
-_BYTES_PER_TOKEN = 12  # of responses; what is longer is cut off, and reads as unfinished
-_SPARE_BYTES = 32  # of given beginnings, for their tags
 _LESSONS_TO_MEASURE = 64
 _SPARE = 1.25
 
@@ -57,6 +56,16 @@ class Policy:
         """What every token says."""
         return vlm.token_bytes(self.tokenizer)
 
+    @functools.cached_property
+    def token_texts(self) -> Sequence[bytes]:
+        """The text of each token, on the host."""
+        return vlm.token_texts(self.tokenizer)
+
+    @functools.cached_property
+    def token_width(self) -> int:
+        """Bytes of the longest token: no response of n tokens has more than n times as many."""
+        return max(map(len, self.token_texts))
+
     def prompt_tokens(self, game: Game[Any]) -> np.ndarray:
         """The prompt of a game, its image tokens included: int32[P].
 
@@ -84,8 +93,8 @@ class Policy:
         return known
 
     def max_bytes(self, game: Game[Any]) -> int:
-        """How many bytes of a response are read."""
-        return _BYTES_PER_TOKEN * self.max_new_tokens(game)
+        """How many bytes a response may have, all of which are read: whatever tokens it is made of, it fits."""
+        return self.token_width * self.max_new_tokens(game)
 
     def prompts(self, game: Game[Any], count: int) -> tuple[Array, Array]:
         """The game's prompt so many times: int32[count, P], bool[count, P]."""
@@ -126,14 +135,13 @@ class Policy:
             num_samples=num_samples,
         )
         tokens, mask = out.response_tokens, out.response_mask
-        said, is_said, num_bytes = tokens, mask, self.max_bytes(game)
+        said, is_said = tokens, mask
         if starts is not None:
-            num_bytes += game.board_text.length + _SPARE_BYTES
             said, is_said = (
                 jnp.concatenate([jnp.repeat(start, num_samples, axis=0), rest], axis=1)
                 for start, rest in ((starts[0], tokens), (starts[1], mask))
             )
-        num_bytes = self.max_bytes(game) + _BYTES_PER_TOKEN * (said.shape[1] - tokens.shape[1])
+        num_bytes = self.token_width * said.shape[1]
         return Responses(tokens, mask, out.logprobs, vlm.to_bytes(table, said, is_said, num_bytes))
 
     def score(self, params: Params, game: Game[Any], frames: Array, tokens: Array, mask: Array) -> vlm.Score:

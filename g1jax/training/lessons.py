@@ -77,12 +77,33 @@ def to_lesson(
 def tokenize(policy: Policy, game: Game[Any], responses: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Whole responses as tokens: int32[B, N], which are there, bool[B, N], and which are of the perception, bool[B, N].
 
+    The perception is what the game reads, with its opening tag. A token that is partly within it counts as part of it.
+
     Raises:
         ConfigError: a response is longer than the policy may write.
     """
     tokenizer = policy.tokenizer
     lines = [[*tokens, tokenizer.end_token] for tokens in tokenizer.encode_batch(responses)]
     tokens, mask = tokenizer.pad_batch(lines, side="right", length=policy.max_new_tokens(game))
-    closing = tokenizer.encode("</perception>")[-1]
-    is_perception = (np.cumsum(tokens == closing, axis=1) == 0) & mask
+    is_perception = np.zeros_like(mask)
+    for row, line in enumerate(lines):
+        is_perception[row, slice(*tokens_of("perception", [policy.token_texts[token] for token in line]))] = True
     return tokens, mask, is_perception
+
+
+def tokens_of(tag: str, pieces: Sequence[bytes]) -> tuple[int, int]:
+    """Which pieces of a text hold its first `<tag>…`, without the closing tag: from the first until before the second.
+
+    The fewest that cover it; (0, 0) where there is none. Offsets are in bytes of the text that the pieces make, so it
+    does not matter how a tokenizer splits tags, spaces or characters, or whether it normalized the text first.
+
+    >>> tokens_of("perception", [b"<perc", b"eption>", b"2 | ", b"4</", b"perception>", b"<think>"])
+    (0, 4)
+    """
+    response = b"".join(pieces)
+    start = response.find(f"<{tag}>".encode())
+    end = response.find(f"</{tag}>".encode(), start + len(tag) + 2)
+    if start < 0 or end < 0:
+        return 0, 0
+    ends = np.cumsum([len(piece) for piece in pieces])
+    return int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(ends, end - 1, side="right")) + 1

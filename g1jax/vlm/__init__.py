@@ -35,7 +35,7 @@ from g1jax.vlm.sampling import GREEDY, PLAIN, Sampling, log_distribution, sample
 from g1jax.vlm.scoring import Score, score
 from g1jax.vlm.sharding import make_mesh
 from g1jax.vlm.stacking import stack_layers, unstack_layers
-from g1jax.vlm.token_table import TokenBytes, to_bytes, token_bytes
+from g1jax.vlm.token_table import TokenBytes, to_bytes, token_bytes, token_texts
 from g1jax.vlm.tokenizer import Tokenizer, check_tokenizer
 from g1jax.vlm.weights import load, load_config, load_params, save
 
@@ -90,5 +90,6 @@ __all__ = [
     "to_bytes",
     "to_hf",
     "token_bytes",
+    "token_texts",
     "unstack_layers",
 ]

@@ -34,6 +34,19 @@ def token_bytes(tokenizer: Tokenizer) -> TokenBytes:
     Raises:
         ConfigError: the tokenizer does not write text byte by byte.
     """
+    words = token_texts(tokenizer)
+    lengths = np.array([len(word) for word in words], np.int32)
+    width = max(1, int(lengths.max(initial=0)))
+    flat = np.frombuffer(b"".join(word.ljust(width, b"\0") for word in words), np.uint8)
+    return TokenBytes(jnp.asarray(flat.reshape(-1, width)), jnp.asarray(lengths))
+
+
+def token_texts(tokenizer: Tokenizer) -> list[bytes]:
+    """The same table on the host: the text of each token, by its number.
+
+    Raises:
+        ConfigError: the tokenizer does not write text byte by byte.
+    """
     from tokenizers import decoders
 
     backend = tokenizer.backend
@@ -45,10 +58,7 @@ def token_bytes(tokenizer: Tokenizer) -> TokenBytes:
     words = [b""] * tokenizer.vocab_size
     for word, token in backend.get_vocab(with_added_tokens=True).items():
         words[token] = b"" if token in added and added[token].special else bytes_of(word)
-    lengths = np.array([len(word) for word in words], np.int32)
-    width = max(1, int(lengths.max(initial=0)))
-    flat = np.frombuffer(b"".join(word.ljust(width, b"\0") for word in words), np.uint8)
-    return TokenBytes(jnp.asarray(flat.reshape(-1, width)), jnp.asarray(lengths))
+    return words
 
 
 def bytes_of(word: str) -> bytes:
