@@ -15,7 +15,7 @@ from g1jax.typing import Array, Key
 from g1jax.vlm.config import Config, require
 from g1jax.vlm.decoder import Cache
 from g1jax.vlm.model import VLM, Frames, Params, bind, check_length, left_pad
-from g1jax.vlm.sampling import PLAIN, Sampling, sample
+from g1jax.vlm.sampling import PLAIN, Sampling, sample, typed_key
 
 FIRST_STAGE = 64  # new tokens that the first cache has room for
 STAGE_GROWTH = 4
@@ -60,15 +60,18 @@ def generate(
     """Writes `num_samples` responses to each prompt, int32[B, P], bool[B, P], all from one prefill.
 
     `key` is one for all, or key[B·n], one a response: what is written to a prompt then does not depend on the others of
-    its batch. Padding may stand anywhere, so a response that begins with given words is a prompt with these words
-    appended, row by row: `jnp.concatenate([prompt_tokens, start_tokens], axis=1)`, the masks alike. To be jitted, with
-    `config` and everything by name static.
+    its batch. Raw keys, of `jax.random.PRNGKey`, serve as well. Padding may stand anywhere, so a response that begins
+    with given words is a prompt with these words appended, row by row:
+    `jnp.concatenate([prompt_tokens, start_tokens], axis=1)`, the masks alike. To be jitted, with `config` and
+    everything by name static.
 
     Raises:
-        ConfigError: the prompts with so many new tokens are longer than the context.
+        ConfigError: the prompts with so many new tokens are longer than the context, or there is no key for each.
     """
     require(max_new_tokens > 0 and num_samples > 0, f"max_new_tokens={max_new_tokens}, num_samples={num_samples}")
     check_length(config, prompt_tokens.shape[1], max_new_tokens)
+    key, rows = typed_key(key), prompt_tokens.shape[0] * num_samples
+    require(key.shape in ((), (rows,)), f"key{list(key.shape)}: one for all, or one for each of {rows} responses")
     model = bind(config, _in_compute_type(config, params))
     prompt_tokens, prompt_mask = left_pad(prompt_tokens, prompt_mask)
     reading = model.read(prompt_tokens, prompt_mask, frames, start=prompt_tokens.shape[1] - 1)

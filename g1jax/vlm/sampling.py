@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from g1jax.typing import Array, Key
+from g1jax.typing import Array, ArrayLike, Key
 from g1jax.vlm.config import require
 
 
@@ -60,6 +60,7 @@ def sample(sampling: Sampling, logits: Array, key: Key) -> tuple[Array, Array]:
 
     `key` is one for all rows, or key[B], one a row: then a row's token does not depend on who shares its batch.
     """
+    key = typed_key(key)
     if sampling.temperature == 0:
         tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         return tokens, jnp.zeros(tokens.shape, jnp.float32)
@@ -68,6 +69,20 @@ def sample(sampling: Sampling, logits: Array, key: Key) -> tuple[Array, Array]:
     uniform = jax.vmap(jax.random.uniform)(key) if key.ndim else jax.random.uniform(key, (rows,))
     tokens = _invert(jnp.exp(logprobs), uniform)
     return tokens, take(logprobs, tokens)
+
+
+def typed_key(key: ArrayLike) -> Key:
+    """Keys in the form of `jax.random.key`, whether they come in it or in that of `jax.random.PRNGKey`, uint32[..., 2].
+
+    Raises:
+        ConfigError: it is no key.
+    """
+    key = jnp.asarray(key)
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    is_raw = key.dtype == jnp.uint32 and key.ndim > 0
+    require(is_raw, f"key: {key.dtype}{list(key.shape)} is no random key: make one with jax.random.key(seed)")
+    return jax.random.wrap_key_data(key)
 
 
 _BLOCK = 32

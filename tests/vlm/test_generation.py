@@ -1,5 +1,6 @@
 """Generation against scoring, against plain `apply`, and against torch's generate."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,22 @@ def test_a_prompt_longer_than_the_context_is_refused_before_any_device_work() ->
         function(4)
         with pytest.raises(vlm.ConfigError, match="21 tokens is longer than the context, 20: 16 of the prompt and 5"):
             function(5)
+
+
+def test_raw_keys_serve_as_typed_ones_and_what_is_no_key_is_refused() -> None:
+    params, (tokens, mask, frames) = vlm.param_shapes(CONFIG), make_prompts()
+
+    def write(key: Any) -> Any:
+        said = functools.partial(vlm.generate, CONFIG, max_new_tokens=3)
+        return jax.eval_shape(said, params, tokens, mask, frames, key)
+
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 41)).astype(np.float32))
+    typed, raw = jax.random.key(7), jax.random.PRNGKey(7)
+    for a, b in ((typed, raw), (jax.random.split(typed, 4), jax.random.split(raw, 4))):
+        assert write(a) == write(b)
+        np.testing.assert_array_equal(*(vlm.sample(vlm.PLAIN, logits, key)[0] for key in (a, b)))
+    for key in (np.int32(7), np.zeros(2)):
+        with pytest.raises(vlm.ConfigError, match=r"is no random key: make one with jax\.random\.key"):
+            write(key)
+    with pytest.raises(vlm.ConfigError, match=r"key\[3\]: one for all, or one for each of 4 responses"):
+        write(jax.random.split(typed, 3))
