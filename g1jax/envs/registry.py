@@ -53,8 +53,8 @@ def make(game_id: str, preset: str | None = None, **keys: Any) -> Game[Any]:
 def presets(game_id: str) -> Mapping[str, dict[str, Any]]:
     """The named presets of a game: level keys by preset name, without their `about` lines.
 
-    Read from `<game>.toml` in the folder that the variable G1JAX_ENVS names, else in `envs/` of the working directory,
-    else in `envs/` of the source tree.
+    Read from `<game>.toml` in the folder that the variable G1JAX_ENVS names, else from those that ship: `envs/` of a
+    clone. The working directory does not matter.
 
     Raises:
         LevelError: no such file, or not TOML.
@@ -73,15 +73,21 @@ def presets(game_id: str) -> Mapping[str, dict[str, Any]]:
 
 def _preset_file(game_id: str) -> Path:
     named = os.environ.get(PRESETS_VARIABLE)
-    folders = [Path(named)] if named else [Path("envs"), Path(g1jax.__file__).parent.parent / "envs"]
-    for folder in folders:
-        if (folder / f"{game_id}.toml").is_file():
-            return folder / f"{game_id}.toml"
-    places = " or ".join(str(folder.resolve()) for folder in folders)
-    raise LevelError(
-        f"no presets for {game_id}: {game_id}.toml is not in {places}. "
-        f"Name the folder that has it in the variable {PRESETS_VARIABLE}, or give level keys instead."
+    folder = Path(named) if named else _shipped()
+    file = folder / f"{game_id}.toml"
+    require(
+        file.is_file(),
+        f"no presets for {game_id}: {file.name} is not in {folder.absolute()}. "
+        f"Name the folder that has it in the variable {PRESETS_VARIABLE}, or give level keys instead.",
     )
+    return file
+
+
+def _shipped() -> Path:
+    """The presets that ship: beside the package in a clone, inside it where it is installed (see pyproject.toml)."""
+    package = Path(g1jax.__file__).parent
+    installed = package / "presets"
+    return installed if installed.is_dir() else package.parent / "envs"
 
 
 def _beside(file: Path, key: str, value: Any) -> Any:

@@ -2,20 +2,26 @@
 
 import difflib
 import importlib.util
+import traceback
 from pathlib import Path
 
+import g1jax
+from g1jax.errors import G1Error
 from g1jax.training.config import Experiment, ExperimentError, require
 
-FOLDERS = (Path("experiments"), Path(__file__).parents[2] / "experiments")
+_INSTALLED = Path(g1jax.__file__).parent / "experiments"
+FOLDER = _INSTALLED if _INSTALLED.is_dir() else Path(g1jax.__file__).parents[1] / "experiments"
+"""The experiments that ship: beside the package in a clone, inside it where it is installed (see pyproject.toml)."""
 
 
 def experiment_names() -> list[str]:
-    """Those in ./experiments and in the source tree."""
-    return sorted({file.stem for folder in FOLDERS for file in folder.glob("*.py") if not file.stem.startswith("_")})
+    """Those that ship."""
+    return sorted(file.stem for file in FOLDER.glob("*.py") if not file.stem.startswith("_"))
 
 
 def load_experiment(name: str) -> Experiment:
-    """The config of an experiment: what `get_config()` in `experiments/<name>.py`, or in a file given by path, returns.
+    """The config of an experiment: what `get_config()` returns in the one of this name that ships, or in a file given
+    by its path (`mine.py`, `configs/mine.py`). The working directory is searched for no name.
 
     Raises:
         ExperimentError: there is none of this name, or its file gives no config.
@@ -29,18 +35,22 @@ def load_experiment(name: str) -> Experiment:
     try:
         spec.loader.exec_module(module)
         config = module.get_config()
-    except AttributeError as error:
-        raise ExperimentError(f"{path}: {error}") from error
+    except G1Error:
+        raise
+    except Exception as error:  # whatever its author's code raises
+        line = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        place = f"{path}, line {line[-1]}" if line else str(path)
+        said = str(error) or "no message"
+        raise ExperimentError(f"{place}: {type(error).__name__}: {said}") from error
     require(isinstance(config, Experiment), f"{path}: get_config() gives no Experiment but {type(config).__name__}")
     experiment: Experiment = config
     return experiment
 
 
 def _find(name: str) -> Path:
-    for folder in FOLDERS:
-        if (folder / f"{name}.py").is_file():
-            return folder / f"{name}.py"
     names = experiment_names()
+    if name in names:
+        return FOLDER / f"{name}.py"
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise ExperimentError(f"unknown experiment {name!r}{hint} There are: {', '.join(names)}")

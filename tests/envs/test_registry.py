@@ -156,14 +156,15 @@ def test_a_missing_preset_file_is_named_with_the_places_looked_in(folder: Path) 
     assert envs.make("swap").id == "swap"
 
 
-def test_without_the_variable_the_working_directory_comes_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_found_by_accident_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(registry.PRESETS_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "envs").mkdir()
     (tmp_path / "envs" / "swap.toml").write_text("[mine]\nrows = 5\n", "utf-8")
-    assert list(envs.presets("swap")) == ["mine"]
+    assert set(envs.presets("swap")) == set(tomllib.loads((REPOSITORY / "envs" / "swap.toml").read_text("utf-8")))
+    with refused("unknown preset 'mine'"):
+        envs.make("swap", preset="mine")
+    monkeypatch.setenv(registry.PRESETS_VARIABLE, "envs")  # asked for by its path
     assert envs.make("swap", preset="mine").level.rows == 5
 
 

@@ -71,6 +71,26 @@ def test_a_folder_that_is_not_a_run(model: str, tmp_path: Path, capsys: pytest.C
     assert "config.json is damaged: mend it, or give another --workdir" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import nothing_of_this_name", "mine.py, line 1: ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("\ndef get_config(:", "mine.py: SyntaxError: "),
+        ("def get_config():\n    return 1 / 0", "mine.py, line 2: ZeroDivisionError: division by zero"),
+        ("x = 1", "mine.py: AttributeError: "),
+        ("def get_config():\n    return 1", "mine.py: get_config() gives no Experiment but int"),
+    ],
+)
+def test_a_file_that_gives_no_experiment(
+    source: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(source)
+    assert cli.main([f"--experiment={tmp_path / 'mine.py'}"], "") == 1
+    err = capsys.readouterr().err
+    assert f"error: {tmp_path}/{message}" in err
+    assert err.count("\n") == 1
+
+
 def test_overrides() -> None:
     overrides = ["--rl.lr=1e-4", "--model=micro", "--workdir=runs/x", "--seed=1", "--cold-start.warmup", "3"]
     experiment = cli.parse([*overrides, "--games", "swap", "game_2048"], "")
