@@ -52,6 +52,13 @@ def excerpt(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def one_line(text: str, limit: int = 200) -> str:
+    """A foreign text, such as a library's message, as it may stand in a message: on one line and printable."""
+    text = " ".join(text.split())
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 def name_of(path: str | Path) -> str:
     """A path as it may stand in a message: as it is if it is printable, else quoted and escaped."""
     return str(path) if str(path).isprintable() else excerpt(str(path), 200)
@@ -60,15 +67,18 @@ def name_of(path: str | Path) -> str:
 # Files
 
 
-def read_bytes(path: str | Path, *, max_bytes: int = MAX_BYTES, error: type[G1Error] = ForeignError) -> bytes:
-    """The bytes of a regular file.
+def read_bytes(
+    path: str | Path, *, max_bytes: int = MAX_BYTES, limit: int | None = None, error: type[G1Error] = ForeignError
+) -> bytes:
+    """The bytes of a regular file or, if `limit` is given, the first of them, however many there are.
 
     Raises:
         error: it cannot be read, has more than `max_bytes`, or is a pipe or device, which may never end.
     """
     with _reading(path, error), _open_regular(path, error) as file:
-        raw = file.read(max_bytes + 1)
-    if len(raw) > max_bytes:
+        wanted = max_bytes + 1 if limit is None else limit
+        raw = file.read(min(wanted, os.fstat(file.fileno()).st_size + 1))  # allocates what it is told to read
+    if len(raw) > max_bytes and limit is None:
         raise error(f"{name_of(path)}: more than {_size(max_bytes)}, the most that is read of such a file")
     return raw
 
@@ -76,6 +86,32 @@ def read_bytes(path: str | Path, *, max_bytes: int = MAX_BYTES, error: type[G1Er
 def read_text(path: str | Path, *, max_bytes: int = MAX_BYTES, error: type[G1Error] = ForeignError) -> str:
     """The text of a regular file in UTF-8; see `read_bytes`."""
     return _decode(read_bytes(path, max_bytes=max_bytes, error=error), name_of(path), error)
+
+
+def file_inside(folder: Path, name: str, where: str, error: type[G1Error] = ForeignError) -> Path:
+    """The file that a foreign `name` means in a folder.
+
+    A name, and the links it leads over, stay inside of the folder. The one exception is the cache of Hugging Face,
+    whose `snapshots/<revision>` folders hold links to `blobs` of the same repository.
+
+    Raises:
+        error: the name is absolute, leads out of the folder, or means no regular file.
+    """
+    shown = name_of(name)
+    try:
+        given = Path(name)
+        is_inside = not given.is_absolute() and ".." not in given.parts
+        path, root = (folder / given).resolve(), folder.resolve()
+        blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
+        is_inside &= path.is_relative_to(root) or path.is_relative_to(blobs)
+        is_there = is_inside and path.is_file()
+    except (OSError, ValueError, RuntimeError):  # a null byte, a surrogate, a name too long, a loop of links
+        raise error(f"{where}: {shown} is not the name of a file") from None
+    if not is_inside:
+        raise error(f"{where}: {shown} leads out of the folder {name_of(folder)}: put the file into it")
+    if not is_there:
+        raise error(f"{where}: there is no file {shown} in {name_of(folder)}")
+    return path
 
 
 @contextlib.contextmanager

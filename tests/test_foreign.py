@@ -12,7 +12,7 @@ import pytest
 
 from g1jax import foreign
 from g1jax.errors import G1Error
-from g1jax.foreign import ForeignError, parse_json, read_bytes, read_json, read_json_lines, read_text
+from g1jax.foreign import ForeignError, file_inside, parse_json, read_bytes, read_json, read_json_lines, read_text
 
 DEEP = 200_000
 
@@ -178,3 +178,41 @@ def test_lines_are_read_one_by_one_and_bad_ones_are_told(tmp_path: Path) -> None
         list(read_json_lines(file, max_line_bytes=50))
     with pytest.raises(ForeignError, match=r"rows\.jsonl:4: line 1, byte 1 of the file: not UTF-8"):
         list(read_json_lines(file))
+
+
+def test_files_of_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "a.png").write_bytes(b"a")
+    (tmp_path / "outside.png").write_bytes(b"b")
+    (folder / "within.png").symlink_to("images/a.png")
+    (folder / "out.png").symlink_to(tmp_path / "outside.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "up").symlink_to("..")
+    os.mkfifo(folder / "pipe")
+    assert file_inside(folder, "images/a.png", "row 1").read_bytes() == b"a"
+    assert file_inside(folder, "within.png", "row 1").read_bytes() == b"a"
+    (tmp_path / "elsewhere").symlink_to(folder)
+    assert file_inside(tmp_path / "elsewhere", "within.png", "row 1").read_bytes() == b"a"
+    for name in ("../outside.png", "images/../../outside.png", "/etc/passwd", "out.png", "up/outside.png"):
+        with pytest.raises(ForeignError, match=r"^row 1: .* leads out of the folder "):
+            file_inside(folder, name, "row 1")
+    for name in ("pipe", "images", ".", "none.png"):
+        with pytest.raises(ForeignError, match=r"^row 1: there is no file "):
+            file_inside(folder, name, "row 1")
+    for name in ("loop.png", "a\0b", "\ud800", "a" * 300):
+        with pytest.raises(ForeignError, match=r"^row 1: .* (is not the name of a|there is no) file") as fault:
+            file_inside(folder, name, "row 1")
+        assert str(fault.value).isprintable()
+
+
+def test_links_of_the_hugging_face_cache(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "0123"
+    for folder in (snapshot, tmp_path / "models--a--b" / "blobs", tmp_path / "models--c--d" / "blobs"):
+        folder.mkdir(parents=True)
+        (folder / "weights").write_bytes(b"w")
+    (snapshot / "own").symlink_to("../../blobs/weights")
+    (snapshot / "other").symlink_to("../../../models--c--d/blobs/weights")
+    assert file_inside(snapshot, "own", "index").read_bytes() == b"w"
+    with pytest.raises(ForeignError, match="other leads out of the folder"):
+        file_inside(snapshot, "other", "index")

@@ -4,23 +4,24 @@
     tiles = resize(pictures.images, 28)               # uint8[10, 100, 28, 28, 3]
 
 CIFAR-10 is read where it lies, from an official archive or its extracted folder, in the Python or the binary version;
-nothing is downloaded or extracted. The Python version is made of pickles, which can run code when loaded, so
-`_BatchUnpickler` builds plain data only and never imports or calls what a file names.
+nothing is downloaded or extracted. The Python version is made of pickles, which can run code when loaded, so it is not
+unpickled: `read_plain` reads plain data and nothing else.
 """
 
-import io
 import os
-import pickle
 import re
-import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from g1jax.envs import plain_tar
+from g1jax.envs.plain_pickle import Array, read_plain
+from g1jax.foreign import one_line, read_bytes
 
 Names = tuple[str, ...]  # of classes, in the order of their labels
 Batch = tuple[np.ndarray, np.ndarray]  # pixels uint8[n, 3072], labels uint8[n]
@@ -32,6 +33,7 @@ DIGIT_CLASSES: Names = ("zero", "one", "two", "three", "four", "five", "six", "s
 
 _DIGITS_FILE = Path(__file__).parent / "data" / "digits.npz"
 _PIXELS = 3 * 32 * 32  # bytes of one CIFAR-10 image: the red plane, the green, the blue
+_MAX_META_BYTES = 2**16
 _MAX_FILE_BYTES = 64 * 2**20  # twice the size of an official batch; nothing larger is read
 
 
@@ -191,7 +193,7 @@ def _layout_of(path: Path) -> _Layout:
         found = next((layout for layout in _LAYOUTS if (path / layout.batches[0]).is_file()), None)
     else:
         with _open_archive(path) as archive:
-            folders = (_member_name(member).split("/")[0] for member in archive)
+            folders = (name.split("/")[0] for name, _ in archive)
             found = next((layout for folder in folders for layout in _LAYOUTS if layout.folder == folder), None)
     if found is None:
         raise ValueError(f"{path} holds neither of the two versions of CIFAR-10. {_ADVICE}")
@@ -204,35 +206,31 @@ def _read_files(path: Path, layout: _Layout, names: Sequence[str]) -> dict[str, 
     if path.is_dir():
         for name in names:
             if (path / name).is_file():
-                with (path / name).open("rb") as file, _naming(path / name):
-                    found[name] = _read(file)
+                found[name] = read_bytes(path / name, max_bytes=_limit(name))
         return found
     wanted = {f"{layout.folder}/{name}": name for name in names}
     with _open_archive(path) as archive:
-        for member in archive:
-            name = wanted.get(_member_name(member), "")
-            if name and member.isreg() and (stream := archive.extractfile(member)):
-                found[name] = _read(stream)
+        for member, read in archive:
+            name = wanted.get(member, "")
+            if name and name not in found:
+                found[name] = read(_limit(name) + 1)
+                if len(found[name]) > _limit(name):
+                    raise ValueError(f"{member} has more than {_limit(name)} bytes")
                 if len(found) == len(names):
                     break
     return found
 
 
-def _read(file: IO[bytes]) -> bytes:
-    data = file.read(_MAX_FILE_BYTES + 1)
-    if len(data) > _MAX_FILE_BYTES:
-        raise ValueError(f"a file in it is larger than {_MAX_FILE_BYTES} bytes")
-    return data
-
-
-def _member_name(member: tarfile.TarInfo) -> str:
-    return member.name.removeprefix("./")
+def _limit(name: str) -> int:
+    """The most bytes of a file that are read."""
+    return _MAX_META_BYTES if "meta" in name else _MAX_FILE_BYTES
 
 
 @contextmanager
-def _open_archive(path: Path) -> Iterator[tarfile.TarFile]:
-    with path.open("rb") as file, _naming(path), tarfile.open(fileobj=file, mode="r:gz") as archive:
-        yield archive
+def _open_archive(path: Path) -> Iterator[Iterator[tuple[str, Callable[[int], bytes]]]]:
+    """The names of an archive's files, and what reads each; see `plain_tar`."""
+    with path.open("rb") as file, _naming(path):
+        yield ((name.removeprefix("./"), read) for name, read in plain_tar.members(file))
 
 
 @contextmanager
@@ -241,7 +239,7 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = str(error) or type(error).__name__
+        reason = one_line(str(error)) or type(error).__name__
         raise ValueError(f"{path} is damaged or not a plain CIFAR-10 file: {reason}. {_ADVICE}") from error
 
 
@@ -272,54 +270,14 @@ def _parse_binary_batch(data: bytes) -> Batch:
 
 
 def _parse_binary_meta(data: bytes) -> Names:
-    return _checked_names([line.strip() for line in data.decode("ascii").splitlines() if line.strip()])
+    return _checked_names([line.strip() for line in data.decode("ascii", "replace").splitlines() if line.strip()])
 
 
 # ---- The Python version: dictionaries pickled by Python 2, keys and strings as bytes ---------------------------------
 
 
-class _PickledDtype:
-    """Stands in for `numpy.dtype`: uint8 and no other."""
-
-    def __init__(self, code: bytes | str, *_: object) -> None:
-        if (code.decode() if isinstance(code, bytes) else code) not in ("u1", "|u1", "uint8"):
-            raise ValueError(f"its images are {code!r}, not uint8")
-
-    def __setstate__(self, state: object) -> None:
-        """Byte order, fields and alignment: a byte has none."""
-
-
-class _PickledArray:
-    """Stands in for `numpy.ndarray` and the function that rebuilds it: `values` is uint8, whatever the file says."""
-
-    values: np.ndarray
-
-    def __init__(self, *_: object) -> None:
-        """The arguments say ndarray, (0,), b"b" in every pickle; what matters is the state."""
-
-    def __setstate__(self, state: tuple[int, tuple[int, ...], _PickledDtype, bool, bytes]) -> None:
-        _, shape, _, is_fortran, data = state
-        self.values = np.frombuffer(data, np.uint8).reshape(shape, order="F" if is_fortran else "C")
-
-
-class _BatchUnpickler(pickle.Unpickler):
-    """Knows three names and gives stand-ins for them, so that nothing from the file reaches NumPy or any other code."""
-
-    STAND_INS: ClassVar[dict[tuple[str, str], type]] = {
-        ("numpy", "ndarray"): _PickledArray,
-        ("numpy", "dtype"): _PickledDtype,
-        ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
-        ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
-    }
-
-    def find_class(self, module: str, name: str) -> type:
-        if (module, name) not in self.STAND_INS:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR-10 batch does")
-        return self.STAND_INS[module, name]
-
-
-def _unpickle(data: bytes) -> dict[bytes, Any]:
-    content = _BatchUnpickler(io.BytesIO(data), encoding="bytes").load()
+def _unpickle(data: bytes) -> dict[bytes | str, Any]:
+    content = read_plain(data)
     if not isinstance(content, dict):
         raise ValueError("it holds no dictionary")
     return content
@@ -328,7 +286,7 @@ def _unpickle(data: bytes) -> dict[bytes, Any]:
 def _parse_python_batch(data: bytes) -> Batch:
     content = _unpickle(data)
     pixels, labels = content.get(b"data"), content.get(b"labels")
-    if not isinstance(pixels, _PickledArray) or not isinstance(labels, list):
+    if not isinstance(pixels, Array) or pixels.values is None or not isinstance(labels, list):
         raise ValueError("it lacks the array b'data' or the list b'labels'")
     if not all(type(label) is int and 0 <= label < 256 for label in labels):
         raise ValueError("its labels are not whole numbers from 0 to 9")
@@ -336,7 +294,10 @@ def _parse_python_batch(data: bytes) -> Batch:
 
 
 def _parse_python_meta(data: bytes) -> Names:
-    return _checked_names([name.decode("ascii") for name in _unpickle(data)[b"label_names"]])
+    names = _unpickle(data).get(b"label_names")
+    if not isinstance(names, list) or not all(isinstance(name, bytes) for name in names):
+        raise ValueError("it lacks the list b'label_names'")
+    return _checked_names([name.decode("ascii", "replace") for name in names])
 
 
 _TRAINING = tuple(f"data_batch_{number}" for number in range(1, 6))

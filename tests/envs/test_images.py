@@ -4,17 +4,20 @@ The official Python version was pickled by Python 2 (protocol 2). A Python 3 pic
 here are assembled opcode by opcode as Python 2 wrote them.
 """
 
+import gzip
 import io
 import re
 import struct
 import tarfile
+import time
+import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from g1jax.envs import images
+from g1jax.envs import images, plain_tar
 
 PER_BATCH = 20  # two images of each class
 BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
@@ -364,8 +367,99 @@ def test_huge_files_are_not_read(
 ) -> None:
     path = write(tmp_path, binary_files())
     monkeypatch.setattr(images, "_MAX_FILE_BYTES", 1000)
-    with pytest.raises(ValueError, match="larger than 1000 bytes"):
+    with pytest.raises(ValueError, match=r"data_batch_1.* more than 1000 bytes"):
         images.load_images(str(path), 1)
+
+
+def doubled(depth: int) -> bytes:
+    """A tuple of two of the tuples before it: its parts are few, and hashing or printing it takes for ever."""
+    return b")" + b"q\0h\0\x86" * depth
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (b"\x80\x02}r\xff\xff\xff\x7f.", "lacks the array"),  # a memo of 17 GB, if it is an array
+        (b"\x80\x02" + b"]" + b"](" * 30_000 + b"e" * 30_000 + b".", "no dictionary"),
+        (b"\x80\x02" + b"(" * 90_000 + b"}." + b"t" * 9, "lacks the array"),
+        (b"\x80\x02" + b"]" * 110_000 + b".", "more than 100000 instructions"),
+        (b"\x80\x02}" + doubled(60) + b"K\0s.", "a key is a tuple"),
+        (b"\x80\x02}" + doubled(60) + doubled(60) + b"\x93.", "asks for a name that is no text"),
+        (b"\x80\x02" + py2_global("numpy", "dtype") + doubled(60) + b"\x85R.", "not uint8"),
+        (b"\x80\x02}" + b"T\xff\xff\xff\x7fa.", "cut short"),
+        (b"\x80\x02}" + b"T\xff\xff\xff\xffa.", "cut short"),
+        (b"\x80\x02\x8a\xff" + b"\x7f" * 255 + b".", "instruction|no dictionary|damaged"),
+        (b"\x80\x02I" + b"9" * 1_000_000 + b"\n.", "an instruction that plain data does not need: b'I'"),
+        (b"\x80\x02" + b"c" + b"a" * 1_000_000, "a name at byte 3 is cut short or too long"),
+        (
+            py2_batch(np.zeros((1, 3072), np.uint8), [0]).replace(b"K\1J\0\x0c\0\0t", b"J\xff\xff\xff\x7f" * 2 + b"t"),
+            "shape",
+        ),
+        (b"\x80\x02}e.", "damaged"),
+        (b"\x80\x02.", "damaged"),
+    ],
+    ids=lambda value: repr(value[:12]),
+)
+def test_a_crafted_pickle_takes_little_time_and_memory(contents: bytes, message: str, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, python_files() | {"data_batch_1": contents})
+    start = time.process_time()
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            ValueError, match=f"data_batch_1 is damaged or not a plain CIFAR-10 file: .*({message})"
+        ) as fault:
+            images.load_images(str(folder), 1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert str(fault.value).isprintable()
+    assert peak < 50_000_000
+    assert time.process_time() - start < 10
+
+
+def header(name: str, size: int | bytes, kind: bytes = b"0") -> bytes:
+    digits = b"%011o\0" % size if isinstance(size, int) else size
+    raw = bytearray(name.encode().ljust(100, b"\0") + b"0000644\0" * 3 + digits + b"0" * 11 + b"\0" + b" " * 8 + kind)
+    raw += b"\0" * (512 - len(raw))
+    raw[148:156] = b"%06o\0 " % sum(raw)
+    return bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("unpacked", "message"),
+    [
+        ([header("a", 8**11 - 1), *[bytes(2**20)] * 20], "it holds more than 16777216 bytes"),
+        ([header("a", 8**11 - 1, b"x"), *[bytes(2**20)] * 20], "it holds more than 16777216 bytes"),
+        ([header("a", 8**11 - 1, b"L"), *[bytes(2**20)] * 20], "it holds more than 16777216 bytes"),
+        ([header("a", b"\x80" + b"\xff" * 11)], "a number that is none"),
+        ([header("a", 0)] * 2000, "it has more than 1000 members"),
+        (
+            [header("cifar-10-batches-py/data_batch_1", 8**11 - 1), *[bytes(2**20)] * 100],
+            "data_batch_1 has more than 4194304 bytes",
+        ),
+        ([b"\1" * 512], "a number that is none|checksum"),
+        ([header("a", 3)[:400]], "a header is cut short"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_crafted_archive_takes_little_time_and_memory(
+    unpacked: list[bytes], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plain_tar, "MAX_BYTES", 2**24)
+    monkeypatch.setattr(images, "_MAX_FILE_BYTES", 2**22)
+    path = tmp_path / "cifar-10-python.tar.gz"
+    with gzip.open(path, "wb", compresslevel=1) as archive:
+        for part in unpacked:
+            archive.write(part)
+    start = time.process_time()
+    tracemalloc.start()
+    try:
+        refuse(path, message)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 12_000_000
+    assert time.process_time() - start < 10
 
 
 # ---- CIFAR-10, damaged -----------------------------------------------------------------------------------------------

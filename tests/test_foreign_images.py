@@ -1,0 +1,72 @@
+"""Images from elsewhere: known formats, bounded pixels and bounded time."""
+
+import io
+import struct
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from g1jax.foreign import ForeignError
+from g1jax.foreign_images import FORMATS, open_image
+
+
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, kind, **options)
+    return out.getvalue()
+
+
+def chunk(name: bytes, data: bytes = b"") -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png(side: int, data: bytes, extra: bytes = b"") -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND")
+
+
+SMALL = Image.new("RGB", (16, 16), "red")
+PIXELS = (b"\0" + b"\xff\0\0" * 16) * 16
+JPEG = encoded(SMALL, "JPEG", progressive=True)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_known_formats_are_read(kind: str, tmp_path: Path) -> None:
+    raw = encoded(SMALL, kind)
+    (tmp_path / "a").write_bytes(raw)
+    for source in (raw, tmp_path / "a"):
+        with open_image(source, "a") as picture:
+            assert picture.size == (16, 16)
+            red, green, blue = picture.convert("RGB").getpixel((3, 3))  # type: ignore[misc]
+            assert red > 200 > 60 > max(green, blue)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "its image cannot be read: no image of the formats PNG, JPEG, WEBP"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\n", "no image of the formats"),
+        (encoded(SMALL, "GIF"), "no image of the formats"),
+        (png(16, PIXELS)[:-30], "its image cannot be read"),
+        (png(16, PIXELS[:100]), "its image cannot be read"),
+        (png(9000, PIXELS), "an image of 9000×9000 pixels, and at most 16777216 are decoded"),
+        (png(60_000, PIXELS), "its image cannot be read: Image size"),
+        (png(16, PIXELS, chunk(b"abCd") * 30_000), "an image file of more than 20000 parts"),
+        (png(16, PIXELS, chunk(b"zTXt", b"a\0\0" + zlib.compress(b" " * 10_000_000))), "Decompressed data too large"),
+        (b"\xff\xd8" + b"\xff\xfe\0\2" * 30_000 + JPEG[2:], "an image file of more than 20000 parts"),
+        (JPEG[:-2] + JPEG[JPEG.rindex(b"\xff\xda") : -2] * 100 + JPEG[-2:], "scans, and at most 50 are decoded"),
+        (bytes(2**24 + 1), "an image of 16777217 bytes, and at most 16777216 are read"),
+    ],
+    ids=lambda value: repr(value[:20]),
+)
+def test_other_images_are_one_line(raw: bytes, message: str) -> None:
+    start = time.process_time()
+    with pytest.raises(ForeignError) as fault, open_image(raw, "rows:3") as picture:
+        picture.load()
+    assert str(fault.value).startswith("rows:3: ")
+    assert message in str(fault.value)
+    assert str(fault.value).isprintable()
+    assert time.process_time() - start < 10
