@@ -8,11 +8,10 @@ from g1jax.vlm.config import (
     ConfigError,
     TextConfig,
     VisionConfig,
-    from_hf,
     preset,
     preset_names,
-    to_hf,
 )
+from g1jax.vlm.config_hf import from_hf, to_hf
 from g1jax.vlm.generation import Response, generate
 from g1jax.vlm.model import (
     VLM,

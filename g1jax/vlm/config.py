@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,26 @@ Positions = Literal["mrope", "sequence"]
 `mrope`: Qwen2.5-VL's (time, row, column). `sequence`: its place in the sequence, image tokens too, so that the next
 cell of a row and the cell below are constant offsets: small models learn to read a board from it in a minute.
 """
+MAX_PARAMS = 10**12
+_MOST = {
+    "depth": 128,
+    "num_layers": 128,
+    "hidden_size": 2**16,
+    "intermediate_size": 2**18,
+    "num_heads": 2**10,
+    "num_kv_heads": 2**10,
+    "vocab_size": 2**22,
+    "max_length": 2**24,
+    "window_size": 2**14,
+    "patch_size": 2**9,
+    "merge_size": 2**6,
+    "temporal_patch_size": 2**6,
+    "num_places": 2**12,
+    "rope_theta": 1e12,
+    "rms_norm_eps": 1.0,
+}
+"""The most a number may be, well above every known model's: what is computed of a config, before anything is allocated,
+takes time and memory as these are."""
 DType = Literal["float32", "bfloat16"]
 Attention = Literal["xla", "cudnn"]
 
@@ -58,8 +78,8 @@ class VisionConfig:
     """
 
     def __post_init__(self) -> None:
-        _require_positive(self, "vision", optional=("full_attention_blocks", "num_places"))
-        require(self.num_places >= 0, f"vision: num_places={self.num_places}: 0 (none) or more")
+        _check_numbers(self, "vision", can_be_zero=("num_places",))
+        _require_integers("vision", "full_attention_blocks", self.full_attention_blocks, self.depth)
         _require_heads("vision", self.hidden_size, self.num_heads, multiple=4)
         for block in self.full_attention_blocks:
             require(0 <= block < self.depth, f"vision: full_attention_blocks names block {block} of {self.depth}")
@@ -105,7 +125,9 @@ class TextConfig:
     rope_theta: float = 1_000_000.0
 
     def __post_init__(self) -> None:
-        _require_positive(self, "text", optional=("mrope_section", "is_tied", "positions"))
+        _check_numbers(self, "text")
+        _require_integers("text", "mrope_section", self.mrope_section, 3)
+        require(type(self.is_tied) is bool, f"text: is_tied={self.is_tied!r}: true or false")
         _require_heads("text", self.hidden_size, self.num_heads, multiple=2)
         require(
             self.num_heads % self.num_kv_heads == 0,
@@ -165,7 +187,10 @@ class Config:
         require(self.attention == "xla" or self.dtype == "bfloat16", "attention='cudnn' computes in bfloat16 only")
         for key in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
             token, size = getattr(self, key), self.text.vocab_size
-            require(0 <= token < size, f"{key}={token}: not in the vocabulary of {size} tokens")
+            is_token = type(token) is int and 0 <= token < size
+            require(is_token, f"{key}={_shown(token)}: not in the vocabulary of {size} tokens")
+        count = _estimated_params(self.vision, self.text)
+        require(count <= MAX_PARAMS, f"a model of {count:.1e} params, and the largest has {MAX_PARAMS:.0e}")
 
 
 def require(condition: bool, message: str) -> None:
@@ -182,13 +207,38 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
     return f"unknown {what} {name!r}{hint} There are: {', '.join(known)}"
 
 
-def _require_positive(part: VisionConfig | TextConfig, name: str, optional: tuple[str, ...]) -> None:
+def _check_numbers(part: VisionConfig | TextConfig, name: str, can_be_zero: tuple[str, ...] = ()) -> None:
+    """Whether each number has its type and its range."""
     for field in dataclasses.fields(part):
-        value = getattr(part, field.name)
-        if field.name not in optional:
-            kinds = (int, float) if field.type in (float, "float") else (int,)
-            is_number = isinstance(value, kinds) and not isinstance(value, bool)
-            require(is_number and value > 0, f"{name}: {field.name}={value!r}: a number above 0")
+        value, most = getattr(part, field.name), _MOST.get(field.name)
+        if most is not None:
+            kinds = (int, float) if type(most) is float else (int,)
+            require(type(value) in kinds, f"{name}: {field.name}={_shown(value)}: a number above 0")
+            is_least = value > 0 or (field.name in can_be_zero and value == 0)
+            least = "0 or more" if field.name in can_be_zero else "a number above 0"
+            require(is_least, f"{name}: {field.name}={_shown(value)}: {least}")
+            require(value <= most, f"{name}: {field.name}={_shown(value)}: {most} at most")
+
+
+def _require_integers(name: str, key: str, values: tuple[int, ...], most: int) -> None:
+    is_right = type(values) is tuple and len(values) <= most and all(type(value) is int for value in values)
+    require(is_right, f"{name}: {key}={_shown(values)}: up to {most} whole numbers")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _estimated_params(vision: VisionConfig, text: TextConfig) -> int:
+    """How many numbers the matrices have, without building the model."""
+    width, inner = vision.hidden_size, vision.token_size**2 * 3
+    merged = vision.hidden_size * vision.merge_size**2
+    seen = vision.depth * (4 * width**2 + 3 * width * vision.intermediate_size)
+    seen += inner * width // vision.merge_size**2 + merged * (merged + text.hidden_size)
+    width, kv_width = text.hidden_size, text.head_dim * text.num_kv_heads
+    layer = 2 * width * (width + kv_width) + 3 * width * text.intermediate_size
+    return seen + text.num_layers * layer + text.vocab_size * width * (1 if text.is_tied else 2)
 
 
 def _require_heads(name: str, hidden_size: int, num_heads: int, multiple: int) -> None:
@@ -260,155 +310,3 @@ def preset(name: str, *, vocab_size: int | None = None, **changes: Any) -> Confi
 def preset_names() -> tuple[str, ...]:
     """The names that `preset` knows."""
     return tuple(_PRESETS)
-
-
-# Hugging Face's config.json
-
-
-def from_hf(hf: Mapping[str, Any], **changes: Any) -> Config:
-    """The config of a Qwen2.5-VL `config.json`, read as a dict: the hub's flat form or the nested one.
-
-    `changes` are fields of Config, such as dtype. A folder that `weights.export` wrote gives back its own config.
-
-    Raises:
-        ConfigError: another architecture, a missing key, or an option this package does not have.
-    """
-    model_type = hf.get("model_type")
-    require(model_type == "qwen2_5_vl", f"model_type={model_type!r}: only qwen2_5_vl is known here")
-    vision_hf, text_hf = hf.get("vision_config"), hf.get("text_config", hf)
-    if not isinstance(vision_hf, Mapping) or not isinstance(text_hf, Mapping):
-        raise ConfigError("vision_config and text_config must be dicts")
-    text = _text_from_hf(text_hf, is_tied=bool(hf.get("tie_word_embeddings") or text_hf.get("tie_word_embeddings")))
-    if hf.get("g1jax_positions", "mrope") == "sequence":
-        text = dataclasses.replace(text, positions="sequence", mrope_section=())
-    out_size = _get(vision_hf, "vision_config", "out_hidden_size")
-    require(
-        out_size == text.hidden_size,
-        f"vision_config: out_hidden_size={out_size}, but the text model is {text.hidden_size} wide",
-    )
-    tokens = {
-        key: int(hf.get(key, default))
-        for key, default in (
-            ("image_token_id", 151655),
-            ("video_token_id", 151656),
-            ("vision_start_token_id", 151652),
-            ("vision_end_token_id", 151653),
-        )
-    }
-    return Config(**{"vision": _vision_from_hf(vision_hf), "text": text, **tokens, **changes})
-
-
-def _vision_from_hf(hf: Mapping[str, Any]) -> VisionConfig:
-    where = "vision_config"
-    _require_value(hf, where, "hidden_act", "silu")
-    channels = hf.get("in_channels", hf.get("in_chans", 3))
-    require(channels == 3, f"{where}: in_channels={channels!r}: frames have 3")
-    rope = hf.get("rope_parameters") or {}
-    return VisionConfig(
-        depth=_get(hf, where, "depth"),
-        hidden_size=_get(hf, where, "hidden_size"),
-        intermediate_size=_get(hf, where, "intermediate_size"),
-        num_heads=_get(hf, where, "num_heads"),
-        full_attention_blocks=tuple(_get(hf, where, "fullatt_block_indexes")),
-        window_size=_get(hf, where, "window_size"),
-        patch_size=_get(hf, where, "patch_size"),
-        merge_size=hf.get("spatial_merge_size", 2),
-        temporal_patch_size=hf.get("temporal_patch_size", 2),
-        rope_theta=float(rope.get("rope_theta", 10_000.0)),
-        num_places=hf.get("g1jax_num_places", 0),
-    )
-
-
-def _text_from_hf(hf: Mapping[str, Any], *, is_tied: bool) -> TextConfig:
-    where = "text_config"
-    _require_value(hf, where, "hidden_act", "silu")
-    _require_value(hf, where, "attention_dropout", 0.0)
-    _require_value(hf, where, "use_sliding_window", False)
-    rope = {**(hf.get("rope_scaling") or {}), **(hf.get("rope_parameters") or {})}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    require(kind in ("default", "mrope"), f"{where}: rope_type={kind!r}: only 'default' and 'mrope' are known here")
-    num_heads = _get(hf, where, "num_attention_heads")
-    hidden_size = _get(hf, where, "hidden_size")
-    head_dim = hf.get("head_dim") or hidden_size // num_heads
-    require(
-        head_dim * num_heads == hidden_size,
-        f"{where}: hidden_size={hidden_size} is not num_attention_heads={num_heads} × head_dim={head_dim}",
-    )
-    return TextConfig(
-        vocab_size=_get(hf, where, "vocab_size"),
-        hidden_size=hidden_size,
-        intermediate_size=_get(hf, where, "intermediate_size"),
-        num_layers=_get(hf, where, "num_hidden_layers"),
-        num_heads=num_heads,
-        num_kv_heads=hf.get("num_key_value_heads") or num_heads,
-        positions="mrope",
-        mrope_section=tuple(rope.get("mrope_section", (16, 24, 24))),
-        is_tied=is_tied,
-        max_length=hf.get("max_position_embeddings", 32_768),
-        rms_norm_eps=float(hf.get("rms_norm_eps", 1e-5)),
-        rope_theta=float(rope.get("rope_theta", hf.get("rope_theta", 1_000_000.0))),
-    )
-
-
-def _get(hf: Mapping[str, Any], where: str, key: str) -> Any:
-    require(key in hf, f"{where}: {key} is missing")
-    return hf[key]
-
-
-def _require_value(hf: Mapping[str, Any], where: str, key: str, value: object) -> None:
-    found = hf.get(key, value)
-    require(found == value or (found is None and not value), f"{where}: {key}={found!r}: only {value!r} is known here")
-
-
-def to_hf(config: Config) -> dict[str, Any]:
-    """The `config.json` of a config, in the nested form; `from_hf` is its inverse but for dtype and the like.
-
-    With `sequence` positions transformers loads the weights too, and computes the same if it is given no
-    `mm_token_type_ids`: then its positions are the sequence's.
-    """
-    vision, text = config.vision, config.text
-    third = text.head_dim // 6
-    section = list(text.mrope_section) or [text.head_dim // 2 - 2 * third, third, third]
-    return {
-        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
-        "model_type": "qwen2_5_vl",
-        "dtype": config.param_dtype,
-        "g1jax_positions": text.positions,
-        "tie_word_embeddings": text.is_tied,
-        "image_token_id": config.image_token_id,
-        "video_token_id": config.video_token_id,
-        "vision_start_token_id": config.vision_start_token_id,
-        "vision_end_token_id": config.vision_end_token_id,
-        "text_config": {
-            "model_type": "qwen2_5_vl_text",
-            "vocab_size": text.vocab_size,
-            "hidden_size": text.hidden_size,
-            "intermediate_size": text.intermediate_size,
-            "num_hidden_layers": text.num_layers,
-            "num_attention_heads": text.num_heads,
-            "num_key_value_heads": text.num_kv_heads,
-            "max_position_embeddings": text.max_length,
-            "rms_norm_eps": text.rms_norm_eps,
-            "hidden_act": "silu",
-            "rope_parameters": {"rope_type": "default", "rope_theta": text.rope_theta, "mrope_section": section},
-            "bos_token_id": None,
-            "eos_token_id": None,
-        },
-        "vision_config": {
-            "model_type": "qwen2_5_vl_vision",
-            "depth": vision.depth,
-            "hidden_size": vision.hidden_size,
-            "intermediate_size": vision.intermediate_size,
-            "num_heads": vision.num_heads,
-            "fullatt_block_indexes": list(vision.full_attention_blocks),
-            "window_size": vision.window_size,
-            "patch_size": vision.patch_size,
-            "spatial_merge_size": vision.merge_size,
-            "temporal_patch_size": vision.temporal_patch_size,
-            "out_hidden_size": text.hidden_size,
-            "in_channels": 3,
-            "hidden_act": "silu",
-            "rope_parameters": {"rope_type": "axial", "rope_theta": vision.rope_theta},
-            "g1jax_num_places": vision.num_places,
-        },
-    }

@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from g1jax.errors import G1Error
+from g1jax.foreign import excerpt, parse_json, read_bytes
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
@@ -27,7 +28,8 @@ _EXPONENT: dict[str, tuple[Any, int]] = {
     "F16": (np.uint16, 0x7C00),
     "BF16": (np.uint16, 0x7F80),
 }
-_MAX_HEADER = 100_000_000  # bytes, as in the format's own reader
+_MAX_HEADER = 2**24  # bytes; a tensor takes about a hundred
+_MAX_RANK = 8
 _CHUNK = 1 << 24  # numbers looked at together
 
 
@@ -49,45 +51,65 @@ class Entry:
         """How many numbers it has."""
         return math.prod(self.shape)
 
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes it takes."""
+        return self.size * DTYPES[self.dtype].itemsize
+
 
 def read_header(file: Path) -> dict[str, Entry]:
     """The tensors of a file, by name; reads no weights.
 
+    As the format wants it, the tensors fill the rest of the file, without gaps and each in bytes of its own.
+
     Raises:
-        WeightsError: the file is cut short, or no safetensors file.
+        WeightsError: the file cannot be read, is cut short, or is no safetensors file.
     """
+    head = read_bytes(file, limit=8, error=WeightsError)
     length = file.stat().st_size
-    with file.open("rb") as stream:
-        head = stream.read(8)
-        size = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
-        if not 0 < size <= min(length - 8, _MAX_HEADER):
-            raise WeightsError(f"{file}: cut short or no safetensors file: {length} bytes, a header of {size}")
-        try:
-            header = json.loads(stream.read(size))
-            entries = {
-                name: _entry(file, name, fields, 8 + size) for name, fields in header.items() if name != "__metadata__"
-            }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, WeightsError):
-                raise
-            raise WeightsError(f"{file}: the header is no safetensors header: {error!r}") from None
-    ends = {name: entry.start + entry.size * DTYPES[entry.dtype].itemsize for name, entry in entries.items()}
-    cut = [name for name, end in ends.items() if end > length]
-    if cut:
-        wanted = max(ends.values())
-        raise WeightsError(f"{file}: cut short: {length} bytes of {wanted}; without {join_names(cut)}")
+    size = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
+    if not 0 < size <= min(length - 8, _MAX_HEADER):
+        raise WeightsError(f"{file}: cut short or no safetensors file: {length} bytes, a header of {size}")
+    raw = read_bytes(file, limit=8 + size, error=WeightsError)[8:]
+    header = parse_json(raw, f"{file}: the header is no safetensors header", max_depth=4, error=WeightsError)
+    if not isinstance(header, dict):
+        raise WeightsError(f"{file}: the header is no safetensors header: not an object")
+    header.pop("__metadata__", None)
+    entries = {name: _entry(file, name, fields, 8 + size) for name, fields in header.items()}
+    _check_places(file, entries, 8 + size, length)
     return entries
 
 
-def _entry(file: Path, name: str, fields: dict[str, Any], base: int) -> Entry:
-    dtype, shape, (start, end) = fields["dtype"], tuple(fields["shape"]), fields["data_offsets"]
-    if dtype not in DTYPES:
-        raise WeightsError(f"{file}: {name} has type {dtype}; known are {', '.join(DTYPES)}")
-    if not all(isinstance(n, int) and n >= 0 for n in (*shape, start, end)):
-        raise WeightsError(f"{file}: {name} has shape {shape} at {start}:{end}")
-    if end - start != math.prod(shape) * DTYPES[dtype].itemsize:
-        raise WeightsError(f"{file}: {name}: {end - start} bytes do not hold {dtype}{list(shape)}")
-    return Entry(file, dtype, shape, base + start)
+def _check_places(file: Path, entries: dict[str, Entry], start: int, length: int) -> None:
+    """Refuses tensors that share bytes or leave some out."""
+    ends = {name: entry.start + entry.num_bytes for name, entry in entries.items()}
+    cut = [name for name, end in ends.items() if end > length]
+    if cut:
+        raise WeightsError(f"{file}: cut short: {length} bytes of {max(ends.values())}; without {join_names(cut)}")
+    before, end = "the header", start
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].num_bytes)):
+        if entry.start != end:
+            kind = "overlaps" if entry.start < end else "leaves a gap after"
+            raise WeightsError(f"{file}: {join_names([name])} at byte {entry.start} {kind} {before}, to byte {end}")
+        before, end = join_names([name]), ends[name]
+    if end != length:
+        raise WeightsError(f"{file}: {length - end} bytes after {before} belong to no tensor")
+
+
+def _entry(file: Path, name: str, fields: Any, base: int) -> Entry:
+    where = f"{file}: {join_names([name])}"
+    if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
+        raise WeightsError(f"{where} has not exactly a dtype, a shape and data_offsets: no safetensors header")
+    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise WeightsError(f"{where} has type {excerpt(dtype)}; known are {', '.join(DTYPES)}")
+    lists = [part for part in (shape, offsets) if isinstance(part, list) and len(part) <= _MAX_RANK]
+    if len(lists) < 2 or len(offsets) != 2 or not all(type(n) is int and n >= 0 for n in (*shape, *offsets)):
+        raise WeightsError(f"{where} has shape {excerpt(shape)} at {excerpt(offsets)}")
+    entry = Entry(file, dtype, tuple(shape), base + offsets[0])
+    if offsets[1] - offsets[0] != entry.num_bytes:
+        raise WeightsError(f"{where}: {excerpt(offsets[1] - offsets[0])} bytes do not hold {dtype}{excerpt(shape)}")
+    return entry
 
 
 def read_tensor(entry: Entry, name: str) -> np.ndarray:
@@ -129,4 +151,6 @@ def write(file: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, tensor:
 def join_names(names: list[str], limit: int = 8) -> str:
     """The first of some names, and how many more there are."""
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
+    return (
+        ", ".join(name if name.isprintable() and len(name) <= 120 else excerpt(name) for name in names[:limit]) + rest
+    )

@@ -9,9 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from g1jax.foreign import file_inside, read_json
 from g1jax.typing import Array
 from g1jax.vlm import safetensors
-from g1jax.vlm.config import Config, VisionConfig, from_hf, to_hf
+from g1jax.vlm.config import Config, ConfigError, VisionConfig
+from g1jax.vlm.config_hf import from_hf, to_hf
 from g1jax.vlm.model import ParamPath, Params, param_paths, param_shapes
 from g1jax.vlm.safetensors import Entry, WeightsError, join_names
 from g1jax.vlm.stacking import layer_paths
@@ -47,13 +49,26 @@ def load(folder: str | Path, *, place: Place | None = None, **changes: Any) -> t
 
 
 def load_config(folder: str | Path, **changes: Any) -> Config:
-    """The config of a folder's config.json."""
-    return from_hf(_read_json(Path(folder) / "config.json"), **changes)
+    """The config of a folder's config.json.
+
+    Raises:
+        ConfigError: it is of another model, or of none.
+        WeightsError: there is none, or it is no JSON.
+    """
+    file = Path(folder) / "config.json"
+    content = _read_json(file)
+    try:
+        return from_hf(content, **changes)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
 
 
 def load_params(config: Config, folder: str | Path, *, place: Place | None = None) -> Params:
     """The params of a folder's safetensors files; see `load`."""
     entries = _find_entries(Path(folder))
+    num_blocks = config.text.num_layers + config.vision.depth
+    if len(entries) < num_blocks:  # said before a model of so many blocks is laid out
+        raise WeightsError(f"{folder}: {len(entries)} tensors, and the config is of a model of {num_blocks} blocks")
     _check(config, entries, Path(folder))
     dtype = np.dtype(safetensors.DTYPES[_dtype_name(config)])
 
@@ -186,9 +201,12 @@ def _find_entries(folder: Path) -> dict[str, Entry]:
         raise WeightsError(f"{folder}: missing files: {join_names(absent)}")
     found: dict[str, Entry] = {}
     for file in files:
+        if listed:
+            file_inside(folder, file, str(index), WeightsError)
         for name, entry in safetensors.read_header(folder / file).items():
             if _own_name(name) in found:
-                raise WeightsError(f"{folder}: {name} is in {found[_own_name(name)].file.name} and in {file}")
+                first = found[_own_name(name)].file.name
+                raise WeightsError(f"{folder}: {join_names([name])} is in {first} and in {file}")
             found[_own_name(name)] = entry
     unkept = [name for name in listed if _own_name(name) not in found]
     if unkept:
@@ -209,7 +227,7 @@ def _check(config: Config, entries: dict[str, Entry], folder: Path) -> None:
     missing = [name for name in wanted if name not in entries]
     extra = [name for name in entries if name not in wanted and name not in needless]
     misshapen = [
-        f"{name} is {list(entries[name].shape)} and not {list(shape)}"
+        f"{join_names([name])} is {list(entries[name].shape)} and not {list(shape)}"
         for name, shape in wanted.items()
         if name in entries and entries[name].shape != shape
     ]
@@ -220,12 +238,7 @@ def _check(config: Config, entries: dict[str, Entry], folder: Path) -> None:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        raise WeightsError(f"{file}: no such file") from None
-    except ValueError as error:
-        raise WeightsError(f"{file}: no JSON: {error}") from None
+    content = read_json(file, error=WeightsError)
     if not isinstance(content, dict):
         raise WeightsError(f"{file}: a JSON object is wanted")
     return content

@@ -1,3 +1,4 @@
+import dataclasses
 from typing import Any
 
 import jax
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 from g1jax import vlm
+from g1jax.vlm.config import _estimated_params
 
 HUB_3B = {  # the shapes of Qwen2.5-VL-3B-Instruct, in the hub's flat form
     "model_type": "qwen2_5_vl",
@@ -78,7 +80,7 @@ def test_hf_form_keeps_a_preset(name: str) -> None:
         ({"hidden_act": "relu"}, r"hidden_act='relu': only 'silu'"),
         ({"rope_scaling": {"type": "yarn"}}, r"rope_type='yarn'"),
         ({"rope_scaling": {"type": "mrope", "mrope_section": [1, 2, 3]}}, r"mrope_section=\[1, 2, 3\].*add up to 64"),
-        ({"vocab_size": None}, r"vocab_size=None: a number above 0"),
+        ({"vocab_size": None}, r"text_config: vocab_size=None: a whole number is wanted"),
         ({"vocab_size": 1000}, r"image_token_id=151655: not in the vocabulary of 1000"),
         ({"vision_config": None}, r"vision_config and text_config must be dicts"),
         ({"vision_config": {**HUB_3B["vision_config"], "num_heads": 7}}, r"vision: hidden_size=1280 .* num_heads=7"),  # type: ignore[dict-item]
@@ -90,6 +92,78 @@ def test_hf_form_keeps_a_preset(name: str) -> None:
 def test_a_config_no_model_has(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(vlm.ConfigError, match=message):
         vlm.from_hf({**HUB_3B, **changes})
+
+
+WRONG = (None, "", "8", 2.5, True, [], {}, -1, 0, 10**7, 10**200)
+
+
+@pytest.mark.parametrize("key", [key for key in HUB_3B if key not in ("vision_config", "rope_scaling")])
+@pytest.mark.parametrize("value", WRONG, ids=lambda value: repr(value)[:8])
+def test_any_value_of_a_key_is_taken_or_refused(key: str, value: object) -> None:
+    check_refused({**HUB_3B, key: value})
+
+
+@pytest.mark.parametrize("key", HUB_3B["vision_config"])  # type: ignore[call-overload]
+@pytest.mark.parametrize("value", WRONG, ids=lambda value: repr(value)[:8])
+def test_any_value_of_a_key_of_the_tower_is_taken_or_refused(key: str, value: object) -> None:
+    check_refused({**HUB_3B, "vision_config": {**HUB_3B["vision_config"], key: value}})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("value", [*WRONG, {"mrope_section": "abc"}, {"mrope_section": [1e9] * 3}, {"rope_theta": "a"}])
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters", "text_config", "vision_config"])
+def test_any_value_of_a_part_is_taken_or_refused(key: str, value: object) -> None:
+    check_refused({**HUB_3B, key: value})
+
+
+def check_refused(hf: dict[str, Any]) -> None:
+    """A config, or one line; nothing that takes time or memory."""
+    told = ""
+    try:
+        config = vlm.from_hf(hf)
+    except vlm.ConfigError as error:
+        told = str(error)
+    else:
+        assert max(config.text.num_layers, config.vision.depth) <= 128
+        hash(config)
+    assert told.isprintable()
+    assert len(told) < 300
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("text", "num_layers", 10**7),
+        ("text", "num_heads", 0),
+        ("text", "hidden_size", 128.0),
+        ("text", "rms_norm_eps", float("nan")),
+        ("text", "rope_theta", float("inf")),
+        ("text", "is_tied", 1),
+        ("text", "vocab_size", True),
+        ("text", "mrope_section", [1, 2, 3]),
+        ("vision", "depth", 10**7),
+        ("vision", "num_heads", 0),
+        ("vision", "num_places", -1),
+        ("vision", "full_attention_blocks", (True,)),
+    ],
+)
+def test_a_number_out_of_its_range_names_its_key(part: str, key: str, value: object) -> None:
+    whole = vlm.preset("nano")
+    with pytest.raises(vlm.ConfigError, match=f"^{part}: {key}="):
+        dataclasses.replace(getattr(whole, part), **{key: value})
+
+
+@pytest.mark.parametrize("name", vlm.preset_names())
+def test_params_are_estimated_without_a_model(name: str) -> None:
+    config = vlm.preset(name)
+    assert _estimated_params(config.vision, config.text) == pytest.approx(vlm.count_params(config), rel=0.03)
+
+
+def test_params_of_3b_are_estimated_and_more_than_there_can_be_are_refused() -> None:
+    config = vlm.from_hf(HUB_3B)
+    assert _estimated_params(config.vision, config.text) == pytest.approx(3_754_622_976, rel=0.01)
+    text = dataclasses.replace(config.text, hidden_size=2**16, num_layers=128, num_heads=512, intermediate_size=2**18)
+    with pytest.raises(vlm.ConfigError, match=r"a model of 7\.\de\+12 params, and the largest has 1e\+12"):
+        dataclasses.replace(config, text=text)
 
 
 def test_missing_and_unknown_keys_are_named() -> None:

@@ -1,7 +1,10 @@
 """Folders that are sound, damaged and foreign; no torch needed."""
 
+import dataclasses
 import json
 import shutil
+import struct
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -187,6 +190,22 @@ def point_outside(folder: Path) -> None:
     (folder / weights.INDEX).write_text(json.dumps(index))
 
 
+def name_a_folder(folder: Path) -> None:
+    index = json.loads((folder / weights.INDEX).read_text())
+    index["weight_map"][NAME] = ".."
+    (folder / weights.INDEX).write_text(json.dumps(index))
+
+
+def link_outside(folder: Path) -> None:
+    file = shard_of(folder)
+    file.rename(folder.parent / "other.safetensors")
+    file.symlink_to(folder.parent / "other.safetensors")
+
+
+def deep_index(folder: Path) -> None:
+    (folder / weights.INDEX).write_text('{"weight_map": ' + "[" * 200_000)
+
+
 def break_index(folder: Path) -> None:
     (folder / weights.INDEX).write_text('{"weight_map": [')
 
@@ -206,7 +225,10 @@ def break_index(folder: Path) -> None:
         (remove_file, "missing files: model-0"),
         (remove_all, "neither model.safetensors nor"),
         (point_outside, "files outside of the folder: ../other.safetensors"),
-        (break_index, "no JSON"),
+        (name_a_folder, r"missing files: \.\."),
+        (link_outside, r"model.safetensors.index.json: model-0.* leads out of the folder"),
+        (deep_index, r"model.safetensors.index.json: line 1, byte 79 of the text: nested deeper than 64 levels"),
+        (break_index, "model.safetensors.index.json: column 17: not JSON"),
     ],
 )
 def test_a_damaged_folder_is_an_error_that_says_where(
@@ -214,4 +236,73 @@ def test_a_damaged_folder_is_an_error_that_says_where(
 ) -> None:
     damage(folder)
     with pytest.raises(WeightsError, match=message):
+        weights.load(folder)
+
+
+# Headers
+
+
+ONE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+def header(content: object, length: int = 16) -> bytes:
+    raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return struct.pack("<Q", len(raw)) + raw + bytes(length)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (header({"a": ONE, "b": ONE}, 8), "b at byte .* overlaps a, to byte"),
+        (header({"a": ONE, "b": {**ONE, "data_offsets": [4, 12]}}, 12), "b at byte .* overlaps a, to byte"),
+        (header({"a": ONE, "b": {**ONE, "data_offsets": [12, 20]}}, 20), "b at byte .* leaves a gap after a"),
+        (header({"a": {**ONE, "data_offsets": [8, 16]}}), "a at byte .* leaves a gap after the header"),
+        (header({"a": ONE}), "8 bytes after a belong to no tensor"),
+        (header({"a": {**ONE, "data_offsets": [8, 0]}}), r"a: -8 bytes do not hold F32\[2\]"),
+        (header({"a": {**ONE, "data_offsets": [-8, 0]}}), r"a has shape \[2\] at \[-8, 0\]"),
+        (header({"a": {**ONE, "data_offsets": [False, 8]}}), "a has shape"),
+        (header({"a": {**ONE, "data_offsets": [0, 8.0]}}), "a has shape"),
+        (header({"a": {**ONE, "data_offsets": [0, 10**200]}}), "bytes do not hold"),
+        (header({"a": {**ONE, "shape": "22"}}), "a has shape '22'"),
+        (header({"a": {**ONE, "shape": [1] * 100_000 + [2]}}), "a has shape .{,90} at"),
+        (header({"a": {**ONE, "shape": [2**62, 4], "data_offsets": [0, 0]}}), "a: 0 bytes do not hold"),
+        (header({"a": {**ONE, "dtype": []}}), r"a has type \[\]; known are F32, F16, BF16"),
+        (header({"a": {**ONE, "dtype": "I64"}}), "a has type 'I64'"),
+        (header({"a": []}), "a has not exactly a dtype"),
+        (header({"a": {"dtype": "F32"}}), "a has not exactly a dtype"),
+        (header({"\x1b[2J\n": {**ONE, "dtype": "I64"}}), r"'\\x1b\[2J\\n' has type"),
+        (header(b'{"a": {"dtype": "F32"}, "a": {}}'), "the key 'a' stands twice"),
+        (header([]), "the header is no safetensors header: not an object"),
+        (header(b"{" * 100_000), "nested deeper than 4 levels"),
+        (header(b'{"\xff": 1}'), "not UTF-8"),
+        (struct.pack("<Q", 2**63) + b"{}", "a header of 9223372036854775808"),
+        (header(b" " * 2**24 + b"{}"), "a header of 16777218"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_a_header_that_is_none(raw: bytes, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(raw)
+    with pytest.raises(WeightsError, match=message) as fault:
+        safetensors.read_header(file)
+    assert str(fault.value).startswith(f"{file}: ")
+    assert str(fault.value).isprintable()
+    assert len(str(fault.value)) < 500
+
+
+def test_a_model_of_few_tensors_is_not_laid_out(folder: Path) -> None:
+    config = dataclasses.replace(CONFIG, text=dataclasses.replace(TEXT, num_layers=128))
+    start = time.process_time()
+    with pytest.raises(WeightsError, match="tensors, and the config is of a model of 129 blocks"):
+        weights.load_params(config, folder)
+    assert time.process_time() - start < 1
+
+
+def test_a_config_names_its_file(folder: Path) -> None:
+    hf = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**hf, "model_type": "other"}))
+    with pytest.raises(vlm.ConfigError, match=r"config\.json: model_type='other'"):
+        weights.load(folder)
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(WeightsError, match=r"config\.json: a JSON object is wanted"):
         weights.load(folder)
