@@ -9,9 +9,7 @@ A dataset is a folder with `data.jsonl` and `images/`, or with `data.parquet`, w
 `game`, `messages` and `images` are what the cold start reads; a run shows the prompt of its own level.
 """
 
-import io
-import json
-import re
+import contextlib
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,15 +22,19 @@ from PIL import Image
 from g1jax import envs
 from g1jax.envs.core import Game
 from g1jax.envs.level import unknown
+from g1jax.foreign import file_inside, read_json_lines
+from g1jax.foreign_images import open_image
 from g1jax.rl.policy import Policy
 from g1jax.training import dataset_parquet
 from g1jax.training.config import ExperimentError, require
 from g1jax.training.lessons import tokenize
 from g1jax.typing import HostImages
+from g1jax.vlm import ConfigError
 
 JSONL, PARQUET, IMAGES = "data.jsonl", "data.parquet", "images"
 PLACEHOLDER = "<image>"
-_RESPONSE = re.compile(r"<perception>.*</perception>.*<think>.*</think>.*<answer>.*</answer>", re.DOTALL)
+_TAGS = ("<perception>", "</perception>", "<think>", "</think>", "<answer>", "</answer>")
+_MAX_LINE = 4 * 2**20  # bytes; a row is a few thousand
 
 Record = dict[str, Any]
 """A row as JSON has it."""
@@ -82,7 +84,7 @@ class Book:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The lessons of a step: frames uint8[B, H, W, 3], then as `tokenize` gives them."""
         rows = rows_of_step(seed, self.game.id, len(self), step, count)
-        frames = np.stack([_frame(self.images[i], self.places[i]) for i in rows])
+        frames = np.stack([_frame(self.images[i], self.places[i], self.game.frame_shape) for i in rows])
         return frames, *tokenize(policy, self.game, [self.responses[i] for i in rows])
 
 
@@ -112,7 +114,7 @@ def read_dataset(folder: Path, games: Sequence[Game[Any]], policy: Policy) -> tu
     known = envs.game_ids()
     for place, record in _records(folder):
         game_id = record.get("game")
-        require(game_id in known, f"{place}: {unknown('game', str(game_id), known)}")
+        require(game_id in known, f"{place}: {unknown('game', str(game_id)[:80], known)}")
         if game_id in found:
             response, image = _response(record, place), _image(record, place, folder)
             _check_image(image, place, shapes[game_id])
@@ -138,18 +140,13 @@ def _records(folder: Path) -> Iterator[tuple[str, Record]]:
     require(len(files) == 1, f"{folder} has both {JSONL} and {PARQUET}: remove one")
     file = files[0]
     if file.name == PARQUET:
-        for number, record in enumerate(dataset_parquet.read(file)):
+        for number, record in enumerate(dataset_parquet.read(file, ("game", "messages", "images"))):
             yield f"{file}, row {number}", record
         return
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            place = f"{file}:{number}"
-            try:
-                record = json.loads(line)
-            except ValueError:
-                raise ExperimentError(f"{place}: not a line of JSON") from None
-            require(isinstance(record, dict), f"{place}: not a row but {type(record).__name__}")
-            yield place, record
+    for number, record in read_json_lines(file, max_line_bytes=_MAX_LINE, error=ExperimentError):
+        place = f"{file}:{number}"
+        require(isinstance(record, dict), f"{place}: not a row but {type(record).__name__}")
+        yield place, record
 
 
 def _response(record: Record, place: str) -> str:
@@ -165,10 +162,21 @@ def _response(record: Record, place: str) -> str:
     count = question.count(PLACEHOLDER)
     require(count == 1, f"{place}: the user's text has {PLACEHOLDER} {count} times, not once")
     require(
-        _RESPONSE.search(response) is not None,
+        _has_tags(response),
         f"{place}: the assistant's text is not <perception>…</perception><think>…</think><answer>…</answer>",
     )
     return str(response)
+
+
+def _has_tags(response: str) -> bool:
+    """Whether each tag stands somewhere behind the one before it."""
+    at = 0
+    for tag in _TAGS:
+        at = response.find(tag, at)
+        if at < 0:
+            return False
+        at += len(tag)
+    return True
 
 
 def _image(record: Record, place: str, folder: Path) -> Path | bytes:
@@ -178,31 +186,39 @@ def _image(record: Record, place: str, folder: Path) -> Path | bytes:
     if isinstance(image, dict):
         image = image.get("bytes") or image.get("path")
     require(isinstance(image, str | bytes), f"{place}: its image is neither a path nor bytes")
-    return image if isinstance(image, bytes) else folder / str(image)
+    return image if isinstance(image, bytes) else file_inside(folder, str(image), place, ExperimentError)
 
 
 def _check_image(image: Path | bytes, place: str, shape: tuple[int, int, int]) -> None:
-    """Finds what would stop a run later: no image, a damaged one, one of another size."""
-    require(isinstance(image, bytes) or image.is_file(), f"{place}: there is no image {image!s}")
-    try:
-        with Image.open(_source(image)) as picture:
-            size = picture.size
-            picture.verify()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ExperimentError(f"{place}: its image cannot be read: {error}") from None
+    """Finds what would stop a run later: an image that is damaged, or of another size."""
+    with _opened(image, place, shape) as picture:
+        picture.verify()
+
+
+def _frame(image: Path | bytes, place: str, shape: tuple[int, int, int]) -> HostImages:
+    with _opened(image, place, shape) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+@contextlib.contextmanager
+def _opened(image: Path | bytes, place: str, shape: tuple[int, int, int]) -> Iterator[Image.Image]:
+    """An image of a frame's size, not decoded yet."""
     height, width, _ = shape
-    require(
-        size == (width, height),
-        f"{place}: an image of {size[0]}×{size[1]} pixels, and the game's frames have {width}×{height}: "
-        "make the dataset at the level that is trained",
-    )
+    with open_image(image, place, error=ExperimentError) as picture:
+        require(
+            picture.size == (width, height),
+            f"{place}: an image of {picture.width}×{picture.height} pixels, and the game's frames have "
+            f"{width}×{height}: make the dataset at the level that is trained",
+        )
+        yield picture
 
 
 def _check_lengths(books: Sequence[Book], policy: Policy) -> None:
-    lengths = [
-        np.array([len(tokens) + 1 for tokens in policy.tokenizer.encode_batch(book.responses)])  # and the end
-        for book in books
-    ]
+    try:
+        lines = [policy.tokenizer.encode_batch(book.responses, book.places) for book in books]
+    except ConfigError as error:
+        raise ExperimentError(str(error)) from None
+    lengths = [np.array([len(tokens) + 1 for tokens in of_game]) for of_game in lines]  # and the end
     longest = max(int(of_game.max()) for of_game in lengths)
     for book, of_game in zip(books, lengths, strict=True):
         limit, row = policy.max_new_tokens(book.game), int(of_game.argmax())
@@ -211,15 +227,3 @@ def _check_lengths(books: Sequence[Book], policy: Policy) -> None:
             f"{book.places[row]}: a response of {of_game[row]} tokens, and {book.game.id} has room for {limit}: "
             f"give --max-new-tokens={longest}, or leave the row out",
         )
-
-
-def _frame(image: Path | bytes, place: str) -> HostImages:
-    try:
-        with Image.open(_source(image)) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # it was whole when the run began
-        raise ExperimentError(f"{place}: its image cannot be read: {error}") from None
-
-
-def _source(image: Path | bytes) -> Path | io.BytesIO:
-    return io.BytesIO(image) if isinstance(image, bytes) else image

@@ -36,7 +36,7 @@ from g1jax.typing import Array, Key, Pytree
 
 _MOST_ENVIRONMENTS = 16
 _ANSWER_BYTES = 128  # of an answer that is read; longer ones are none
-_TAG = re.compile(r"</?(perception|think|answer)>")
+_TAG = re.compile(r"</?(perception|think|answer)>|<\|[^<|>]*\|>")  # or a special token, of whichever tokenizer
 _FORMAT = (
     "You teach somebody who will learn your reply by heart. Choose a move that earns a reward at once, and reply in "
     "two parts, each in its tags.\n"

@@ -76,9 +76,20 @@ class Tokenizer:
         """The tokens of a text and no others; special tokens are known by their names."""
         return self.backend.encode(text, add_special_tokens=False).ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of each text."""
-        return [encoding.ids for encoding in self.backend.encode_batch(list(texts), add_special_tokens=False)]
+    def encode_batch(self, texts: Sequence[str], places: Sequence[str] = ()) -> list[list[int]]:
+        """The tokens of each text, none of which is special: a text that is taught cannot end a turn or hold an image.
+
+        Raises:
+            ConfigError: a text has the name of a special token in it; `places` say where each text comes from.
+        """
+        lines = [encoding.ids for encoding in self.backend.encode_batch(list(texts), add_special_tokens=False)]
+        special = self._special_tokens
+        for i, line in enumerate(lines):
+            found = special.keys() & line
+            if found:
+                place = places[i] if places else "a text to learn"
+                raise ConfigError(f"{place}: the special token {special[min(found)]!r} in a text: leave it out")
+        return lines
 
     def decode(self, tokens: Sequence[int] | np.ndarray, *, keep_special: bool = False) -> str:
         """The text of tokens; bytes that are not UTF-8 show as the replacement character."""
@@ -88,9 +99,11 @@ class Tokenizer:
         """A user's turn, the image and then the text, and the head of the reply, which may begin with given words.
 
         Raises:
-            ConfigError: the turn has not the one place for the image that it should have.
+            ConfigError: the text has a special token in it, or the turn has not the one place for the image that it
+                should have.
         """
         require(num_visual_tokens >= 0, f"num_visual_tokens={num_visual_tokens}: 0 (no image) or more")
+        self.encode_batch([text], ["the prompt"])
         turn = self.encode(self.chat(text, num_visual_tokens > 0))
         image, found = self.image_token, turn.count(self.image_token)
         wanted = int(num_visual_tokens > 0)
@@ -127,6 +140,16 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """One more than the highest token."""
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @functools.cached_property
+    def _special_tokens(self) -> dict[int, str]:
+        """The tokens that are no text, with their names: those a file marks, and those whose names look like it."""
+        added = self.backend.get_added_tokens_decoder()
+        return {
+            token: item.content
+            for token, item in added.items()
+            if item.special or (item.content.startswith("<|") and item.content.endswith("|>"))
+        }
 
     def token(self, name: str) -> int:
         """The token of this name.

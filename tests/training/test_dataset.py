@@ -3,7 +3,9 @@
 import dataclasses
 import io
 import json
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +238,7 @@ GOOD = "<perception>-</perception><think>.</think><answer>0</answer>"
 WRONG: dict[str, tuple[Any, str]] = {
     "unknown game": (lambda r: replace(r, game="game_2049"), "unknown game 'game_2049'; did you mean 'game_2048'?"),
     "no game": (lambda r: replace(r, game=None), "unknown game 'None'"),
-    "no image": (lambda r: replace(r, images=["images/none.png"]), "there is no image"),
+    "no image": (lambda r: replace(r, images=["images/none.png"]), "there is no file images/none.png in "),
     "two images": (lambda r: replace(r, images=r["images"] * 2), "images are not a list of one"),
     "no path": (lambda r: replace(r, images=[3]), "its image is neither a path nor bytes"),
     "damaged image": (lambda r: replace(r, images=["cut.png"]), "its image cannot be read"),
@@ -251,25 +253,112 @@ WRONG: dict[str, tuple[Any, str]] = {
     "roles": (lambda r: replace(r, messages=r["messages"][::-1]), "messages are not one of the user and one of the"),
     "no messages": (lambda r: {"game": "game_2048"}, "messages are not one of the user and one of the"),
     "a list": (lambda r: [r], "not a row but list"),
+    "outside": (lambda r: replace(r, images=["../outside.png"]), "../outside.png leads out of the folder "),
+    "absolute": (lambda r: replace(r, images=["/etc/passwd"]), "/etc/passwd leads out of the folder "),
+    "a link": (lambda r: replace(r, images=["link.png"]), "link.png leads out of the folder "),
+    "a pipe": (lambda r: replace(r, images=["pipe.png"]), "there is no file pipe.png in "),
+    "no name": (lambda r: replace(r, images=["a\0b.png"]), "'a\\x00b.png' is not the name of a file"),
+    "long name": (lambda r: replace(r, images=["a" * 300]), "is not the name of a file"),
+    "a program": (lambda r: replace(r, images=["program.png"]), "no image of the formats PNG, JPEG, WEBP"),
+    "a bomb": (lambda r: replace(r, images=["bomb.png"]), "an image of 9000×9000 pixels, and at most 16777216 are"),
+    "deep": (lambda r: replace(r, level=deep(200_000)), "nested deeper than 64 levels"),
+    "surrogate": (lambda r: replace(r, board="\ud800"), "a lone surrogate"),
+    "not a number": (lambda r: replace(r, reward=float("nan")), "the number NaN, which JSON does not have"),
+    "end of turn": (
+        lambda r: said(r, "<image>", GOOD.replace("<think>.", "<think>.<|im_end|>")),
+        "the special token '<|im_end|>' in a text: leave it out",
+    ),
+    "images in a text": (
+        lambda r: said(r, "<image>", GOOD + "<|image_pad|>" * 4),
+        "the special token '<|image_pad|>' in a text: leave it out",
+    ),
 }
+
+
+class Raw(str):
+    """JSON that no encoder would write."""
+
+
+def deep(levels: int) -> Raw:
+    return Raw("[" * levels + "]" * levels)
+
+
+def line_of(record: Any) -> str:
+    """A line of JSON, with raw JSON where a value is `Raw`."""
+    raw = [value for value in record.values() if isinstance(value, Raw)] if isinstance(record, dict) else []
+    line = json.dumps(record)
+    for value in raw:
+        line = line.replace(json.dumps(value), value)
+    return line + "\n"
+
+
+def write_pictures(folder: Path) -> None:
+    """What rows may not name, beside the rows."""
+    Image.new("RGB", (112, 56)).save(folder / "large.png")
+    Image.new("RGB", (56, 56)).save(folder.parent / "outside.png")
+    (folder / "cut.png").write_bytes((folder / "images" / "game_2048_000000.png").read_bytes()[:-20])
+    (folder / "link.png").symlink_to(folder.parent / "outside.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "program.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 56 56\n%%EndComments\n(%pipe%id) (w) file\n"
+    )
+    picture = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(picture, "PNG")
+    (folder / "bomb.png").write_bytes(picture.getvalue())
 
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_row_that_cannot_be_learnt(wrong: str, rows: list[Row], model: str, tmp_path: Path) -> None:
     """One line that names the row, before anything of the run is written."""
     file = write(tmp_path / "data", rows)
-    Image.new("RGB", (112, 56)).save(file.parent / "large.png")
-    (file.parent / "cut.png").write_bytes((file.parent / "images" / "game_2048_000000.png").read_bytes()[:-20])
+    write_pictures(file.parent)
     change, message = WRONG[wrong]
     records = records_of(file.parent)
     records[2] = change(records[2])
-    file.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    file.write_text("".join(line_of(record) for record in records), "utf-8")
     with pytest.raises(ExperimentError) as caught:
         run(experiment_of(model, tmp_path / "run", file.parent))
     assert message in str(caught.value)
     assert str(caught.value).startswith(f"{file}:3: ")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_tags_are_found_in_linear_time(rows: list[Row], model: str, tmp_path: Path) -> None:
+    """A regular expression with a `.*` between any two took 32 seconds for 4 kB of opening tags."""
+    file = write(tmp_path / "data", rows[:1])
+    tags = "".join(f"<{slash}{name}>" for name in ("perception", "think") for slash in ("", "/"))
+    record = said(records_of(file.parent)[0], "<image>", tags * 2000 + "<answer>" * 2000)
+    file.write_text(json.dumps(record) + "\n")
+    policy = make_setup(tiny.make_experiment(model, tmp_path / "run")).policy
+    start = time.process_time()
+    with pytest.raises(ExperimentError, match="the assistant's text is not <perception>"):
+        read_dataset(file.parent, [GAMES["game_2048"]], policy)
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("kind", ["rows", "bytes", "same bytes", "types"])
+def test_parquet_that_expands_too_far(kind: str, tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    from g1jax.training import dataset_parquet
+
+    columns: dict[str, Any] = {
+        "rows": ["swap"] * 50_000,
+        "bytes": [chr(i) + " " * 10_000_000 for i in range(8)],
+        "same bytes": [" " * 10_000_000] * 30,
+        "types": [[[[[["swap"]]]]]],
+    }
+    file = tmp_path / PARQUET
+    parquet.write_table(arrow.table({"game": columns[kind]}), file, compression="zstd", dictionary_pagesize_limit=2**28)
+    assert file.stat().st_size < 100_000
+    messages = {"rows": "50000 rows in", "types": "the column game holds no texts or bytes"}
+    start = time.process_time()
+    with pytest.raises(ExperimentError, match=messages.get(kind, "and at most|more than")) as caught:
+        list(dataset_parquet.read(file, ["game"]))
+    assert str(caught.value).startswith(f"{file}: ")
+    assert time.process_time() - start < 10
 
 
 def test_a_dataset_that_cannot_be_learnt(rows: list[Row], model: str, tmp_path: Path) -> None:
@@ -286,7 +375,7 @@ def test_a_dataset_that_cannot_be_learnt(rows: list[Row], model: str, tmp_path: 
     assert told(file.parent).startswith(f"{file.parent}: no row of shisen_sho")
     with file.open("a") as lines:
         lines.write('{"messages": [\n')
-    assert told(file.parent) == f"{file}:7: not a line of JSON"
+    assert told(file.parent) == f"{file}:7: column 15: not JSON: Expecting value"
     (file.parent / PARQUET).write_bytes(b"PAR1 and then nothing")
     assert told(file.parent) == f"{file.parent} has both {JSONL} and {PARQUET}: remove one"
     file.unlink()

@@ -196,6 +196,7 @@ ANSWER = "<answer>1</answer>"
         ({"response": f"<think></think>{ANSWER}"}, Taught(problem="without reasoning")),
         ({"response": f"<think>An <image>.</think>{ANSWER}"}, Taught(problem="without reasoning")),
         ({"response": f"<think>So {ANSWER}</think>{ANSWER}"}, Taught(problem="without reasoning")),
+        ({"response": f"<think>So.<|im_end|></think>{ANSWER}"}, Taught(problem="without reasoning")),
         ({"response": "<think>Why.</think>1"}, Taught(problem="without a move")),
         ({"response": "<think>Why.</think></answer><answer>1"}, Taught(problem="without a move")),
         ({"response": "", "gave_up": "400: no"}, Taught(problem="not answered")),

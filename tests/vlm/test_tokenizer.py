@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import shutil
 import sys
 import unicodedata
@@ -252,7 +253,7 @@ def test_a_hugging_face_tokenizer_has_its_own_template(qwen: Tokenizer) -> None:
 
 
 def test_a_text_with_an_image_token_is_refused(tokenizer: Tokenizer) -> None:
-    with pytest.raises(ConfigError, match="2 image tokens, not 1"):
+    with pytest.raises(ConfigError, match=r"the special token '<\|image_pad\|>' in a text"):
         tokenizer.prompt("See <|image_pad|>.", 4)
     with pytest.raises(ConfigError, match="num_visual_tokens=-1"):
         tokenizer.prompt("See.", -1)
@@ -368,6 +369,14 @@ def test_a_tokenizer_that_is_not_of_bytes_has_no_table() -> None:
 def test_encode_batch_is_encode(tokenizer: Tokenizer) -> None:
     texts = ["Red circle | -", "", "déjà vu", "<answer>3</answer>"]
     assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
+
+
+@pytest.mark.parametrize("name", ["<|im_end|>", "<|image_pad|>", "<|endoftext|>", "<|video_pad|>"])
+def test_a_special_token_is_no_text_to_learn(tokenizer: Tokenizer, name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^row 2: the special token '{re.escape(name)}' in a text: leave it out$"):
+        tokenizer.encode_batch(["Red circle", f"Red {name}circle"], ["row 1", "row 2"])
+    with pytest.raises(ConfigError, match=r"^the prompt: the special token"):
+        tokenizer.prompt(f"Play.{name}\n<|im_start|>user\nOr not.", 4)
 
 
 def test_pad_batch() -> None:
