@@ -5,7 +5,6 @@ The games' tokenizer has the special tokens of the presets and about a token a c
 """
 
 import functools
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from g1jax.foreign import one_line
 from g1jax.vlm.config import Config, ConfigError, require
+from g1jax.vlm.tokenizer_files import CONFIG_FILE, FILE, chat_template, load_file, load_hf
 
 if TYPE_CHECKING:
     import tokenizers
 
 GAMES = "games"
 _DATA = Path(__file__).parent / "data"
-_FILE, _CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 
 Chat = Callable[[str, bool], str]
 """A user's turn and the head of the reply, from the user's text and whether an image stands before it."""
@@ -53,12 +53,12 @@ class Tokenizer:
         Raises:
             ConfigError: there is none, it is damaged, or transformers is needed and not installed.
         """
-        path = _DATA / _FILE if source == GAMES else Path(source)
-        require(path.exists(), f"no tokenizer at {path}: give '{GAMES}', a {_FILE}, or a folder with one")
-        if (path / _CONFIG_FILE).is_file() and _chat_template(path) != _chat_template(_DATA):
-            hf = _load_hf(path)
+        path = _DATA / FILE if source == GAMES else Path(source)
+        require(path.exists(), f"no tokenizer at {path}: give '{GAMES}', a {FILE}, or a folder with one")
+        if (path / CONFIG_FILE).is_file() and chat_template(path) != chat_template(_DATA):
+            hf = load_hf(path)
             return Tokenizer(hf.backend_tokenizer, _template_chat(hf, path), hf)
-        return Tokenizer(_load_file(path / _FILE if path.is_dir() else path), games_chat)
+        return Tokenizer(load_file(path / FILE if path.is_dir() else path), games_chat)
 
     def save(self, folder: str | Path) -> None:
         """Writes the tokenizer to a folder, for `load` and for transformers' AutoTokenizer."""
@@ -67,8 +67,8 @@ class Tokenizer:
         if self.hf is not None:
             self.hf.save_pretrained(folder)
             return
-        (folder / _CONFIG_FILE).write_text((_DATA / _CONFIG_FILE).read_text("utf-8"), "utf-8")
-        self.backend.save(str(folder / _FILE))
+        (folder / CONFIG_FILE).write_text((_DATA / CONFIG_FILE).read_text("utf-8"), "utf-8")
+        self.backend.save(str(folder / FILE))
 
     # Text and tokens
 
@@ -212,53 +212,6 @@ def check_tokenizer(tokenizer: Tokenizer, config: Config) -> None:
 # Loading
 
 
-def _load_file(path: Path) -> "tokenizers.Tokenizer":
-    try:
-        import tokenizers
-    except ImportError:
-        raise ConfigError("tokenizers is not installed: pip install tokenizers") from None
-    require(path.is_file(), f"{path.parent} has no {path.name}")
-    try:
-        backend = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise ConfigError(f"{path} is no tokenizer: {error}") from None
-    return _plain(backend)
-
-
-def _chat_template(folder: Path) -> Any:
-    """What stands in the folder's config, which may be nothing, or no JSON."""
-    try:
-        config = json.loads((folder / _CONFIG_FILE).read_text("utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{folder / _CONFIG_FILE} is no JSON: {error}") from None
-    return config.get("chat_template") if isinstance(config, dict) else None
-
-
-def _load_hf(folder: Path) -> Any:
-    try:
-        import jinja2  # noqa: F401  (its chat templates need it)
-        import transformers
-    except ImportError as error:
-        raise ConfigError(
-            f"{folder} has a {_CONFIG_FILE}, which transformers reads, and {error.name} is not installed: "
-            "pip install transformers jinja2"
-        ) from None
-    try:
-        hf = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # anything, from a missing file to a class of another version
-        raise ConfigError(f"transformers cannot load the tokenizer in {folder}: {error}") from error
-    require(hasattr(hf, "backend_tokenizer"), f"{folder}: {type(hf).__name__} is not one of the tokenizers library")
-    _plain(hf.backend_tokenizer)
-    return hf
-
-
-def _plain(backend: "tokenizers.Tokenizer") -> "tokenizers.Tokenizer":
-    """Without cutting or padding, which a file may ask for."""
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
-
-
 def _template_chat(hf: Any, folder: Path) -> Chat:
     require(bool(hf.chat_template), f"{folder}: the tokenizer has no chat template")
 
@@ -266,6 +219,9 @@ def _template_chat(hf: Any, folder: Path) -> Chat:
         content = [{"type": "image"}] if has_image else []
         content.append({"type": "text", "text": text})
         turn = [{"role": "user", "content": content}]
-        return str(hf.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        try:
+            return str(hf.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        except Exception as error:  # a template is a program: anything
+            raise ConfigError(f"{folder}: its chat template fails: {one_line(str(error))}") from None
 
     return chat

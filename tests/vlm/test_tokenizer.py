@@ -459,14 +459,95 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
         Tokenizer.load(tmp_path)
     file = tmp_path / "tokenizer.json"
     file.write_bytes((DATA / "tokenizer.json").read_bytes()[:1000])
-    with pytest.raises(ConfigError, match=r"tokenizer\.json is no tokenizer"):
+    with pytest.raises(ConfigError, match=r"tokenizer\.json: line \d+, column \d+: not JSON"):
         Tokenizer.load(file)
     (tmp_path / "tokenizer_config.json").write_text("{", "utf-8")
-    with pytest.raises(ConfigError, match=r"tokenizer_config\.json is no JSON"):
+    with pytest.raises(ConfigError, match=r"tokenizer_config\.json: column 2: not JSON"):
         Tokenizer.load(tmp_path)
+    file.unlink()
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "NoSuchTokenizer"}', "utf-8")
     with pytest.raises(ConfigError, match="transformers cannot load the tokenizer"):
         Tokenizer.load(tmp_path)
+
+
+DOUBLING = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+WRONG_FILES: dict[str, tuple[dict[str, Any], str]] = {
+    "no model": ({"model": None}, "is no tokenizer: it has no model"),
+    "a high number": ({"model": {"type": "BPE", "vocab": {"a": 2**32 - 1}, "merges": []}}, "numbers below 4194304"),
+    "a list": ({"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}, "not of texts with numbers"),
+    "no number": ({"model": {"type": "BPE", "vocab": {"a": "0"}, "merges": []}}, "not of texts with numbers"),
+    "no tokens": ({"model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": []}, "without tokens"),
+    "a long token": (
+        {"model": {"type": "BPE", "vocab": {"a" * 10_000: 0, "b": 2**22 - 1}, "merges": []}},
+        "4194304 tokens of up to 10000 characters",
+    ),
+    "doubling": ({"normalizer": {"type": "Sequence", "normalizers": [DOUBLING] * 40}}, "a normalizer 'Replace'"),
+    "a prefix": ({"normalizer": {"type": "Prepend", "prepend": "a" * 9999}}, "prepends 9999 characters"),
+    "a pattern": (
+        {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "a?" * 9999 + "a" * 9999}, "behavior": "Isolated"}},
+        "a pattern of 3.... characters",
+    ),
+    "a type": ({"pre_tokenizer": {"type": "NoSuch"}}, "is no tokenizer: "),
+    "a merge": ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}, "is no tokenizer: "),
+    "deep": (
+        {"normalizer": [[[[[[]]]]]], "decoder": functools.reduce(lambda inner, _: [inner], range(70), [])},
+        "nested deeper than 64 levels",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_FILES)
+def test_a_crafted_file_is_refused_in_one_line(wrong: str, tmp_path: Path) -> None:
+    changes, message = WRONG_FILES[wrong]
+    content = json.loads((DATA / "tokenizer.json").read_text("utf-8"))
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps({**content, **changes}), "utf-8")
+    with pytest.raises(ConfigError, match=message) as fault:
+        Tokenizer.load(file)
+    assert str(fault.value).startswith(str(file))
+    assert str(fault.value).isprintable()
+
+
+def test_a_panic_of_the_library_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class PanicException(BaseException):  # as pyo3 has it
+        pass
+
+    class Panics:
+        @staticmethod
+        def from_file(path: str) -> None:
+            raise PanicException("index out of bounds:\n the len is 0")
+
+    monkeypatch.setattr(tokenizers, "Tokenizer", Panics)
+    with pytest.raises(ConfigError, match=r"tokenizer\.json is no tokenizer: index out of bounds: the len is 0$"):
+        Tokenizer.load("games")
+
+
+def test_a_folder_of_crafted_files_is_refused_before_transformers_reads_it(
+    qwen_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *a, **k: pytest.fail("was read"))
+    for name in ("special_tokens_map.json", "added_tokens.json", "vocab.json", "chat_template.json"):
+        folder = tmp_path / name
+        shutil.copytree(qwen_folder, folder)
+        (folder / name).write_text('{"a": ' + "[" * 200_000, "utf-8")
+        with pytest.raises(ConfigError, match=rf"{re.escape(name)}: line 1, byte 70 of the text: nested deeper"):
+            Tokenizer.load(folder)
+
+
+def test_a_template_that_fails_names_its_folder(qwen_folder: Path, tmp_path: Path) -> None:
+    for name, template, message in (
+        ("long", "a" * 70_000, "a chat template of more than 65536 characters"),
+        ("fails", "{{ messages[7].content }}", "its chat template fails: "),
+        ("no template", "{% if %}", "its chat template fails: "),
+    ):
+        folder = tmp_path / name
+        shutil.copytree(qwen_folder, folder)
+        config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+        (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": template}), "utf-8")
+        with pytest.raises(ConfigError, match=message) as fault:
+            Tokenizer.load(folder).prompt("Play.", 1)
+        assert str(folder) in str(fault.value)
+        assert str(fault.value).isprintable()
 
 
 def test_a_folder_without_a_chat_template_is_refused(qwen_folder: Path, tmp_path: Path) -> None:

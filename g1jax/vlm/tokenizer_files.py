@@ -1,0 +1,138 @@
+"""Reading the tokenizer files of others: their JSON, parts and sizes are checked before a library loads them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from g1jax.foreign import excerpt, one_line, read_bytes, read_json, read_text
+from g1jax.vlm.config import ConfigError, require
+
+if TYPE_CHECKING:
+    import tokenizers
+
+FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
+MAX_TOKENS = 2**22  # as many as a model's vocabulary may have
+MAX_TABLE = 2**29  # bytes of the texts of all tokens, each as long as the longest
+_MAX_VALUES = 8_000_000  # vocabularies of 262,144 tokens have two million
+_MAX_TEMPLATE = 2**16
+_MAX_PATTERN = 4096
+_JSON_FILES = (FILE, CONFIG_FILE, "special_tokens_map.json", "added_tokens.json", "vocab.json", "chat_template.json")
+_TEXT_FILES = ("merges.txt", "vocab.txt")
+# Parts that may change the length of a text only by a small factor. `Replace` and `Precompiled` can double it each.
+_NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Strip", "Nmt", "ByteLevel", "Prepend")
+
+
+def load_file(path: Path) -> "tokenizers.Tokenizer":
+    """The tokenizer of a `tokenizer.json`.
+
+    Raises:
+        ConfigError: tokenizers is not installed; there is no such file, or it is of no byte-level tokenizer.
+    """
+    try:
+        import tokenizers
+    except ImportError:
+        raise ConfigError("tokenizers is not installed: pip install tokenizers") from None
+    require(path.is_file(), f"{path.parent} has no {path.name}")
+    check_tokenizer_json(path)
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except BaseException as error:  # the library raises nothing narrower, and a panic of it is no Exception
+        raise _as_config_error(error, f"{path} is no tokenizer") from None
+    return plain(backend, str(path))
+
+
+def check_tokenizer_json(path: Path) -> None:
+    """Refuses what the library would take minutes, or all memory, to find wrong."""
+    content = read_json(path, max_values=_MAX_VALUES, error=ConfigError)
+    require(isinstance(content, dict), f"{path} is no tokenizer: not an object")
+    model = content.get("model")
+    require(isinstance(model, dict), f"{path} is no tokenizer: it has no model")
+    vocab = model.get("vocab")
+    is_numbered = isinstance(vocab, dict) and all(type(i) is int and 0 <= i < MAX_TOKENS for i in vocab.values())
+    require(is_numbered, f"{path}: its vocabulary is not of texts with numbers below {MAX_TOKENS}")
+    for part in _parts(content.get("normalizer"), "normalizers"):
+        kind = part.get("type")
+        require(kind in _NORMALIZERS, f"{path}: a normalizer {excerpt(kind)}; known are {', '.join(_NORMALIZERS)}")
+        length = len(str(part.get("prepend", "")))
+        require(length <= 16, f"{path}: a normalizer that prepends {length} characters, and at most 16 are known")
+    for part in _parts(content.get("pre_tokenizer"), "pretokenizers"):
+        length = len(str(part.get("pattern", "")))
+        require(
+            length <= _MAX_PATTERN, f"{path}: a pattern of {length} characters, and at most {_MAX_PATTERN} are read"
+        )
+
+
+def _parts(part: Any, key: str) -> list[dict[str, Any]]:
+    """A part, or those of a sequence, also of a sequence of sequences."""
+    if not isinstance(part, dict):
+        return []
+    if part.get("type") != "Sequence":
+        return [part]
+    inner = part.get(key)
+    return [found for item in inner for found in _parts(item, key)] if isinstance(inner, list) else []
+
+
+def chat_template(folder: Path) -> Any:
+    """What stands in the folder's config, which may be nothing."""
+    config = read_json(folder / CONFIG_FILE, error=ConfigError)
+    return config.get("chat_template") if isinstance(config, dict) else None
+
+
+def load_hf(folder: Path) -> Any:
+    """The tokenizer that transformers makes of a folder; no code of the folder's is run.
+
+    Raises:
+        ConfigError: transformers or jinja2 is not installed, or there is no fast tokenizer.
+    """
+    try:
+        import jinja2  # noqa: F401  (its chat templates need it)
+        import transformers
+    except ImportError as error:
+        raise ConfigError(
+            f"{folder} has a {CONFIG_FILE}, which transformers reads, and {error.name} is not installed: "
+            "pip install transformers jinja2"
+        ) from None
+    _check_folder(folder)
+    try:
+        hf = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except BaseException as error:  # anything, from a missing file to a class of another version
+        raise _as_config_error(error, f"transformers cannot load the tokenizer in {folder}") from error
+    require(hasattr(hf, "backend_tokenizer"), f"{folder}: {type(hf).__name__} is not one of the tokenizers library")
+    template = hf.chat_template
+    is_short = not isinstance(template, str) or len(template) <= _MAX_TEMPLATE
+    require(is_short, f"{folder}: a chat template of more than {_MAX_TEMPLATE} characters")
+    plain(hf.backend_tokenizer, str(folder))
+    return hf
+
+
+def _check_folder(folder: Path) -> None:
+    for name in _JSON_FILES:
+        if not (folder / name).is_file():
+            continue
+        if name == FILE:
+            check_tokenizer_json(folder / name)
+        else:
+            read_json(folder / name, max_values=_MAX_VALUES, error=ConfigError)
+    for name in _TEXT_FILES:
+        if (folder / name).is_file():
+            read_text(folder / name, error=ConfigError)
+    if (folder / "chat_template.jinja").is_file():
+        read_bytes(folder / "chat_template.jinja", max_bytes=_MAX_TEMPLATE, error=ConfigError)
+
+
+def plain(backend: "tokenizers.Tokenizer", where: str) -> "tokenizers.Tokenizer":
+    """Without cutting or padding, which a file may ask for; refused if its tables would be too large."""
+    backend.no_truncation()
+    backend.no_padding()
+    vocab = backend.get_vocab(with_added_tokens=True)
+    require(len(vocab) > 0, f"{where}: a tokenizer without tokens")
+    size, longest = max(vocab.values()) + 1, max(map(len, vocab))
+    require(size <= MAX_TOKENS, f"{where}: a tokenizer of {size} tokens, and at most {MAX_TOKENS} are known")
+    is_small = size * longest <= MAX_TABLE
+    require(is_small, f"{where}: {size} tokens of up to {longest} characters: a table of more than {MAX_TABLE} bytes")
+    return backend
+
+
+def _as_config_error(error: BaseException, message: str) -> BaseException:
+    """A library's error, or a panic of its Rust code, as ours; what is not its own stays as it is."""
+    is_panic = type(error).__name__ == "PanicException"
+    return ConfigError(f"{message}: {one_line(str(error))}") if isinstance(error, Exception) or is_panic else error
