@@ -52,13 +52,6 @@ def excerpt(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def one_line(text: str, limit: int = 200) -> str:
-    """A foreign text, such as a library's message, as it may stand in a message: on one line and printable."""
-    text = " ".join(text.split())
-    text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
 def name_of(path: str | Path) -> str:
     """A path as it may stand in a message: as it is if it is printable, else quoted and escaped."""
     return str(path) if str(path).isprintable() else excerpt(str(path), 200)

@@ -9,7 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from g1jax.errors import G1Error
-from g1jax.foreign import ForeignError, one_line, read_bytes
+from g1jax.foreign import ForeignError, read_bytes
+from g1jax.terminal import one_line
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 """What is opened, whatever a file's name ends with. Others can run programs (EPS), or hide one image in another."""
@@ -73,6 +74,6 @@ def _check_parts(raw: bytes, where: str, error: type[G1Error]) -> None:
 
 
 def _why(reason: Exception) -> str:
-    said = one_line(str(reason))
+    said = one_line(str(reason), 200)
     said = "" if "<_io.BytesIO" in said else said  # "cannot identify image file <_io.BytesIO object at 0x…>"
     return said or f"no image of the formats {', '.join(FORMATS)}"

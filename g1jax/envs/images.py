@@ -21,7 +21,8 @@ from PIL import Image
 
 from g1jax.envs import plain_tar
 from g1jax.envs.plain_pickle import Array, read_plain
-from g1jax.foreign import one_line, read_bytes
+from g1jax.foreign import read_bytes
+from g1jax.terminal import one_line
 
 Names = tuple[str, ...]  # of classes, in the order of their labels
 Batch = tuple[np.ndarray, np.ndarray]  # pixels uint8[n, 3072], labels uint8[n]
@@ -239,7 +240,7 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = one_line(str(error)) or type(error).__name__
+        reason = one_line(str(error), 200) or type(error).__name__
         raise ValueError(f"{path} is damaged or not a plain CIFAR-10 file: {reason}. {_ADVICE}") from error
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from g1jax.foreign import one_line
+from g1jax.terminal import one_line
 from g1jax.vlm.config import Config, ConfigError, require
 from g1jax.vlm.tokenizer_files import CONFIG_FILE, FILE, chat_template, load_file, load_hf
 
@@ -222,6 +222,6 @@ def _template_chat(hf: Any, folder: Path) -> Chat:
         try:
             return str(hf.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
         except Exception as error:  # a template is a program: anything
-            raise ConfigError(f"{folder}: its chat template fails: {one_line(str(error))}") from None
+            raise ConfigError(f"{folder}: its chat template fails: {one_line(str(error), 200)}") from None
 
     return chat

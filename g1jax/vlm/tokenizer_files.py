@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from g1jax.foreign import excerpt, one_line, read_bytes, read_json, read_text
+from g1jax.foreign import excerpt, read_bytes, read_json, read_text
+from g1jax.terminal import one_line
 from g1jax.vlm.config import ConfigError, require
 
 if TYPE_CHECKING:
@@ -135,4 +136,4 @@ def plain(backend: "tokenizers.Tokenizer", where: str) -> "tokenizers.Tokenizer"
 def _as_config_error(error: BaseException, message: str) -> BaseException:
     """A library's error, or a panic of its Rust code, as ours; what is not its own stays as it is."""
     is_panic = type(error).__name__ == "PanicException"
-    return ConfigError(f"{message}: {one_line(str(error))}") if isinstance(error, Exception) or is_panic else error
+    return ConfigError(f"{message}: {one_line(str(error), 200)}") if isinstance(error, Exception) or is_panic else error
