@@ -16,7 +16,10 @@ from typing import Any, Literal
 
 from g1jax.envs import looks
 from g1jax.errors import G1Error
+from g1jax.settings import show
 
+MOST_PIXELS = 30 * 512
+"""The side of the largest frame."""
 TracedRule = Literal["free", "at_most", "if_on", "choice"]
 """What a traced key's value may become, against the value the game was made with.
 
@@ -67,10 +70,12 @@ class Level:
             value = getattr(self, f.name)
             if isinstance(value, list):
                 value = tuple(value)
-            if hints[f.name] is float and type(value) is int:
+            if hints[f.name] is float and type(value) is int and abs(value) < 2**53:
                 value = float(value)
             if not _has_type(value, hints[f.name]):
-                raise LevelError(f"{f.name}={value!r}: expected {_spell(hints[f.name])}, not {type(value).__name__}")
+                raise LevelError(
+                    f"{f.name}={show(value)}: expected {_spell(hints[f.name])}, not {type(value).__name__}"
+                )
             object.__setattr__(self, f.name, value)
         self.check()
 
@@ -80,6 +85,10 @@ class Level:
         require(1 <= self.cols <= 30, f"cols={self.cols}: a board has 1 to 30 columns")
         require(4 <= self.cell_size <= 512, f"cell_size={self.cell_size}: a cell has 4 to 512 pixels a side")
         if self.frame_size is not None:
+            require(
+                max(self.frame_size) <= MOST_PIXELS,
+                f"frame_size={self.frame_size}: at most {MOST_PIXELS} pixels a side",
+            )
             height, width = self.rows * self.cell_size, self.cols * self.cell_size
             require(
                 self.frame_size[0] >= height and self.frame_size[1] >= width,

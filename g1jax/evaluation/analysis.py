@@ -10,13 +10,14 @@ from typing import Any
 
 import tyro
 
+from g1jax import settings
 from g1jax.envs.core import Game
 from g1jax.evaluation import analysis_pages, report
 from g1jax.evaluation.bootstrapping import lead_lag
 from g1jax.evaluation.difficulty import AXES, Trial, check_axes, game_of, kinship, looks_along, trials_of
 from g1jax.evaluation.findings import Analysis, LookPoint, Moment, RunAnalysis, TrialPoint
 from g1jax.evaluation.points import Points, Setting
-from g1jax.evaluation.protocol import EvaluationError, check_protocol
+from g1jax.evaluation.protocol import EvaluationError
 from g1jax.evaluation.results import GameResult
 from g1jax.evaluation.statistics import Interval, differences
 from g1jax.terminal import printable, printable_lines
@@ -41,14 +42,14 @@ class Options:
     games."""
     games: str = ""
     """Only these of the runs' games, with commas between."""
-    checkpoint: int | None = None
+    checkpoint: settings.CountOrNone | None = None
     """The step whose checkpoint looks and transfer are played with; each run's newest if not given."""
-    episodes: int = 64
+    episodes: settings.Episodes = 64
     """Of each game at each point."""
-    steps: int = 10
+    steps: settings.Steps = 10
     """Of each episode: a point has episodes × steps states."""
-    seed: int = 0
-    temperature: float = 1.0
+    seed: settings.Seed = 0
+    temperature: settings.Temperature = 1.0
     out: Path | None = None
     """The folder to write to; `evaluations/analysis-<runs>` if not given. What was played stays there, and the same
     settings play it no second time."""
@@ -60,7 +61,7 @@ def analyze(options: Options) -> Analysis:
     Raises:
         EvaluationError, ExperimentError, LevelError, ConfigError: what cannot be done, in one line.
     """
-    check_protocol(options.episodes, options.steps, options.seed)
+    settings.check(options, EvaluationError)
     check_axes(axes := _axes(options))
     runs = _open(options.runs)
     games = _games(options, runs)

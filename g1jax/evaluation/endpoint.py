@@ -10,13 +10,15 @@ import os
 import random
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 from PIL import Image
 
+from g1jax import settings
 from g1jax.evaluation.protocol import EvaluationError
+from g1jax.settings import Range
 from g1jax.typing import HostImages
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -33,34 +35,29 @@ class Endpoint:
     model: str = ""
     base_url: str = ""
     """Empty: $OPENAI_BASE_URL, or OpenAI's own. The key is $OPENAI_API_KEY; local servers need none."""
-    temperature: float | None = None
+    temperature: settings.Temperature | None = None
     """None: the endpoint's default."""
-    max_tokens: int = 2048
+    max_tokens: settings.Count = 2048
     """Of a response."""
-    image_side: int = 448
+    image_side: Annotated[int, Range(1, 8192)] = 448
     """Frames are enlarged by a whole factor until their shorter side has so many pixels."""
-    concurrency: int = 8
+    concurrency: Annotated[int, Range(1, 10_000)] = 8
     """Questions under way at a time."""
-    timeout: float = 120.0
+    timeout: Annotated[float, Range(0, 1e6, is_above=True)] = 120.0
     """Seconds for a whole answer."""
-    max_tries: int = 6
+    max_tries: Annotated[int, Range(1, 1000)] = 6
     """A question is asked so often before it counts as failed."""
-    backoff: float = 1.0
+    backoff: Annotated[float, Range(0, 1e4)] = 1.0
     """Seconds before the second try; twice as many before each further one, up to a minute."""
-    max_calls: int = 0
+    max_calls: settings.CountOrNone = 0
     """A run stops after so many calls, retries included. 0: no such cap."""
-    max_total_tokens: int = 0
+    max_total_tokens: Annotated[int, Range(0, 10**12)] = 0
     """A run stops after so many tokens, of prompts and responses. 0: no such cap."""
     on_failure: Literal["stop", "unreadable"] = "stop"
     """What a failed question does: stop the run, to be gone on with later, or count as an unreadable answer."""
 
     def __post_init__(self) -> None:
-        for key in ("max_tokens", "image_side", "concurrency", "timeout", "max_tries"):
-            if getattr(self, key) <= 0:
-                raise EvaluationError(f"{key}={getattr(self, key)}: above 0")
-        for key in ("backoff", "max_calls", "max_total_tokens"):
-            if getattr(self, key) < 0:
-                raise EvaluationError(f"{key}={getattr(self, key)}: 0 or more")
+        settings.check(self, EvaluationError)
 
     @property
     def url(self) -> str:

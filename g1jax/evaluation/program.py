@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from g1jax import envs
+from g1jax import envs, settings
 from g1jax.envs.core import Game
 from g1jax.errors import G1Error
 from g1jax.evaluation import players, replay, report, results, tables
 from g1jax.evaluation.endpoint import Endpoint
-from g1jax.evaluation.protocol import NUM_STEPS, Episodes, EvaluationError, Player, Progress, check_protocol, play
+from g1jax.evaluation.protocol import NUM_STEPS, Episodes, EvaluationError, Player, Progress, play
 from g1jax.evaluation.remote import play_remote
 from g1jax.evaluation.results import Result
 from g1jax.terminal import one_line, printable, printable_lines
@@ -31,18 +31,18 @@ class Options:
     games: str = ""
     """Game ids with commas between, each with presets if wanted: `swap,shisen_sho:base+noisy`; or `all`. A run plays a
     game that it learnt at the level it learnt. Empty: a run's own games, all games for other players."""
-    episodes: int | None = None
+    episodes: settings.Episodes | None = None
     """Of each game. If not given 1000; through an endpoint, where each step may cost, 10 as in the paper."""
-    steps: int = NUM_STEPS
+    steps: settings.Steps = NUM_STEPS
     """Of each episode; a board that ends is followed by a fresh one."""
-    seed: int = 0
+    seed: settings.Seed = 0
     out: Path | None = None
     """The folder to write to; `evaluations/<player>` if not given."""
-    temperature: float = 1.0
+    temperature: settings.Temperature = 1.0
     """That a run's policy draws tokens at. 0: always the likeliest."""
     sees: bool = False
     """A run's policy is given the true perception, and shows how it would reason if it saw everything rightly."""
-    record: int = 3
+    record: Annotated[int, settings.Range(0, 10_000)] = 3
     """Episodes of each game that the report replays, at most."""
     film: Literal["none", "gif", "mp4", "both"] = "none"
     """Also films the recorded episodes of each game, side by side."""
@@ -61,14 +61,12 @@ def evaluate(options: Options) -> None:
     Raises:
         EvaluationError, LevelError: what cannot be done, in one line.
     """
+    settings.check(options, EvaluationError)
     if options.compare is not None:
         ours, theirs = map(results.load, options.compare)
         print(printable_lines(tables.differences_as_markdown(ours, theirs, results.compare(ours, theirs))))
         return
     options = _with_defaults(options)
-    check_protocol(options.episodes or 0, options.steps, options.seed)
-    if options.record < 0:
-        raise EvaluationError(f"record={options.record}: 0 or more")
     others = [results.load(path) for path in options.beside]
     player = None if options.player == "openai" else player_named(options.player, options.temperature, options.sees)
     games = games_for_run(options.games, Path(options.player)) if _is_run(options) else games_of(options.games)

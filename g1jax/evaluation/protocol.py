@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from g1jax import settings
 from g1jax.envs import random, text
 from g1jax.envs.batching import loop_while
 from g1jax.envs.core import Game, StepResult
@@ -170,12 +171,16 @@ def play(
     return Episodes(game, seed, steps, as_recorded(*_join(shown, num_recorded)) if num_recorded else None)
 
 
+@dataclass(frozen=True)
+class _Protocol:
+    episodes: settings.Episodes
+    steps: settings.Steps
+    seed: settings.Seed
+
+
 def check_protocol(num_episodes: int, num_steps: int, seed: int) -> None:
     """Raises EvaluationError for what cannot be played."""
-    if num_episodes < 1 or num_steps < 1:
-        raise EvaluationError(f"episodes={num_episodes}, steps={num_steps}: at least 1 of each")
-    if not 0 <= seed < 2**31:
-        raise EvaluationError(f"seed={seed}: 0 to 2^31 - 1")
+    settings.check(_Protocol(num_episodes, num_steps, seed), EvaluationError)
 
 
 def _play_batch(

@@ -6,16 +6,15 @@ where the KL to the reference goes (`kl`). So they mix: `make_algorithm("grpo", 
 """
 
 import dataclasses
-import math
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 
 from g1jax.envs.level import unknown
 from g1jax.errors import G1Error
+from g1jax.settings import Range, Share, check
 from g1jax.typing import Array
 
 Baseline = Literal["none", "group", "leave_one_out"]
@@ -46,6 +45,9 @@ All are from J. Schulman's note "Approximating KL divergence" (2020). Their mean
 As a *loss* it is the gradient that counts: that of k2 is the KL's, that of k3 is the reversed KL's, near it while the
 policy is near the reference, and that of k1 is noise around zero. So k1 belongs into the reward.
 """
+
+
+Weight = Annotated[float, Range(0, 1e6)]
 
 
 class AlgorithmError(G1Error):
@@ -81,43 +83,29 @@ class Algorithm:
     baseline: Baseline = "group"
     normalize: Normalize = "group"
     ratio: Ratio = "token"
-    clip_low: float = 0.2
+    clip_low: Share = 0.2
     """The ratio is clipped to 1 − clip_low …"""
-    clip_high: float = 0.2
+    clip_high: Weight = 0.2
     """… and 1 + clip_high."""
     aggregation: Aggregation = "token_mean"
     kl: KL = "none"
     kl_estimator: Estimator = "k3"
-    kl_coefficient: float = 0.0
-    entropy_coefficient: float = 0.0
+    kl_coefficient: Weight = 0.0
+    entropy_coefficient: Annotated[float, Range(-1e6, 1e6)] = 0.0
     """Of the policy's mean entropy, in nats, which is added to the objective."""
     dynamic_sampling: bool = False
     """Leave out groups whose responses all have the same reward, and take means over the others. DAPO samples anew
     until the batch is full; in a compiled program, whose shapes are fixed, the groups are masked instead.
     """
-    overlong_weight: float = 0.0
+    overlong_weight: Weight = 0.0
     """Of DAPO's punishment of long responses: from 0 at the beginning of the buffer to 1 at max_length."""
-    overlong_buffer: float = 0.2
+    overlong_buffer: Annotated[float, Range(0, 1, is_above=True)] = 0.2
     """The last part of max_length in which a response is punished, as a share of it."""
-    max_length: int = 0
+    max_length: Annotated[int, Range(0, 10**6)] = 0
     """The longest response, in tokens, for `constant` and the punishment. 0: as many as the batch has places for."""
 
     def __post_init__(self) -> None:
-        for key, hint in typing.get_type_hints(type(self)).items():
-            value = getattr(self, key)
-            if typing.get_origin(hint) is Literal:
-                _require(value in typing.get_args(hint), unknown(key, str(value), typing.get_args(hint)))
-            elif hint is float:
-                is_number = isinstance(value, float | int) and not isinstance(value, bool)
-                _require(is_number and math.isfinite(value), f"{key}={value!r}: a finite number")
-            else:
-                _require(type(value) is hint, f"{key}={value!r}: expected {hint.__name__}")
-        _require(0 <= self.clip_low <= 1, f"clip_low={self.clip_low}: 0 to 1, a ratio is never below 0")
-        _require(self.clip_high >= 0, f"clip_high={self.clip_high}: 0 or more")
-        _require(self.kl_coefficient >= 0, f"kl_coefficient={self.kl_coefficient}: 0 or more")
-        _require(self.overlong_weight >= 0, f"overlong_weight={self.overlong_weight}: 0 or more")
-        _require(0 < self.overlong_buffer <= 1, f"overlong_buffer={self.overlong_buffer}: above 0, up to 1")
-        _require(self.max_length >= 0, f"max_length={self.max_length}: 0 (the batch's own) or more")
+        check(self, AlgorithmError)
 
     @property
     def needs_reference(self) -> bool:

@@ -1,7 +1,7 @@
 """The reward of a response, from its bytes and what the game made of them, on the device."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from g1jax.envs import text
 from g1jax.envs.core import Game, StepResult
 from g1jax.rl.algorithm import AlgorithmError
+from g1jax.settings import Range, check
 from g1jax.typing import Array
 
+Coefficient = Annotated[float, Range(-1e6, 1e6)]
 TAGS = ("<perception>", "</perception>", "<think>", "</think>", "<answer>", "</answer>")
 """The tags of a response, in the order the prompt asks for."""
 
@@ -23,9 +25,9 @@ class RewardWeights:
         AlgorithmError: a value that the key cannot have.
     """
 
-    game: float = 1.0
-    format: float = 1.0
-    perception: float = 1.0
+    game: Coefficient = 1.0
+    format: Coefficient = 1.0
+    perception: Coefficient = 1.0
     game_shape: Literal["sign", "raw"] = "sign"
     """`sign`: 1 if the step's reward is above 0, else −1. `raw`: the step's reward."""
     format_shape: Literal["present", "ordered"] = "present"
@@ -34,10 +36,7 @@ class RewardWeights:
     """`exact`: 1 if the board text is all right. `cells`: the share of its cells that are."""
 
     def __post_init__(self) -> None:
-        shapes = {"game_shape": ("sign", "raw"), "format_shape": ("present", "ordered")}
-        for key, known in {**shapes, "perception_shape": ("exact", "cells")}.items():
-            if getattr(self, key) not in known:
-                raise AlgorithmError(f"{key}={getattr(self, key)!r}: one of {', '.join(known)}")
+        check(self, AlgorithmError)
 
 
 @jax.tree_util.register_dataclass

@@ -11,7 +11,7 @@ import jax
 from g1jax import command
 from g1jax.errors import G1Error
 from g1jax.machine import keep_programs, use_cores
-from g1jax.training.config import Experiment, ExperimentError, require
+from g1jax.training.config import Experiment, ExperimentError, check_experiment, require
 from g1jax.training.experiments import load_experiment
 
 DEFAULT = "g1_multigame"
@@ -47,15 +47,18 @@ def parse(arguments: Sequence[str], description: str) -> Experiment:
     """The experiment that `--experiment=…` names, with the other arguments as overrides.
 
     Raises:
-        ExperimentError: there is no such experiment, or an override is unknown or of the wrong type.
+        ExperimentError: there is no such experiment, or an override is unknown, of the wrong type, or no value that its
+            setting can have.
         SystemExit: `--help`.
     """
     name, rest = _take_experiment(list(arguments))
     default = load_experiment(name)
     try:
-        return command.parse(Experiment, [_full_name(a) for a in rest], description, default)
+        experiment = command.parse(Experiment, [_full_name(a) for a in rest], description, default)
     except command.UsageError as error:
         raise ExperimentError(str(error)) from None
+    check_experiment(experiment)
+    return experiment
 
 
 def _take_experiment(arguments: list[str]) -> tuple[str, list[str]]:

@@ -2,13 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
+from g1jax import envs
+from g1jax.envs.level import unknown
 from g1jax.errors import G1Error
+from g1jax.settings import Count, CountOrNone, EpisodesOrNone, Range, Seed, Share, Size, Steps, Temperature, check
 
 ALL_GAMES = ("game_2048", "shisen_sho", "shisen_sho_cifar10", "swap")
+MOST_STEPS = 2**31 - 1  # that are counted on a device
+Rate = Annotated[float, Range(1e-15, 10, also=0)]
+Coefficient = Annotated[float, Range(-1e6, 1e6)]
 
 
 class ExperimentError(G1Error):
@@ -21,36 +27,36 @@ class Optimizer:
 
     name: Literal["adamw", "muon"] = "adamw"
     """muon: matrices by Muon, the rest by AdamW. Small models learn to see in a third of the steps."""
-    lr: float = 1e-6
-    """Learning rate at its highest; with Muon also the root mean square of a matrix's update."""
-    final_norm_lr: float = 0.0
+    lr: Rate = 1e-6
+    """Learning rate at its highest; with Muon also the root mean square of a matrix's update. 0: nothing is learned."""
+    final_norm_lr: Rate = 0.0
     """The same for the scale of the final norm, by AdamW: it sets how sure the policy is of every token. 0: as `lr`."""
-    warmup: int = 0
+    warmup: CountOrNone = 0
     """Steps in which it rises from 0."""
-    final_lr: float = 1.0
+    final_lr: Share = 1.0
     """What is left of it at the end, as a share; 1: it stays."""
-    weight_decay: float = 0.01
-    max_norm: float = 1.0
+    weight_decay: Annotated[float, Range(0, 100)] = 0.01
+    max_norm: Annotated[float, Range(0, 1e30, is_above=True)] = 1.0
     """The gradient is scaled down to this norm."""
-    b2: float = 0.999
+    b2: Annotated[float, Range(0, 0.999999)] = 0.999
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColdStart:
     """Supervised steps on what a teacher sees, thinks and does (G1); 0 steps: none (G0)."""
 
-    steps: int = 0
+    steps: CountOrNone = 0
     dataset: str = ""
     """A folder of lessons, as train/make_dataset.py writes it; empty: the built-in teacher's, fresh in every step."""
-    states: int = 16
+    states: Size = 16
     """States of each game in a step."""
-    microbatches: int = 1
+    microbatches: Size = 1
     """Parts of a step's batch whose gradients are added up."""
     mixed_levels: tyro.conf.Suppress[Mapping[str, tuple[Mapping[str, Any], ...]]] = field(default_factory=dict)
     """Levels among which a game's states alternate, as changes of traced keys: {"swap": ({}, {"colors": 2})}."""
-    random_moves: float = 0.5
+    random_moves: Share = 0.5
     """Share of moves that are random, so that states differ; the others are the teacher's. Not for a dataset."""
-    see_weight: float = 1.0
+    see_weight: Annotated[float, Range(0, 1e6)] = 1.0
     """What a token of the perception counts in the loss, beside 1 for those of the reasoning and the answer."""
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(lr=2e-5))
 
@@ -59,9 +65,9 @@ class ColdStart:
 class Weights:
     """What the parts of a reward count."""
 
-    game: float = 1.0
-    format: float = 1.0
-    perception: float = 1.0
+    game: Coefficient = 1.0
+    format: Coefficient = 1.0
+    perception: Coefficient = 1.0
     perception_shape: Literal["exact", "cells"] = "exact"
 
 
@@ -69,32 +75,32 @@ class Weights:
 class RL:
     """Reinforcement learning; the defaults are the paper's."""
 
-    iterations: int = 0
-    states: int = 128
+    iterations: CountOrNone = 0
+    states: Size = 128
     """States of each game in an iteration."""
-    num_samples: int = 5
+    num_samples: Size = 5
     """Responses to each state."""
     source: Literal["walk", "legal_walk", "play"] = "walk"
     """Where states come from: random walks from fresh ones (the paper); walks of legal moves alone, each of a random
     length, so that boards of all stages are met; or the policy's own play, begun from such legal walks."""
-    walk_steps: tyro.conf.Suppress[Mapping[str, int]] = field(
+    walk_steps: tyro.conf.Suppress[Mapping[str, Annotated[int, Range(0, 10**6)]]] = field(
         default_factory=lambda: {"game_2048": 100, "shisen_sho": 250, "shisen_sho_cifar10": 250, "swap": 0}
     )
     """Random moves of a walk, by game; of a legal walk the most."""
-    num_steps: int = 1
+    num_steps: Annotated[int, Range(1, 10_000)] = 1
     """Steps of an episode that is learned from; 1 is the paper's one-step bandit."""
-    discount: float = 1.0
+    discount: Share = 1.0
     algorithm: str = "grpo"
     """grpo, dr_grpo, rloo, dapo, gspo, reinforce_pp or reinforce_pp_baseline: see g1jax/rl/algorithm.py."""
     changes: tyro.conf.Suppress[Mapping[str, Any]] = field(default_factory=dict)
     """Keys of the algorithm that differ from its own, such as {"clip_high": 0.28}."""
-    kl_coefficient: float = -1.0
+    kl_coefficient: Coefficient = -1.0
     """Of the KL to the reference; below 0: the algorithm's own."""
-    entropy_coefficient: float = 0.0
-    epochs: int = 1
-    minibatches: int = 1
-    microbatches: int = 1
-    reference_every: int = 0
+    entropy_coefficient: Coefficient = 0.0
+    epochs: Size = 1
+    minibatches: Size = 1
+    microbatches: Size = 1
+    reference_every: CountOrNone = 0
     """Iterations after which the reference becomes the policy of then; 0: never."""
     weights: Weights = field(default_factory=Weights)
     weights_by_game: tyro.conf.Suppress[Mapping[str, Weights]] = field(default_factory=dict)
@@ -106,32 +112,32 @@ class RL:
 class Sampling:
     """How responses are drawn, in training and in evaluation."""
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
+    temperature: Temperature = 1.0
+    top_k: CountOrNone = 0
+    top_p: Annotated[float, Range(0, 1, is_above=True)] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """The evaluation at the end, by the paper's protocol."""
 
-    episodes: int = 200
+    episodes: EpisodesOrNone = 200
     """Of each game; 0: none."""
-    steps: int = 100
-    cold_start_episodes: int = 0
+    steps: Steps = 100
+    cold_start_episodes: EpisodesOrNone = 0
     """Of each game, of the policy that RL begins from; 0: none."""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mesh:
     """How devices are laid out; their number is the product."""
 
-    data: int = 0
+    data: Annotated[int, Range(0, 2**20)] = 0
     """Copies of the model, each with its part of the batch; 0: as many as there are devices for."""
-    fsdp: int = 1
+    fsdp: Size = 1
     """Parts a copy's weights and optimizer are spread over, each with its part of the batch too."""
-    tensor: int = 1
+    tensor: Size = 1
     """Devices that compute one layer together."""
 
 
@@ -139,8 +145,8 @@ class Mesh:
 class Lora:
     """Small matrices beside the frozen ones; rank 0: none, everything is trained."""
 
-    rank: int = 0
-    alpha: float = 16.0
+    rank: Annotated[int, Range(0, 2**16)] = 0
+    alpha: Annotated[float, Range(0, 1e6, is_above=True)] = 16.0
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -148,12 +154,13 @@ class Lora:
 class Log:
     """What a run writes, and how often, in steps."""
 
-    every: int = 1
-    """Metrics."""
-    samples_every: int = 50
+    every: CountOrNone = 1
+    """Metrics; 0: of the last step alone."""
+    samples_every: CountOrNone = 50
     """Whole responses with their frames; 0: never."""
-    checkpoint_every: int = 50
-    keep: int = 3
+    checkpoint_every: CountOrNone = 50
+    """Checkpoints, also at the end of a phase and when the run is stopped; 0: only there."""
+    keep: Count = 3
     """Checkpoints kept."""
     wandb: bool = False
     """Also to Weights & Biases, if it is installed."""
@@ -177,9 +184,9 @@ class Experiment:
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     is_remat: bool = False
     attention: Literal["xla", "cudnn"] = "xla"
-    max_new_tokens: int = 0
+    max_new_tokens: Annotated[int, Range(0, 10**6)] = 0
     """Of a response; 0: what a lesson of the game takes, and a quarter more."""
-    seed: int = 0
+    seed: Seed = 0
     workdir: str = ""
     """The run's folder; empty: runs/<name>."""
     cold_start: ColdStart = field(default_factory=ColdStart)
@@ -194,6 +201,34 @@ class Experiment:
     def num_steps(self) -> int:
         """Steps of the cold start and iterations of RL together."""
         return self.cold_start.steps + self.rl.iterations
+
+
+def check_experiment(experiment: Experiment) -> None:
+    """Refuses an experiment of which a setting, or some together, cannot be; needs neither a device nor a file.
+
+    Raises:
+        ExperimentError: a setting is not what it may be; one line names it and says what it may be.
+    """
+    e = experiment
+    check(e, ExperimentError)
+    require(e.name != "", "name: an experiment needs one")
+    require(len(e.games) > 0, "games: name at least one")
+    require(len(set(e.games)) == len(e.games), f"games={list(e.games)}: each once")
+    require(e.num_steps > 0, "nothing to do: cold_start.steps and rl.iterations are both 0")
+    require(e.num_steps <= MOST_STEPS, f"cold_start.steps + rl.iterations: {e.num_steps}, more than {MOST_STEPS}")
+    updates = e.rl.iterations * e.rl.epochs * e.rl.minibatches
+    require(updates <= MOST_STEPS, f"rl.iterations × epochs × minibatches: {updates}, more than {MOST_STEPS}")
+    known = envs.game_ids()
+    for name, mapping in (
+        ("levels", e.levels),
+        ("cold_start.mixed_levels", e.cold_start.mixed_levels),
+        ("rl.walk_steps", e.rl.walk_steps),
+        ("rl.weights_by_game", e.rl.weights_by_game),
+    ):
+        for game in mapping:
+            require(game in known, f"{name}: {unknown('game', game, known)}")
+    for game, levels in e.cold_start.mixed_levels.items():
+        require(len(levels) > 0, f"cold_start.mixed_levels[{game!r}]: name at least one level")
 
 
 def require(condition: bool, message: str) -> None:

@@ -14,6 +14,7 @@ from g1jax.envs.core import Game
 from g1jax.evaluation.endpoint import Endpoint
 from g1jax.evaluation.program import games_of, progress_line
 from g1jax.evaluation.results import describe_level
+from g1jax.settings import Range, Seed, Share, check
 from g1jax.terminal import printable
 from g1jax.training.config import ExperimentError, require
 from g1jax.training.dataset_writer import DatasetWriter, Form
@@ -34,16 +35,16 @@ class Options:
     of the experiment, or all."""
     experiment: str = ""
     """Takes the games at this experiment's levels, as a run of it needs them."""
-    states: int = 1000
+    states: Annotated[int, Range(1, 10**7)] = 1000
     """Of each game."""
     teacher: Literal["expert", "endpoint"] = "expert"
     """`expert`: the built-in one, whose lessons are all written. `endpoint`: a model, whose lessons are kept where the
     move earns a reward."""
     format: Form = "jsonl"
     """`jsonl`: data.jsonl and images. `parquet`: one file, which needs pyarrow."""
-    random_moves: float = 0.5
+    random_moves: Share = 0.5
     """Share of moves between states that are random; the others are the expert's."""
-    seed: int = 0
+    seed: Seed = 0
     endpoint: Annotated[Endpoint, tyro.conf.arg(name="")] = field(default_factory=Endpoint)
 
 
@@ -53,9 +54,7 @@ def make_dataset(options: Options) -> Path:
     Raises:
         ExperimentError, EvaluationError, LevelError, OSError: what cannot be done, in one line.
     """
-    require(options.states > 0, f"states={options.states}: 1 or more")
-    require(0 <= options.random_moves <= 1, f"random_moves={options.random_moves}: from 0 to 1")
-    require(options.seed >= 0, f"seed={options.seed}: 0 or more")
+    check(options, ExperimentError)
     is_remote = options.teacher == "endpoint"
     require(bool(options.endpoint.model) or not is_remote, "name the endpoint's model: --model=…")
     games = _games(options)

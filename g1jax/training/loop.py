@@ -125,18 +125,23 @@ def _train(run: _Run, state: RunState, fixed: Fixed, wait: Callable[[str], None]
         now = time.perf_counter()
         timings = {"seconds": now - started}
         started = now
-        if done % e.log.every == 0 or done == e.num_steps:
+        if _is_due(done, e.log.every) or done == e.num_steps:
             run.folder.write(done, phase, figures, timings)
         run.progress.step(done, phase, figures, timings)
-        if phase == RL and e.log.samples_every and done % e.log.samples_every == 0:
+        if phase == RL and _is_due(done, e.log.samples_every):
             write_samples(run.setup, run.folder.path / "samples", done, rollouts)
-        is_saved = done % e.log.checkpoint_every == 0 or done == e.cold_start.steps
+        is_saved = _is_due(done, e.log.checkpoint_every) or done == e.cold_start.steps
         if is_saved or phase != last:  # a phase's first step was compiled
             give_back()
         if is_saved:
             run.checkpoints.save(done, state)
         last = phase
     return state
+
+
+def _is_due(step: int, every: int) -> bool:
+    """Whether something that is done every so many steps is done after this one; 0: never."""
+    return every > 0 and step % every == 0
 
 
 def _cold_step(

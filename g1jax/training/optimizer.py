@@ -18,7 +18,7 @@ def make_optimizer(config: Optimizer, num_steps: int) -> optax.GradientTransform
         config.lr if warmup == 0 else 0.0, config.lr, warmup, num_steps, config.lr * config.final_lr
     )
     rule = _muon(config, schedule) if config.name == "muon" else _adamw(config, schedule)
-    if config.final_norm_lr:
+    if config.final_norm_lr and config.lr:  # a rate of 0 is that of all params
         share = config.final_norm_lr / config.lr
         norm = optax.adamw(lambda step: schedule(step) * share, b2=config.b2, weight_decay=0.0)
         rule = optax.multi_transform({"final_norm": norm, "rest": rule}, _groups)

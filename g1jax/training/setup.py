@@ -21,11 +21,12 @@ from g1jax.rl.algorithm import Algorithm, make_algorithm
 from g1jax.rl.policy import Policy
 from g1jax.rl.rewards import RewardWeights
 from g1jax.rl.update import Passes
-from g1jax.training.config import Experiment, require
+from g1jax.training.config import Experiment, check_experiment, require
 from g1jax.training.dataset import Book, read_dataset
 from g1jax.training.optimizer import make_optimizer
 from g1jax.typing import Pytree
 from g1jax.vlm import Params, lora
+from g1jax.vlm.model import check_length
 from g1jax.vlm.sharding import BATCH, make_mesh, placer, tree_shardings
 
 BASE_MODEL = Path(__file__).parents[1] / "data" / "base"
@@ -106,22 +107,12 @@ def make_setup(experiment: Experiment) -> Setup:
         ExperimentError, ConfigError, LevelError, AlgorithmError: the experiment cannot be run; one line says why.
     """
     e = experiment
-    require(len(e.games) > 0, "games: name at least one")
-    require(len(set(e.games)) == len(e.games), f"games={list(e.games)}: each once")
-    require(e.num_steps > 0, "nothing to do: cold_start.steps and rl.iterations are both 0")
-    known = set(envs.game_ids())
-    for name, mapping in (
-        ("levels", e.levels),
-        ("cold_start.mixed_levels", e.cold_start.mixed_levels),
-        ("rl.weights_by_game", e.rl.weights_by_game),
-    ):
-        unknown = set(mapping) - known
-        require(not unknown, f"{name}: unknown games {sorted(unknown)}")
+    check_experiment(e)
     games = tuple(envs.make(name, preset=e.preset or None, **e.levels.get(name, {})) for name in e.games)
     mesh = _make_mesh(e)
     policy = _make_policy(e)
     for game in games:
-        policy.prompt_tokens(game)
+        check_length(policy.config, len(policy.prompt_tokens(game)), max(e.max_new_tokens, 1))
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     _check_divides("cold_start.states", e.cold_start.states, e.cold_start.microbatches, parts)
     _check_divides("rl.states", e.rl.states, e.rl.minibatches * e.rl.microbatches, parts)
@@ -225,8 +216,8 @@ def _make_vecs(games: tuple[Game[Any], ...], num_states: int) -> tuple[VecEnv, .
 def _make_levels(e: Experiment, game: Game[Any]) -> TracedLevel:
     """The level of each of the cold start's states: leaves [states]."""
     kinds = [game.traced_level(**changes) for changes in e.cold_start.mixed_levels.get(game.id, ({},))]
-    levels = [kinds[i % len(kinds)] for i in range(e.cold_start.states)]
-    return {key: jnp.stack([level[key] for level in levels]) for key in levels[0]}
+    index = np.arange(e.cold_start.states) % len(kinds)
+    return {key: jnp.stack([kind[key] for kind in kinds])[index] for key in kinds[0]}
 
 
 def _check_divides(key: str, count: int, portions: int, parts: int) -> None:

@@ -10,13 +10,14 @@ kernels, and the model adds x A B where it finds them; `merge` adds them up for 
 import fnmatch
 import zlib
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import jax
 import jax.numpy as jnp
 
+from g1jax.settings import Range, check
 from g1jax.typing import Array, Key
-from g1jax.vlm.config import Config, require, unknown
+from g1jax.vlm.config import Config, ConfigError, require, unknown
 from g1jax.vlm.model import ParamPath, Params, param_paths, param_shapes
 
 _LEAVES = ("lora_a", "lora_b")
@@ -27,8 +28,8 @@ _WITHOUT = (("visual", "patch_embed", "proj"), ("lm_head",))  # these are not us
 class LoRA:
     """Which linear maps get a low-rank addition, and of what rank. Hashable: a static argument of jit."""
 
-    rank: int = 16
-    alpha: float = 32.0
+    rank: Annotated[int, Range(1, 2**16)] = 16
+    alpha: Annotated[float, Range(0, 1e6, is_above=True)] = 32.0
     """The addition is scaled by alpha / rank."""
     targets: tuple[str, ...] = ("model.*_proj",)
     """Names of linear maps or ends of their paths, `*` for anything: `q_proj`, `mlp.up_proj`, `visual.*.qkv`,
@@ -36,9 +37,9 @@ class LoRA:
     """
 
     def __post_init__(self) -> None:
-        require(self.rank > 0 and self.alpha > 0, f"LoRA: rank={self.rank} and alpha={self.alpha} must be above 0")
         is_tuple = type(self.targets) is tuple and len(self.targets) > 0  # a string would be taken letter by letter
         require(is_tuple, f"LoRA: targets={self.targets!r}: a tuple of names")
+        check(self, ConfigError, "LoRA: ")
 
     @property
     def scale(self) -> float:

@@ -1,13 +1,15 @@
 """From logits to a token: temperature, top-k, top-p, and the log-probabilities of what was sampled from."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from g1jax.settings import CountOrNone, Range, Temperature, check
 from g1jax.typing import Array, ArrayLike, Key
-from g1jax.vlm.config import require
+from g1jax.vlm.config import ConfigError, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,16 +18,14 @@ class Sampling:
     have `top_p` of the probability. A static argument of jit.
     """
 
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """0 is greedy: always the likeliest token."""
-    top_k: int = 0
+    top_k: CountOrNone = 0
     """0 is all."""
-    top_p: float = 1.0
+    top_p: Annotated[float, Range(0, 1, is_above=True)] = 1.0
 
     def __post_init__(self) -> None:
-        require(self.temperature >= 0, f"temperature={self.temperature}: 0 or more")
-        require(self.top_k >= 0, f"top_k={self.top_k}: 0 (all) or more")
-        require(0 < self.top_p <= 1, f"top_p={self.top_p}: above 0, up to 1")
+        check(self, ConfigError)
 
 
 PLAIN = Sampling()

@@ -203,7 +203,7 @@ def test_looks_and_transfer(
         ({"transfer": "swap:nope"}, "unknown preset 'nope'"),
         ({"games": "swap"}, "games=swap: g0 learnt game_2048; for other games"),
         ({"checkpoint": 4}, "g0 has no checkpoint 4; it keeps 3, 6"),
-        ({"episodes": 0}, "at least 1 of each"),
+        ({"episodes": 0}, "episodes=0: expected a whole number from 1"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_one_line(

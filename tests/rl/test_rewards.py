@@ -122,5 +122,5 @@ def test_many_at_once() -> None:
 
 @pytest.mark.parametrize("key", ["game_shape", "format_shape", "perception_shape"])
 def test_shapes_that_do_not_exist(key: str) -> None:
-    with pytest.raises(rl.AlgorithmError, match=f"{key}='round': one of"):
+    with pytest.raises(rl.AlgorithmError, match=f"{key}='round': expected one of"):
         rl.RewardWeights(**{key: "round"})  # type: ignore[arg-type]

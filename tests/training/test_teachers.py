@@ -272,9 +272,9 @@ def test_killed_in_the_middle_it_goes_on_and_asks_nothing_twice(levels: str, opt
 
 def test_wrong_arguments(options: Any, tmp_path: Path) -> None:
     for changes, kind, message in (
-        ({"states": 0}, ExperimentError, "states=0: 1 or more"),
-        ({"random_moves": 1.5}, ExperimentError, "random_moves=1.5: from 0 to 1"),
-        ({"seed": -1}, ExperimentError, "seed=-1: 0 or more"),
+        ({"states": 0}, ExperimentError, "states=0: expected a whole number from 1 to 10000000"),
+        ({"random_moves": 1.5}, ExperimentError, "random_moves=1.5: expected a number from 0 to 1"),
+        ({"seed": -1}, ExperimentError, "seed=-1: expected a whole number from 0"),
         ({"model": ""}, ExperimentError, "name the endpoint's model: --model=…"),
         ({"games": "swap"}, ExperimentError, "tiny has no game 'swap': it has game_2048, shisen_sho"),
         ({"experiment": "tinny"}, ExperimentError, "unknown experiment 'tinny'"),
@@ -289,7 +289,10 @@ def test_wrong_arguments(options: Any, tmp_path: Path) -> None:
 def test_errors_of_the_program_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for arguments, message in (
-        ([f"--out={tmp_path / 'new'}", "--states=0"], "make_dataset: states=0: 1 or more\n"),
+        (
+            [f"--out={tmp_path / 'new'}", "--states=0"],
+            "make_dataset: states=0: expected a whole number from 1 to 10000000\n",
+        ),
         ([f"--out={tmp_path / 'file'}", "--games=game_2048"], f"File exists: '{tmp_path / 'file'}'\n"),
     ):
         process = start(*arguments)

@@ -1,0 +1,227 @@
+"""Every setting is checked before anything is written or done: what it cannot be is named in one line."""
+
+import dataclasses
+import functools
+import itertools
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from g1jax import rl, settings, vlm
+from g1jax.errors import G1Error
+from g1jax.evaluation import analysis, endpoint, program
+from g1jax.rl.rewards import RewardWeights
+from g1jax.settings import Range
+from g1jax.training import ExperimentError, cli, dataset_program, experiment_names, load_experiment, loop
+from g1jax.training.config import Experiment, Optimizer, Weights
+from g1jax.training.optimizer import make_optimizer
+from g1jax.training.setup import make_setup
+from tests.training import tiny
+
+Values = dict[tuple[str, ...], Any]
+BAD: tuple[Any, ...] = (
+    0, -1, 1, 2**31, 2**40, 10**5000, 0.5, -0.0, 1e-30, 1e30, float("nan"), float("inf"), float("-inf"),
+       True, "1", "", None, (), {}, b"1", 1j,
+)  # fmt: skip
+BASIS = tiny.make_experiment("nano", "")
+
+
+def numbers_of(kind: Any, hint: Any = None) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Where in a dataclass numbers are, and their types: also in its parts, its mappings, and unions with None."""
+    hint = kind if hint is None else hint
+    if typing.get_origin(hint) is Annotated:
+        yield from numbers_of(kind, typing.get_args(hint)[0])
+    elif dataclasses.is_dataclass(hint):
+        hints = typing.get_type_hints(hint, include_extras=True)
+        for field in dataclasses.fields(hint):
+            yield from (((field.name, *path), part) for path, part in numbers_of(kind, hints[field.name]))
+    elif typing.get_origin(hint) is Mapping:
+        yield from ((("swap", *path), part) for path, part in numbers_of(kind, typing.get_args(hint)[1]))
+    elif hint in (int, float):
+        yield (), hint
+    elif typing.get_origin(hint) is not Literal and typing.get_args(hint):
+        for part in typing.get_args(hint):
+            if part is not type(None) and part is not Ellipsis:
+                yield from numbers_of(kind, part)
+
+
+def with_value(whole: Any, path: tuple[str, ...], value: Any) -> Any:
+    """A copy in which one setting has this value."""
+    if not path:
+        return value
+    first, *rest = path
+    if isinstance(whole, Mapping):
+        return {**whole, first: with_value(whole.get(first, Weights()) if rest else None, tuple(rest), value)}
+    return dataclasses.replace(whole, **{first: with_value(getattr(whole, first), tuple(rest), value)})
+
+
+def spell(path: tuple[str, ...]) -> str:
+    """As messages name it: `rl.walk_steps['swap']`."""
+    parts = [f"[{part!r}]" if part == "swap" else f".{part}" for part in path]
+    return "".join(parts).removeprefix(".")
+
+
+def refusal(what: Any) -> str:
+    """What calling it says in one line; empty if nothing is refused."""
+    try:
+        what()
+    except G1Error as error:
+        said = str(error)
+        assert said
+        assert "\n" not in said
+        assert len(said) < 400
+        return said
+    return ""
+
+
+def check_with(basis: Any, path: tuple[str, ...], value: Any) -> None:
+    settings.check(with_value(basis, path, value), ExperimentError)
+
+
+NUMBERS = [path for path, _ in numbers_of(Experiment)]
+
+
+def test_all_numbers_are_found() -> None:
+    found = {spell(path) for path in NUMBERS}
+    assert len(NUMBERS) == len(found) >= 55
+    assert {"seed", "rl.optimizer.b2", "evaluation.temperature", "log.keep", "rl.walk_steps['swap']"} <= found
+    assert "rl.weights_by_game['swap'].format" in found
+
+
+@pytest.mark.parametrize("path", NUMBERS, ids=spell)
+def test_a_number_of_an_experiment(path: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused by its name, or the experiment can be set up."""
+    monkeypatch.chdir(tmp_path)
+    kind = dict(numbers_of(Experiment))[path]
+    for value in BAD:
+        said = refusal(lambda value=value: make_setup(with_value(BASIS, path, value)))
+        is_number = type(value) is int or (kind is float and type(value) is float)
+        if not is_number or value != value or abs(value) == float("inf") or abs(value) > 1e31:
+            assert said.startswith(f"{spell(path)}="), (value, said)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "basis",
+    [
+        program.Options(),
+        analysis.Options(),
+        dataset_program.Options(out=Path("out")),
+        endpoint.Endpoint(),
+        rl.Algorithm(),
+        RewardWeights(),
+        vlm.Sampling(),
+        vlm.lora.LoRA(),
+    ],
+    ids=lambda basis: f"{type(basis).__module__}.{type(basis).__name__}",
+)
+def test_a_number_of_a_program_or_a_part(basis: Any) -> None:
+    found = list(numbers_of(type(basis)))
+    assert found
+    for (path, kind), value in itertools.product(found, BAD):
+        check = functools.partial(check_with, basis, path, value)
+        said = refusal(check)
+        is_number = type(value) is int or (kind is float and type(value) is float)
+        is_none = value is None and functools.reduce(getattr, path, basis) is None
+        if not is_none and (not is_number or not abs(value) < 1e31):
+            assert f"{path[-1]}=" in said, (path, value, said)
+            assert ": expected " in said
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "message"),
+    [
+        (program.evaluate, program.Options(temperature=float("nan")), "temperature=nan: expected 0, or a number from"),
+        (
+            program.evaluate,
+            program.Options(seed=2**31),
+            "seed=2147483648: expected a whole number from 0 to 2147483647",
+        ),
+        (analysis.analyze, analysis.Options(temperature=-1.0), "temperature=-1.0: expected"),
+        (analysis.analyze, analysis.Options(episodes=0), "episodes=0: expected"),
+        (dataset_program.make_dataset, dataset_program.Options(out=Path("out"), states=0), "states=0: expected"),
+        (dataset_program.make_dataset, dataset_program.Options(out=Path("out"), seed=2**40), "seed=1099511627776: exp"),
+    ],
+)
+def test_programs_check_first(
+    run: Any, options: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert refusal(lambda: run(options)).startswith(message)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": ""}, "name: an experiment needs one"),
+        ({"name": "two\nlines"}, "lines': expected a text of one line"),
+        ({"games": "swap"}, "games='swap': expected a tuple"),
+        ({"games": ("swap", 1)}, "games[1]=1: expected a text of one line"),
+        ({"dtype": "float16"}, "dtype='float16': expected one of float32, bfloat16"),
+        ({"is_remat": 1}, "is_remat=1: expected True or False"),
+        ({"rl": None}, "rl=None: expected settings of type RL"),
+        ({"levels": {"shisen_sho": 3}}, "levels['shisen_sho']=3: expected a dict whose keys are texts"),
+        ({"levels": {"chess": {}}}, "levels: unknown game 'chess'"),
+        ({"levels": {"game_2048": {"frame_size": [2**31, 2**31]}}}, "game_2048: frame_size=(2147483648, 2147483648)"),
+        ({"levels": {"game_2048": {"noise": 10**400}}}, "game_2048: noise=1000"),
+        ({"cold_start__mixed_levels": {"shisen_sho": ()}}, "cold_start.mixed_levels['shisen_sho']: name at least one"),
+        ({"cold_start__mixed_levels": {"shisen_sho": ({"colors": 0},)}}, "shisen_sho: colors=0"),
+        ({"rl__walk_steps": {"shisen": 3}}, "rl.walk_steps: unknown game 'shisen'; did you mean 'shisen_sho'"),
+        ({"rl__weights_by_game": {"swap": 1.0}}, "rl.weights_by_game['swap']=1.0: expected settings of type Weights"),
+        ({"rl__changes": {"clip_high": float("inf")}}, "clip_high=inf: expected a number from 0 to 1e+06"),
+        ({"rl__changes": {"max_length": 2**40}}, "max_length=1099511627776: expected"),
+        ({"rl__iterations": 10**9, "rl__epochs": 3}, "rl.iterations × epochs × minibatches: 3000000000, more than"),
+        ({"max_new_tokens": 10**6}, "a sequence of 1000"),
+        ({"lora__rank": 4, "lora__targets": ()}, "LoRA: targets=(): a tuple of names"),
+    ],
+)
+def test_what_is_no_experiment(changes: dict[str, Any], message: str) -> None:
+    assert message in refusal(lambda: make_setup(tiny.make_experiment("nano", "", **changes)))
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_a_run_that_must_not_learn_can_be_set_up(name: str) -> None:
+    e = cli.parse([f"--experiment={name}", "--rl.lr=0", "--cold-start.lr=0", "--log.every=0"], "")
+    assert e.rl.optimizer.lr == e.cold_start.optimizer.lr == 0
+    assert e == load_experiment(name) or e.name == name
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_rate_of_zero_learns_nothing(name: Literal["adamw", "muon"]) -> None:
+    optimizer = make_optimizer(Optimizer(name=name, lr=0.0, final_norm_lr=0.1, warmup=2, weight_decay=1.0), 4)
+    params = {"model": {"norm": {"scale": jnp.ones(3)}, "kernel": jnp.ones((3, 3))}}
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), optax.apply_updates(params, updates), params))
+
+
+@pytest.mark.parametrize(("every", "due"), [(0, []), (1, [1, 2, 3, 4]), (2, [2, 4]), (9, [])])
+def test_intervals(every: int, due: list[int]) -> None:
+    assert [step for step in range(1, 5) if loop._is_due(step, every)] == due
+
+
+@dataclasses.dataclass(frozen=True)
+class Forgotten:
+    a: Annotated[int, Range(1, 3)] = 2
+    b: float = 0.5
+
+
+def test_a_number_without_a_range_is_noticed() -> None:
+    with pytest.raises(TypeError, match="b: a number without a range"):
+        settings.check(Forgotten(), ExperimentError)
+    with pytest.raises(ExperimentError, match=r"^x\.a=4: expected a whole number from 1 to 3$"):
+        settings.check(Forgotten(a=4), ExperimentError, "x.")
+
+
+def test_the_words_of_a_range() -> None:
+    assert Range(0, 1).spell("a number") == "a number from 0 to 1"
+    assert Range(0, 1e30, is_above=True).spell("a number") == "a number above 0, up to 1e+30"
+    assert Range(1e-6, 9, also=0).spell("a number") == "0, or a number from 1e-06 to 9"
+    assert 0 in Range(1, 2, also=0)
+    assert 0 not in Range(0, 2, is_above=True)
