@@ -18,6 +18,7 @@ import json
 import os
 import re
 import stat
+import tomllib
 from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from g1jax.errors import G1Error
+from g1jax.terminal import one_line
 
 MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 64
@@ -34,6 +36,7 @@ MAX_DIGITS = 300
 
 _CHUNK = 1 << 20
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
+_DOTTED = re.compile(r"""(?<![A-Za-z0-9_-])(?:(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){16}""")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 # The longest start of a text in which every escaped surrogate is half of a pair. Escapes are consumed whole, so an
 # escaped backslash before a `u` is not mistaken for one; possessive, so it never backtracks.
@@ -90,21 +93,20 @@ def file_inside(folder: Path, name: str, where: str, error: type[G1Error] = Fore
     Raises:
         error: the name is absolute, leads out of the folder, or means no regular file.
     """
-    shown = name_of(name)
     try:
         given = Path(name)
         is_inside = not given.is_absolute() and ".." not in given.parts
         path, root = (folder / given).resolve(), folder.resolve()
-        blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
-        is_inside &= path.is_relative_to(root) or path.is_relative_to(blobs)
-        is_there = is_inside and path.is_file()
+        is_there = path.is_file()
     except (OSError, ValueError, RuntimeError):  # a null byte, a surrogate, a name too long, a loop of links
-        raise error(f"{where}: {shown} is not the name of a file") from None
+        raise error(f"{where}: {name_of(name)} is not the name of a file") from None
+    blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
+    is_inside &= path.is_relative_to(root) or path.is_relative_to(blobs)
     if not is_inside:
-        raise error(f"{where}: {shown} leads out of the folder {name_of(folder)}: put the file into it")
+        raise error(f"{where}: {name_of(name)} leads out of the folder {name_of(folder)}: put the file into it")
     if not is_there:
-        raise error(f"{where}: there is no file {shown} in {name_of(folder)}")
-    return path
+        raise error(f"{where}: there is no file {name_of(name)} in {name_of(folder)}")
+    return folder / given
 
 
 @contextlib.contextmanager
@@ -125,6 +127,39 @@ def _open_regular(path: str | Path, error: type[G1Error]) -> BufferedReader:
         os.close(handle)
         raise error(f"{name_of(path)}: not a regular file")
     return os.fdopen(handle, "rb")
+
+
+# TOML
+
+
+def read_toml(
+    path: str | Path, *, max_bytes: int = 2**16, max_depth: int = 8, error: type[G1Error] = ForeignError
+) -> dict[str, Any]:
+    """The tables of a TOML file a user edits: small, shallow, numbers of 64 bits as TOML has them.
+
+    Raises:
+        error: it cannot be read, is no TOML, or is larger or deeper than allowed.
+    """
+    text, where = read_text(path, max_bytes=max_bytes, error=error), name_of(path)
+    if found := _DOTTED.search(text):  # of which the parser takes quadratic time
+        raise error(f"{where}: {_place(text, found.start())}: a key of many parts")
+    try:
+        tables = tomllib.loads(text)
+    except (ValueError, RecursionError) as reason:
+        said = "nested too deep" if isinstance(reason, RecursionError) else one_line(str(reason), 200)
+        raise error(f"{where}: not TOML: {said}") from None
+    _check_toml(tables, where, max_depth, error)
+    return tables
+
+
+def _check_toml(value: Any, where: str, depth: int, error: type[G1Error]) -> None:
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        raise error(f"{where}: an integer of more than 64 bits")
+    if isinstance(value, dict | list):
+        if depth == 0:
+            raise error(f"{where}: nested too deep")
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_toml(item, where, depth - 1, error)
 
 
 # JSON

@@ -12,7 +12,16 @@ import pytest
 
 from g1jax import foreign
 from g1jax.errors import G1Error
-from g1jax.foreign import ForeignError, file_inside, parse_json, read_bytes, read_json, read_json_lines, read_text
+from g1jax.foreign import (
+    ForeignError,
+    file_inside,
+    parse_json,
+    read_bytes,
+    read_json,
+    read_json_lines,
+    read_text,
+    read_toml,
+)
 
 DEEP = 200_000
 
@@ -165,6 +174,38 @@ def test_the_caller_chooses_the_error(tmp_path: Path) -> None:
     for name in ("a.json", "none.json"):
         with pytest.raises(OtherError, match=name):
             read_json(tmp_path / name, error=OtherError)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a = ", "not TOML: "),
+        ("a = " + "[" * 10_000, "not TOML: "),
+        ("a = [[[[[[[[[1]]]]]]]]]", "nested too deep"),
+        ("b = 1\n" + "a." * 20_000 + "a = 1", "line 2, column 1: a key of many parts"),
+        ("b = 1\n" + '"a" . ' * 30 + "a = 1", "line 2, column 1: a key of many parts"),
+        ("a = {" + "a." * 30 + "a = 1}", "line 1|column 6: a key of many parts"),
+        ("a = 9223372036854775808", "an integer of more than 64 bits"),
+        ("a = " + "9" * 20_000, "an integer of more than 64 bits|not TOML"),
+        ("a = '" + "a" * 70_000 + "'", "more than 65536 bytes"),
+        ("a = 1\na = 2", "not TOML: "),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_toml_that_is_none_or_takes_too_long(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(text)
+    start = time.process_time()
+    with pytest.raises(ForeignError, match=message) as fault:
+        read_toml(file)
+    assert str(fault.value).startswith(f"{file}: ")
+    assert str(fault.value).isprintable()
+    assert time.process_time() - start < 5
+
+
+def test_ordinary_toml_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('[a]\nb = [1, 2.5, "No. It is v1.2.3. e.g. one. Two. Three. Four."]\n')
+    assert read_toml(tmp_path / "a.toml")["a"]["b"][:2] == [1, 2.5]
 
 
 def test_lines_are_read_one_by_one_and_bad_ones_are_told(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import functools
 import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 import jax
@@ -21,6 +20,7 @@ import numpy as np
 from g1jax.envs import random, text
 from g1jax.envs.level import Level, LevelError, make_level, names_of, require, traced_keys, unknown
 from g1jax.envs.render import Renderer
+from g1jax.foreign import read_text
 from g1jax.typing import Array, ArrayLike, HostImages, Key
 
 TracedLevel = dict[str, Array]
@@ -57,6 +57,7 @@ class State(Protocol):
 S = TypeVar("S", bound=State)
 
 ANY = "any"
+_MAX_PROMPT = 2**16  # bytes of a prompt's file
 """A traced palette or background: draw one of the game's own for each episode."""
 
 _ANSWER_FORMS = {1: "#", 2: "(#, #)", 4: "(#, #) (#, #)"}
@@ -326,10 +327,7 @@ class Game(Generic[S]):
     def _fill_prompt(self) -> str:
         template = self.level.prompt or self.default_prompt
         if template.startswith("@"):
-            try:
-                template = Path(template[1:]).read_text("utf-8")
-            except UnicodeDecodeError:
-                raise LevelError(f"prompt={template!r}: not a text file in UTF-8") from None
+            template = read_text(template[1:], max_bytes=_MAX_PROMPT, error=LevelError)
         fields = self.prompt_fields()
 
         def fill(match: re.Match[str]) -> str:

@@ -20,6 +20,7 @@ from g1jax.settings import show
 
 MOST_PIXELS = 30 * 512
 """The side of the largest frame."""
+_MAX_PIXELS = 2**24  # of a frame: 4096 × 4096
 TracedRule = Literal["free", "at_most", "if_on", "choice"]
 """What a traced key's value may become, against the value the game was made with.
 
@@ -95,6 +96,12 @@ class Level:
                 f"frame_size={self.frame_size}: the board alone is {height}×{width} pixels; "
                 "make the frame larger or cell_size smaller",
             )
+        height, width = self.frame_size or (self.rows * self.cell_size, self.cols * self.cell_size)
+        require(
+            height * width <= _MAX_PIXELS,
+            f"a frame of {height}×{width} pixels, and at most {_MAX_PIXELS} are drawn: "
+            "make frame_size, cell_size or the board smaller",
+        )
         for key, known in (("palette", looks.PALETTES), ("background", looks.BACKGROUNDS)):
             for name in names_of(getattr(self, key)):
                 require(name in known, unknown(key, name, known))

@@ -1,7 +1,6 @@
 """`make`: a game by name, at a level made of presets and keys."""
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import g1jax
 from g1jax.envs.core import Game
 from g1jax.envs.level import LevelError, make_level, require, unknown
+from g1jax.foreign import read_toml
 
 _GAMES: dict[str, type[Game[Any]]] = {}
 PRESETS_VARIABLE = "G1JAX_ENVS"
@@ -60,10 +60,7 @@ def presets(game_id: str) -> Mapping[str, dict[str, Any]]:
         LevelError: no such file, or not TOML.
     """
     file = _preset_file(game_id)
-    try:
-        tables = tomllib.loads(file.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LevelError(f"{file}: {error}") from None
+    tables = read_toml(file, error=LevelError)
     out = {}
     for name, table in tables.items():
         require(isinstance(table, dict), f"{file}: {name} stands outside of a [preset]")

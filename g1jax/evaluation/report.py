@@ -14,13 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from g1jax.errors import G1Error
 from g1jax.evaluation import tables
 from g1jax.evaluation.bootstrapping import in_words, lead_lag
 from g1jax.evaluation.protocol import EvaluationError
 from g1jax.evaluation.results import Result
+from g1jax.foreign import name_of, read_json_lines
 
 FILE = "report.html"
 METRICS = "metrics.jsonl"
+_MAX_LINE = 2**20  # bytes
 TEXT_BYTES = 2_500_000
 """Responses in a report have so many bytes at most, all together; longer ones lose their ends."""
 
@@ -153,6 +156,12 @@ def _shortened(replays: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 # Training runs
 
 
+def _ends_in_newline(file: Path) -> bool:
+    with file.open("rb") as stream:
+        stream.seek(-1, 2)
+        return stream.read(1) == b"\n"
+
+
 def read_curves(path: Path, *, may_be_none: bool = False) -> Curves:
     """The curves in a run's metrics.jsonl, or in the folder that has it: keys such as `game_2048/perception`.
 
@@ -163,23 +172,21 @@ def read_curves(path: Path, *, may_be_none: bool = False) -> Curves:
     if not file.is_file():
         raise EvaluationError(f"no curves at {path}: neither a {METRICS} nor a folder with one")
     curves: Curves = {}
-    lines = file.read_text("utf-8", "replace").split("\n")
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            step = float(row["step"])
-        except (ValueError, TypeError, KeyError):
-            if number == len(lines):  # a run under way may be in the middle of its last line
-                continue
-            raise EvaluationError(f"{file}:{number}: not a line of JSON with a step") from None
+    bad: list[G1Error] = []
+    for number, row in read_json_lines(
+        file, max_line_bytes=_MAX_LINE, allow_nan=True, error=EvaluationError, on_error=bad.append
+    ):
+        step = row.get("step") if isinstance(row, dict) else None
+        if bad or type(step) not in (int, float):
+            raise bad[0] if bad else EvaluationError(f"{name_of(file)}:{number}: not a line of metrics with a step")
         for name, value in row.items():
             game, _, key = name.rpartition("/")
             if key == "reasoning" and row.get(f"{game}/perception") == 0:
                 continue  # nothing was read, so nothing is known of what follows
-            if game and key in CURVES and isinstance(value, int | float) and math.isfinite(value):
-                curves.setdefault(game, {}).setdefault(key, []).append((step, float(value)))
+            if game and key in CURVES and type(value) in (int, float) and math.isfinite(value):
+                curves.setdefault(game, {}).setdefault(key, []).append((float(step), float(value)))
+    if len(bad) > 1 or (bad and _ends_in_newline(file)):  # a run under way may be in the middle of its last line
+        raise bad[0]
     if not curves and not may_be_none:
         raise EvaluationError(f"{file}: no keys such as game_2048/perception")
     return curves

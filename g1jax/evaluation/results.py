@@ -17,10 +17,14 @@ import numpy as np
 from g1jax.envs.core import Game
 from g1jax.evaluation.protocol import Episodes, EvaluationError, counts_score
 from g1jax.evaluation.statistics import Interval, Sums, curves_of, differences, intervals, sums_of
+from g1jax.foreign import excerpt, read_json
 from g1jax.terminal import printable
 
 FORMAT = 1
 FILE = "results.json"
+_MAX_EPISODES = 10_000_000
+_MAX_VALUES = 20_000_000  # of 100,000 episodes there are eight million, of two to four bytes each
+_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,28 +117,76 @@ def load(path: Path) -> Result:
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
         raise EvaluationError(f"no results at {path}: neither a {FILE} nor a folder with one")
-    try:
-        data = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise EvaluationError(f"{file}: not JSON ({error})") from None
+    data = read_json(file, max_values=_MAX_VALUES, error=EvaluationError)
     version = data.get("g1jax_evaluation") if isinstance(data, dict) else None
-    if version != FORMAT:
+    if type(version) is not int or version != FORMAT:
         raise EvaluationError(f"{file}: not a result of train/evaluate.py of this version")
-    try:
-        count = data["protocol"]["episodes"]
-        games = {label: _game_from_json(game, count) for label, game in data["games"].items()}
-        return Result(data["player"], data["protocol"], games)
-    except (KeyError, TypeError, ValueError) as error:
-        raise EvaluationError(f"{file}: a damaged result ({type(error).__name__}: {error})") from None
+    return _Reader(file).result(data)
 
 
-def _game_from_json(data: dict[str, Any], count: int) -> GameResult:
-    figures = {
-        key: Interval(*(math.nan if figure[part] is None else figure[part] for part in ("mean", "low", "high")))
-        for key, figure in data["figures"].items()
-    }
-    sums = {key: Sums(_unpack(above, count), _unpack(below, count)) for key, (above, below) in data["sums"].items()}
-    return GameResult(data["game_id"], data["level"], data["counts"], figures, data["curves"], sums)
+@dataclass(frozen=True)
+class _Reader:
+    """Reads a file's values, each by its type and range; a wrong one is an error that names its key."""
+
+    file: Path
+
+    def result(self, data: dict[str, Any]) -> Result:
+        player, protocol = self.get(data, "player", dict), self.get(data, "protocol", dict)
+        self.get(player, "name", str, "player.")
+        for key in ("episodes", "steps", "seed"):
+            self.get(protocol, key, int, "protocol.")
+        count = protocol["episodes"]
+        if not 0 < count <= _MAX_EPISODES:
+            raise self.wrong("protocol.episodes", count, f"1 to {_MAX_EPISODES}")
+        games = self.get(data, "games", dict)
+        return Result(player, protocol, {label: self.game(games, label, count) for label in games})
+
+    def game(self, games: dict[str, Any], label: str, count: int) -> GameResult:
+        data, at = self.get(games, label, dict, "games."), f"games.{label}."
+        figures = {
+            key: Interval(*(self.number(figure, part, f"{at}figures.{key}.") for part in ("mean", "low", "high")))
+            for key, figure in self.get(data, "figures", dict, at).items()
+        }
+        curves = self.get(data, "curves", dict, at)
+        for key in curves:
+            curve = self.get(curves, key, list, f"{at}curves.")
+            if not all(value is None or type(value) in (int, float) for value in curve):
+                raise self.wrong(f"{at}curves.{key}", curve, "numbers and nulls")
+        sums = {
+            key: self.sums(parts, f"{at}sums.{key}", count) for key, parts in self.get(data, "sums", dict, at).items()
+        }
+        level, counts = self.get(data, "level", dict, at), self.get(data, "counts", str, at)
+        return GameResult(self.get(data, "game_id", str, at), level, counts, figures, curves, sums)
+
+    def sums(self, parts: Any, key: str, count: int) -> Sums:
+        if not isinstance(parts, list) or len(parts) != 2:
+            raise self.wrong(key, parts, "two lists")
+        above, below = (self.unpacked(part, key, count) for part in parts)
+        return Sums(above, below)
+
+    def unpacked(self, values: Any, key: str, count: int) -> np.ndarray:
+        whole = values if isinstance(values, list) else [values]
+        are_whole = all(type(value) is int and abs(value) < 2**53 for value in whole)
+        if not are_whole or len(whole) not in (1, count) or (isinstance(values, list) and len(whole) != count):
+            raise self.wrong(key, values, f"a whole number, or {count} of them")
+        return np.broadcast_to(np.array(whole, np.float64), (count,))  # one number takes the memory of one
+
+    def number(self, figure: Any, part: str, at: str) -> float:
+        value = figure.get(part, "") if isinstance(figure, dict) else ""
+        if value is None:
+            return math.nan
+        if type(value) not in (int, float):
+            raise self.wrong(f"{at}{part}", value, "a number or null")
+        return float(value)
+
+    def get(self, data: dict[str, Any], key: str, kind: type, at: str = "") -> Any:
+        value = data.get(key)
+        if type(value) is not kind:
+            raise self.wrong(f"{at}{key}", value, _KINDS[kind])
+        return value
+
+    def wrong(self, key: str, value: object, wanted: str) -> EvaluationError:
+        return EvaluationError(f"{self.file}: a damaged result: {excerpt(key)} is {excerpt(value)}, not {wanted}")
 
 
 def _without_nan(figure: dict[str, float]) -> dict[str, float | None]:
@@ -145,11 +197,6 @@ def _pack(values: np.ndarray) -> int | list[int]:
     """Whole numbers; one where all are the same."""
     whole = [int(value) for value in values]
     return whole[0] if len(set(whole)) == 1 else whole
-
-
-def _unpack(values: int | list[int], count: int) -> np.ndarray:
-    unpacked = np.broadcast_to(np.array(values, np.float64), (count,))
-    return np.array(unpacked)
 
 
 # Comparing

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from PIL import Image
 
 from g1jax.evaluation.exchanges import Journal, check_setting
+from g1jax.foreign import ForeignError, read_json
 from g1jax.training import dataset_parquet
 from g1jax.training.config import ExperimentError, require
 from g1jax.training.dataset import IMAGES, JSONL, PARQUET, Record, Row
@@ -107,7 +108,10 @@ def llama_factory(file_name: str) -> dict[str, Any]:
 
 
 def _about(folder: Path) -> dict[str, Any]:
+    message = f"{folder} has a dataset that this program did not make: use another --out"
     try:
-        return dict(json.loads((folder / ABOUT).read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
-        raise ExperimentError(f"{folder} has a dataset that this program did not make: use another --out") from None
+        about = read_json(folder / ABOUT)
+    except ForeignError as error:
+        raise ExperimentError(f"{message} ({error})") from None
+    require(isinstance(about, dict), message)
+    return dict(about)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def test_the_pictures_that_were_played_are_part_of_the_level() -> None:
         ("{", "not JSON"),
         ("[]", "not a result"),
         ('{"g1jax_evaluation": 9}', "not a result"),
-        ('{"g1jax_evaluation": 1}', "damaged"),
+        ('{"g1jax_evaluation": true}', "not a result"),
+        ('{"g1jax_evaluation": 1}', "damaged result: 'player' is None, not an object"),
+        ("[" * 200_000, "nested deeper than 64 levels"),
     ],
 )
 def test_a_file_that_is_no_result_is_told(content: str | None, told: str, tmp_path: Path) -> None:
@@ -57,6 +60,40 @@ def test_a_file_that_is_no_result_is_told(content: str | None, told: str, tmp_pa
     with pytest.raises(EvaluationError, match=told) as caught:
         load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to every value of some JSON."""
+    yield at
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places(item, (*at, key))
+
+
+def test_any_value_in_a_result_is_taken_or_refused_by_name(tmp_path: Path) -> None:
+    """Also numbers that NumPy could not hold, and as many episodes as no memory could."""
+    save(result(), tmp_path)
+    text = (tmp_path / "results.json").read_text()
+    num_refused = 0
+    for at in places(json.loads(text)):
+        for wrong in (None, "\x1b[2J", -1, 2.5, 10**15, 10**200, [], {}, [[]], True):
+            whole: list[Any] = [json.loads(text)]
+            inner: Any = whole
+            for key in (0, *at)[:-1]:
+                inner = inner[key]
+            inner[(0, *at)[-1]] = wrong
+            (tmp_path / "results.json").write_text(json.dumps(whole[0]))
+            try:
+                load(tmp_path)
+            except EvaluationError as error:
+                told = str(error)
+            else:
+                continue
+            num_refused += 1
+            assert told.startswith(f"{tmp_path}/results.json: ")
+            assert told.isprintable()
+            assert len(told) < 400
+    assert num_refused > 100
 
 
 def test_differences_by_hand() -> None:
