@@ -1,5 +1,6 @@
 """g1jax.envs: visual games as pure JAX functions, thousands at a time, with pixels and text on the device."""
 
+from g1jax.envs.checks import InputError
 from g1jax.envs.core import Game, State, StepResult, TracedLevel
 from g1jax.envs.game_2048 import Game2048
 from g1jax.envs.level import Level, LevelError
@@ -15,6 +16,7 @@ for _game in (Game2048, ShisenSho, ShisenShoCifar10, Swap):
 __all__ = [
     "AutoReset",
     "Game",
+    "InputError",
     "Level",
     "LevelError",
     "State",

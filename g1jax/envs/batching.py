@@ -106,3 +106,12 @@ def _all_batched(size: int, in_batched: Any, values: Any) -> Any:
         return leaf if is_batched else jnp.broadcast_to(leaf[None], (size, *leaf.shape))
 
     return jax.tree.map(batched, in_batched, values)
+
+
+def where(mask: Array, values: Pytree, otherwise: Pytree) -> Pytree:
+    """Leaf by leaf, the rows of one batch where a mask holds, bool[B], and of another where not."""
+
+    def pick(a: Array, b: Array) -> Array:
+        return jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(pick, values, otherwise)

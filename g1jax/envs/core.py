@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from g1jax.envs import random, text
+from g1jax.envs.checks import as_int32, check_seed
 from g1jax.envs.level import Level, LevelError, make_level, names_of, require, traced_keys, unknown
 from g1jax.envs.render import Renderer
 from g1jax.foreign import read_text
@@ -175,8 +176,12 @@ class Game(Generic[S]):
         return self.begin(begin_key, jax.random.bits(seed_key, dtype=jnp.uint32), self._or_own(level))
 
     def step(self, state: S, action: ArrayLike | int, key: Key) -> tuple[S, StepResult]:
-        """One move. A finished game stays as it is, with reward 0; any integer is an action, legal or not."""
-        action = jnp.asarray(action, jnp.int32)
+        """One move. A finished game stays as it is, with reward 0; any integer is an action, legal or not.
+
+        Raises:
+            InputError: something else is none; several are one game's in `branch`, or a batch's under `jax.vmap`.
+        """
+        action = as_int32("action", action, ())
         action = jnp.where((action >= 0) & (action < self.num_actions), action, self.invalid_action)
         after, reward, is_legal = self.move(state, action, key)
         is_over = state.terminated
@@ -196,6 +201,7 @@ class Game(Generic[S]):
 
         With `common` randomness all see the same future and differ by their action alone; else each draws its own.
         """
+        actions = as_int32("actions", actions, (None,))
         keys = key if common else jax.random.split(key, actions.shape[0])
         return jax.vmap(self.step, (None, 0, None if common else 0))(state, actions, keys)
 
@@ -229,14 +235,19 @@ class Game(Generic[S]):
             return cast(Array, _on_device(self, "read_board", text.encode(board_text)))
         return self.board_text.read(text.as_bytes(board_text))
 
-    def from_text(self, board_text: str | bytes | ArrayLike, level: TracedLevel | None = None, seed: int = 0) -> S:
+    def from_text(
+        self, board_text: str | bytes | ArrayLike, level: TracedLevel | None = None, seed: Array | int = 0
+    ) -> S:
         """The state a board text describes. In a jit (an array, not a string), an unreadable cell reads as kind 0.
 
         Raises:
             ValueError: a string that is no board of this game; the message has the row and the column.
+            InputError: an array that is no bytes, or a seed of more than 32 bits.
         """
+        check_seed(seed)
         if isinstance(board_text, str | bytes):
             self._check_board(board_text)
+            seed = jnp.asarray(seed, jnp.uint32)
             return cast(S, _on_device(self, "from_text", text.encode(board_text), self._or_own(level), seed))
         cells = jnp.maximum(self.read_board(board_text), 0)
         return self.from_cells(cells, jnp.asarray(seed, jnp.uint32), self._or_own(level))
@@ -253,13 +264,13 @@ class Game(Generic[S]):
 
     def write_action(self, action: ArrayLike | int) -> Array:
         """An action as a response that `parse` reads: int32[] -> uint8[A]. The invalid action has an empty answer."""
-        action = jnp.asarray(action, jnp.int32)
+        action = as_int32("action", action, ())
         numbers = action[None] // self._strides % np.array(self.action_shape, np.int32)
         return self.answer_text.write(numbers, (action >= 0) & (action < self.num_actions))
 
     def format_action(self, action: ArrayLike | int) -> str:
         """An action as a response: `parse(format_action(a)) == a` for every a, the invalid action too."""
-        return text.decode(cast(Array, _on_device(self, "write_action", jnp.asarray(action, jnp.int32))))
+        return text.decode(cast(Array, _on_device(self, "write_action", as_int32("action", action, ()))))
 
     def perception_exact(self, response: str | bytes | ArrayLike, state: S) -> Array:
         """Whether a response's `<perception>` is exactly the true board text: uint8[N] -> bool[]."""

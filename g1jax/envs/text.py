@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from g1jax.envs.checks import check_bytes
 from g1jax.typing import Array, ArrayLike
 
 CELL_SEPARATOR = " | "
@@ -66,7 +67,12 @@ def encode(text: str | bytes, length: int | None = None) -> np.ndarray:
 
 
 def as_bytes(text: ArrayLike) -> Array:
-    """Bytes on the device, uint8[N]; at least one, so that nothing at all is a text like any other."""
+    """Bytes on the device, uint8[N]; at least one, so that nothing at all is a text like any other.
+
+    Raises:
+        InputError: an array of something else.
+    """
+    check_bytes("text", text, None)
     text = jnp.asarray(text)
     return text if text.shape[0] else jnp.zeros(1, jnp.uint8)
 

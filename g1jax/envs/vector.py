@@ -16,31 +16,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from g1jax.envs import random
-from g1jax.envs.batching import loop_while
+from g1jax.envs import pool, random
+from g1jax.envs.batching import loop_while, where
+from g1jax.envs.checks import as_int32, check, check_bytes, is_whole
 from g1jax.envs.core import Game, TracedLevel
 from g1jax.envs.level import LevelError, require, unknown
+from g1jax.envs.pool import Pool
 from g1jax.envs.registry import make
 from g1jax.envs.render import reader
 from g1jax.typing import Array, Key, Pytree
+
+_MOST_STEPS = 2**31 - 1
+_MOST_ENVS = 2**26
+_LIMIT = f", a whole number up to {_MOST_ENVS}"
 
 AutoReset = Literal["none", "same_step", "next_step", "pool"]
 """What happens to an environment whose episode ended.
 
 `none`: it stays as it is, with reward 0. `same_step`: it begins anew within the step that ended it; `VecResult.final`
 keeps the last states. `next_step`: the next step ignores its action and begins anew. `pool`: as `same_step`, the new
-state taken from a bank of ready ones, of which a few are made anew every step.
+state taken from a bank of ready ones, each of which is handed out once: see `pool.Pool`.
 """
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Pool:
-    """A bank of P ready initial states of one game."""
-
-    states: Pytree  # each leaf [P, …]
-    next: Array  # int32[], the place of the state to hand out next
-    stale: Array  # int32[], the place of the state to make anew next
 
 
 @jax.tree_util.register_dataclass
@@ -103,12 +99,17 @@ class VecEnv:
     # Playing
 
     def reset(self, key: Key, levels: Sequence[TracedLevel] | TracedLevel | None = None) -> VecState:
-        """Fresh states. `levels`: traced levels, one a game (or one for all); leaves [] or [b]."""
+        """Fresh states. `levels`: traced levels, one a game (or one for all); leaves [] or [b].
+
+        Raises:
+            InputError: levels of another number of games or environments.
+        """
         reset_key, pool_key = jax.random.split(key)
         if levels is None:
             levels = [game.traced_level() for game in self.games]
         elif isinstance(levels, dict):
             levels = [levels] * len(self.games)
+        check(len(levels) == len(self.games), f"levels: {len(levels)} of them for {len(self.games)} games")
         levels = [_spread(level, count) for level, count in zip(levels, self.counts, strict=True)]
         keys = jax.random.split(reset_key, self.num_envs)
         states = tuple(
@@ -123,11 +124,18 @@ class VecEnv:
         """One move everywhere, int32[B], then what `autoreset` says.
 
         Phases: move; cut episodes at `max_steps`; undo what ended before; begin anew where asked for.
+
+        Raises:
+            InputError: a state of another batch, or actions that are not one integer for each environment.
         """
+        self._check_state(state.games)
+        is_pooled = self.autoreset != "pool" or len(state.pools) == len(self.games)
+        check(is_pooled, "state: without pools; a batch with autoreset='pool' steps from its own `reset`")
+        actions = as_int32("actions", actions, (self.num_envs,))
         move_key, reset_key = jax.random.split(key)
         was_done = state.terminated | state.truncated
         moved, result = self._move(state.games, actions, move_key)
-        num_steps = state.num_steps + 1
+        num_steps = jnp.minimum(state.num_steps, _MOST_STEPS - 1) + 1  # an episode without an end must not wrap
         if self.max_steps is not None:
             truncated = (num_steps >= self.max_steps) & ~result.terminated
             result = dataclasses.replace(result, truncated=truncated)
@@ -188,41 +196,19 @@ class VecEnv:
 
     def _fill_pools(self, key: Key, levels: Sequence[TracedLevel]) -> tuple[Pool, ...]:
         keys = jax.random.split(key, (len(self.games), self.pool_size))
-        zero = jnp.int32(0)
-        pools = []
-        for game, level, game_keys, count in zip(self.games, levels, keys, self.counts, strict=True):
-            # Levels in the environments' proportions: theirs in turn, or evenly picked ones in a smaller bank.
-            place = np.arange(self.pool_size)
-            owner = place % count if self.pool_size >= count else place * count // self.pool_size
-            pool_level = jax.tree.map(lambda leaf, owner=owner: leaf[owner], level)
-            pools.append(Pool(jax.vmap(game.reset)(game_keys, pool_level), zero, zero))
-        return tuple(pools)
+        return tuple(pool.fill(*args) for args in zip(self.games, levels, self.counts, keys, strict=True))
 
     def _renew_from_pools(self, state: VecState, is_wanted: Array, key: Key) -> VecState:
-        games, pools = [], []
         keys = jax.random.split(key, len(self.games))
-        for game, states, pool, part, game_key in zip(
-            self.games, state.games, state.pools, self._slices, keys, strict=True
-        ):
-            wanted = is_wanted[part]
-            order = jnp.cumsum(wanted.astype(jnp.int32)) - 1  # of those that want one, so no two get the same
-            fresh = jax.tree.map(lambda leaf, places=(pool.next + order) % self.pool_size: leaf[places], pool.states)
-            games.append(_where(wanted, fresh, states))
-            taken = jnp.sum(wanted.astype(jnp.int32))
-            pools.append(
-                self._refresh(game, dataclasses.replace(pool, next=(pool.next + taken) % self.pool_size), game_key)
+        renewed = [
+            pool.renew(game, bank, states, is_wanted[part], game_key)
+            for game, states, bank, part, game_key in zip(
+                self.games, state.games, state.pools, self._slices, keys, strict=True
             )
+        ]
+        games, pools = zip(*renewed, strict=True)
         num_steps = jnp.where(is_wanted, 0, state.num_steps)
-        return dataclasses.replace(state, games=tuple(games), pools=tuple(pools), num_steps=num_steps)
-
-    def _refresh(self, game: Game[Any], pool: Pool, key: Key) -> Pool:
-        """Makes a 64th of a bank anew, the longest-standing states first, at their own level."""
-        count = max(1, self.pool_size // 64)
-        places = (pool.stale + jnp.arange(count, dtype=jnp.int32)) % self.pool_size
-        levels = jax.tree.map(lambda leaf: leaf[places], pool.states.level)
-        fresh = jax.vmap(game.reset)(jax.random.split(key, count), levels)
-        states = jax.tree.map(lambda leaf, new: leaf.at[places].set(new), pool.states, fresh)
-        return Pool(states, pool.next, (pool.stale + count) % self.pool_size)
+        return dataclasses.replace(state, games=games, pools=pools, num_steps=num_steps)
 
     # Walks and branches
 
@@ -231,7 +217,8 @@ class VecEnv:
 
         The paper's random states: uniform over all actions (`legal=False`), 100 of them in 2048, 250 in Shisen-Sho.
         """
-        num_steps = jnp.broadcast_to(jnp.asarray(num_steps, jnp.int32), (self.num_envs,))
+        self._check_state(state.games)
+        num_steps = jnp.broadcast_to(as_int32("num_steps", num_steps, (), (self.num_envs,)), (self.num_envs,))
         last = jnp.max(num_steps)
         walks = num_steps > 0
         key, first_key = jax.random.split(key)
@@ -255,6 +242,8 @@ class VecEnv:
         """Every environment under K actions of its own, int32[B, K]: the next states of each game, leaves [b, K, …],
         and results, leaves [B, K]. See `Game.branch`; nothing is cut or begun anew.
         """
+        self._check_state(state.games)
+        actions = as_int32("actions", actions, (self.num_envs, None))
         keys = jax.random.split(key, self.num_envs)
         moves = [
             jax.vmap(lambda s, a, k, game=game: game.branch(s, a, k, common=common))(states, actions[part], keys[part])
@@ -316,24 +305,30 @@ class VecEnv:
 
     def parse(self, responses: Array) -> Array:
         """The actions responses ask for: uint8[B, N] -> int32[B]."""
+        check_bytes("responses", responses, self.num_envs, None)
         return self._join(lambda game, r: game.parse(r), None, responses)
 
     def write_actions(self, actions: Array) -> Array:
         """Actions as responses that `parse` reads: int32[B] -> uint8[B, A]."""
+        actions = as_int32("actions", actions, (self.num_envs,))
         return self._join(lambda game, a: game.write_action(a), None, actions)
 
     def perception_exact(self, responses: Array, state: VecState | tuple[Pytree, ...]) -> Array:
         """Whether each response's perception is the true board text: uint8[B, N] -> bool[B]."""
+        check_bytes("responses", responses, self.num_envs, None)
         return self._join(lambda game, s, r: game.perception_exact(r, s), _games_of(state), responses)
 
     def perception_cells(self, responses: Array, state: VecState | tuple[Pytree, ...]) -> Array:
         """The share of cells each response names rightly: uint8[B, N] -> float32[B]."""
+        check_bytes("responses", responses, self.num_envs, None)
         return self._join(lambda game, s, r: game.perception_cells(r, s), _games_of(state), responses)
 
     # Plumbing
 
     def _each(self, function: Callable[..., Array], states: tuple[Pytree, ...] | None, *batched: Array) -> list[Array]:
         """A function of (game, state, row of each batched array) over every game's environments."""
+        if states is not None:
+            self._check_state(states)
         out = []
         for i, (game, part) in enumerate(zip(self.games, self._slices, strict=True)):
             args = (() if states is None else (states[i],)) + tuple(array[part] for array in batched)
@@ -350,8 +345,16 @@ class VecEnv:
         ]
         return jnp.concatenate(padded)
 
-    def _select(self, mask: Array, where: tuple[Pytree, ...], otherwise: tuple[Pytree, ...]) -> tuple[Pytree, ...]:
-        return tuple(_where(mask[part], a, b) for part, a, b in zip(self._slices, where, otherwise, strict=True))
+    def _check_state(self, games: tuple[Pytree, ...]) -> None:
+        """Refuses states of another batch, whose rows would be taken for those of this one."""
+        sizes = [states.terminated.shape for states in games]
+        check(
+            sizes == [(count,) for count in self.counts],
+            f"state: environments by game {sizes}, and this batch has {[(count,) for count in self.counts]}",
+        )
+
+    def _select(self, mask: Array, games: tuple[Pytree, ...], otherwise: tuple[Pytree, ...]) -> tuple[Pytree, ...]:
+        return tuple(where(mask[part], a, b) for part, a, b in zip(self._slices, games, otherwise, strict=True))
 
 
 def make_vec(
@@ -380,8 +383,12 @@ def make_vec(
     made = [make(game) if isinstance(game, str) else game for game in listed]
     require(len(made) > 0, "make_vec: name at least one game")
     require(autoreset in get_args(AutoReset), unknown("autoreset mode", str(autoreset), get_args(AutoReset)))
-    require(max_steps is None or max_steps >= 1, f"max_steps={max_steps}: at least 1, or None")
-    require(pool_size >= 1, f"pool_size={pool_size}: at least 1")
+    require(
+        max_steps is None or (is_whole(max_steps) and 1 <= max_steps <= _MOST_STEPS),
+        f"max_steps={max_steps!r}: at least 1, or None; a whole number up to {_MOST_STEPS}",
+    )
+    require(is_whole(pool_size) and 1 <= pool_size <= _MOST_ENVS, f"pool_size={pool_size!r}: at least 1{_LIMIT}")
+    require(is_whole(num_envs) and num_envs <= _MOST_ENVS, f"num_envs={num_envs!r}: at least 1{_LIMIT}")
     counts = _split(num_envs, [1.0] * len(made) if shares is None else list(shares), len(made))
     return VecEnv(made, counts, autoreset, max_steps, pool_size)
 
@@ -389,7 +396,8 @@ def make_vec(
 def _split(num_envs: int, shares: list[float], num_games: int) -> list[int]:
     """Whole numbers in the proportions of the shares: each rounded down, the rest to the largest remainders."""
     require(len(shares) == num_games, f"shares: {len(shares)} of them for {num_games} games")
-    require(all(share > 0 for share in shares), f"shares={shares}: each must be above 0")
+    is_share = all(isinstance(share, int | float) and 0 < share < math.inf for share in shares)
+    require(is_share, f"shares={shares}: each must be above 0, a finite number")
     exact = np.array(shares) / sum(shares) * num_envs
     counts = np.floor(exact).astype(int)
     for i in np.argsort(counts - exact, kind="stable")[: num_envs - int(counts.sum())]:
@@ -401,15 +409,6 @@ def _split(num_envs: int, shares: list[float], num_games: int) -> list[int]:
 
 def _games_of(state: VecState | tuple[Pytree, ...]) -> tuple[Pytree, ...]:
     return state.games if isinstance(state, VecState) else state
-
-
-def _where(mask: Array, where: Pytree, otherwise: Pytree) -> Pytree:
-    """Leaf by leaf, the environments of one batch where a mask holds and of another where not."""
-
-    def pick(a: Array, b: Array) -> Array:
-        return jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-
-    return jax.tree.map(pick, where, otherwise)
 
 
 def _with_noise(game: Game[Any], states: Pytree, canvases: Array) -> Array:
@@ -425,4 +424,6 @@ def _with_noise(game: Game[Any], states: Pytree, canvases: Array) -> Array:
 
 def _spread(level: TracedLevel, count: int) -> TracedLevel:
     """A traced level for each of a game's environments."""
+    for key, value in level.items():
+        check(value.shape in ((), (count,)), f"levels: {key} has shape {value.shape}; give () or ({count},)")
     return {key: jnp.broadcast_to(value, (count,)) for key, value in level.items()}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -193,26 +194,52 @@ def test_new_episodes_differ_from_each_other(mode: envs.AutoReset) -> None:
 # ---- The pool --------------------------------------------------------------------------------------------------------
 
 
-def test_the_pool_hands_out_every_state_once_a_round_and_is_refreshed() -> None:
-    vec = vec_of([toy.make(), toy.make(most=2)], 20, autoreset="pool", max_steps=1, pool_size=50)
+def seeds_of(vec: envs.VecEnv, num_steps: int, seed: int = 3) -> tuple[list[np.ndarray], Any]:
+    """What the environments begin with when all end at every step, by game, and the last state."""
     state = jax.jit(vec.reset)(jax.random.key(0))
-    first = [set(np.asarray(pool.states.seed).tolist()) for pool in state.pools]
-    assert [len(seeds) for seeds in first] == [50, 50]
-    assert not first[0] & first[1]
     step = jax.jit(vec.step)
-    handed: list[list[int]] = [[], []]
-    for key in helpers.keys(15, seed=3):
-        state, _ = step(state, jnp.zeros(20, jnp.int32), key)
-        for seeds, states in zip(handed, state.games, strict=True):
-            seeds.extend(np.asarray(states.seed).tolist())
-    for seeds, known, pool in zip(handed, first, state.pools, strict=True):
-        assert len(seeds) == 150
-        for start in range(0, 150, 50):  # three rounds
-            assert len(set(seeds[start : start + 50])) == 50
-        assert set(seeds[:10]) <= known
-        now = set(np.asarray(pool.states.seed).tolist())
-        assert len(now) == 50
-        assert len(now - known) == 15  # one a step
+    seen = [[np.asarray(states.seed)] for states in state.games]
+    for key in helpers.keys(num_steps, seed=seed):
+        state, _ = step(state, jnp.zeros(vec.num_envs, jnp.int32), key)
+        assert not np.asarray(state.num_steps).any()
+        for of_game, states in zip(seen, state.games, strict=True):
+            of_game.append(np.asarray(states.seed))
+    return [np.concatenate(of_game) for of_game in seen], state
+
+
+@pytest.mark.parametrize("pool_size", [1, 7, 50])
+def test_the_pool_hands_out_no_state_twice(pool_size: int) -> None:
+    """Whether more episodes end at once than it has states, or fewer."""
+    vec = vec_of([toy.make(), toy.make(most=2)], 20, autoreset="pool", max_steps=1, pool_size=pool_size)
+    seen, state = seeds_of(vec, 16)
+    ready = [np.asarray(pool.states.seed) for pool in state.pools]
+    for seeds, bank, pool in zip(seen, ready, state.pools, strict=True):
+        assert len(np.unique(seeds)) == len(seeds) == 170
+        unused = np.roll(bank, -int(pool.next))[: int(pool.num_ready)]
+        assert len(unused) > pool_size - max(1, pool_size // 4)
+        assert not set(unused.tolist()) & set(seeds.tolist())
+    assert len(np.unique(np.concatenate([*seen, *ready]))) >= 340 + sum(int(p.num_ready) for p in state.pools)
+
+
+def test_the_pool_starts_with_the_states_that_it_was_filled_with() -> None:
+    vec = vec_of(toy.make(), 20, autoreset="pool", max_steps=1, pool_size=50)
+    bank = np.asarray(jax.jit(vec.reset)(jax.random.key(0)).pools[0].states.seed)
+    (seeds,), _ = seeds_of(vec, 2)
+    np.testing.assert_array_equal(seeds[20:], bank[:40])
+
+
+def test_the_pool_is_refilled_a_chunk_at_a_time() -> None:
+    """As long as a chunk of it is not used up, a step computes no fresh state."""
+    vec = vec_of(toy.make(luck=0.0, start=3), 4, autoreset="pool", pool_size=32)
+    state, step = jax.jit(vec.reset)(jax.random.key(0)), jax.jit(vec.step)
+    missing, changed = [], []
+    for key in helpers.keys(12, seed=4):
+        before = np.asarray(state.pools[0].states.seed)
+        state, _ = step(state, jnp.zeros(4, jnp.int32), key)
+        missing.append(32 - int(state.pools[0].num_ready))
+        changed.append(int((np.asarray(state.pools[0].states.seed) != before).sum()))
+    assert max(missing) == 4
+    assert set(changed) == {0, 8}
 
 
 def test_the_pool_hands_out_as_many_as_ended_and_no_more() -> None:
@@ -228,18 +255,6 @@ def test_the_pool_hands_out_as_many_as_ended_and_no_more() -> None:
         handed = (before.pools[0].next + np.arange(ended.sum())) % 32
         np.testing.assert_array_equal(state.games[0].seed[ended], before.pools[0].states.seed[handed])
         assert int(state.pools[0].next) == (int(before.pools[0].next) + ended.sum()) % 32
-
-
-def test_a_pool_smaller_than_its_need_still_serves_all() -> None:
-    vec = vec_of(toy.make(), 16, autoreset="pool", max_steps=1, pool_size=1)
-    state = jax.jit(vec.reset)(jax.random.key(0))
-    step = jax.jit(vec.step)
-    seeds = []
-    for key in helpers.keys(3, seed=4):
-        state, _ = step(state, jnp.zeros(16, jnp.int32), key)
-        seeds.append(set(np.asarray(state.games[0].seed).tolist()))
-    assert [len(s) for s in seeds] == [1, 1, 1]
-    assert len(set.union(*seeds)) == 3
 
 
 @pytest.mark.parametrize(("num_envs", "pool_size"), [(16, 64), (64, 16)])
@@ -297,6 +312,14 @@ def test_games_get_their_share_of_the_batch(num_envs: int, shares: list[float] |
         (["game_2048", "swap"], 8, {"shares": [1]}, "shares: 1 of them for 2 games"),
         (["game_2048", "swap"], 8, {"shares": [1, 0]}, "each must be above 0"),
         (["game_2048", "swap"], 8, {"shares": [2, -1]}, "each must be above 0"),
+        (["game_2048", "swap"], 8, {"shares": [1, math.inf]}, "each must be above 0, a finite number"),
+        (["game_2048", "swap"], 8, {"shares": [math.nan, 1]}, "each must be above 0, a finite number"),
+        (["game_2048"], 8.0, {}, "num_envs=8.0: at least 1, a whole number"),
+        (["game_2048"], True, {}, "num_envs=True: at least 1, a whole number"),
+        (["game_2048"], 10**12, {}, "num_envs=1000000000000: at least 1, a whole number up to 67108864"),
+        (["game_2048"], 8, {"pool_size": 2**40}, "pool_size=1099511627776: at least 1, a whole number up to"),
+        (["game_2048"], 8, {"max_steps": 2**31}, "max_steps=2147483648: at least 1, or None; a whole number up to"),
+        (["game_2048"], 8, {"max_steps": 1.5}, "max_steps=1.5: at least 1, or None"),
     ],
 )
 def test_batches_that_cannot_be_made_are_refused(games: Any, num_envs: int, options: Any, message: str) -> None:
