@@ -78,15 +78,17 @@ def own_process() -> Iterator[None]:
     """
     streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
     handling = [stream.errors for stream in streams]
-    absl = logging.getLogger("absl")  # Orbax's
-    level = absl.level
+    loggers = [logging.getLogger(name) for name in ("absl", "matplotlib")]  # the first is Orbax's
+    levels = [logger.level for logger in loggers]
     for stream in streams:
         stream.reconfigure(errors="backslashreplace")
-    absl.setLevel(logging.ERROR)
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        absl.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         for stream, errors in zip(streams, handling, strict=True):
             stream.reconfigure(errors=errors)
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import jax
 
+from g1jax.errors import G1Error
+from g1jax.files import home_folder, require_writable
+from g1jax.terminal import notice
 from g1jax.vlm.sharding import make_mesh
 
 _SAID_ELSEWHERE = ("JAX_NUM_CPU_DEVICES", "JAX_NUM_PROCESSES", "SLURM_NTASKS")
@@ -32,15 +35,47 @@ def use_cores(rows: int = 0, multiple: int = 1) -> None:
         return
 
 
-def keep_programs() -> None:
-    """Keeps compiled programs in the user's cache, so that a run goes on, or begins again, without compiling anew.
+class MachineError(G1Error):
+    """The machine lacks what a program needs; the message says what, in one line."""
 
-    Where JAX_COMPILATION_CACHE_DIR or JAX's config names a folder, or says there shall be none, that stands.
+
+def keep_programs() -> None:
+    """Keeps compiled programs in the user's cache, so that a run resumes, or starts over, without compiling again.
+
+    Where JAX_COMPILATION_CACHE_DIR or JAX's config names a folder, or says there shall be none, that stands. A folder
+    that cannot be written is a notice, not an error: programs are compiled, and read from it if that can be.
     """
-    known = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if known is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "g1jax" / "jax"))
+    folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if folder is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        home = home_folder()
+        caches = os.environ.get("XDG_CACHE_HOME") or (home and home / ".cache")
+        if caches is None:
+            notice("compiled programs are not kept, as there is no home directory: set JAX_COMPILATION_CACHE_DIR")
+            return
+        folder = str(Path(caches) / "g1jax" / "jax")
+        jax.config.update("jax_compilation_cache_dir", folder)
+    if folder and "://" not in folder:
+        try:
+            require_writable(Path(folder), (), MachineError)
+        except MachineError as error:
+            notice(f"compiled programs are not kept: {error}")
+            is_readable = os.access(folder, os.R_OK | os.X_OK) and Path(folder).is_dir()
+            if is_readable:
+                jax.config.update("jax_persistent_cache_min_compile_time_secs", float("inf"))  # reads alone
+            else:
+                jax.config.update("jax_compilation_cache_dir", None)
+
+
+def require_devices() -> None:
+    """Refuses a machine on which JAX finds no device.
+
+    Raises:
+        MachineError: there is none of the platforms that JAX is told to use.
+    """
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise MachineError(f"JAX finds no device: {error}") from None
 
 
 @contextlib.contextmanager
@@ -48,5 +83,6 @@ def all_devices() -> Iterator[None]:
     """Splits what runs within over all devices there are, each CPU core one of them; compiled programs are kept."""
     keep_programs()
     use_cores()
+    require_devices()
     with jax.set_mesh(make_mesh(data=len(jax.devices()))):
         yield

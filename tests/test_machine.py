@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,17 +44,58 @@ def test_devices(cores: int, arguments: str, before: str, environment: dict[str,
 @pytest.mark.parametrize(
     ("environment", "folder"),
     [
-        ({"XDG_CACHE_HOME": "/somewhere"}, "/somewhere/g1jax/jax"),
-        ({"HOME": "/home/a", "XDG_CACHE_HOME": ""}, "/home/a/.cache/g1jax/jax"),
-        ({"JAX_COMPILATION_CACHE_DIR": "/mine"}, "/mine"),
+        ({"XDG_CACHE_HOME": "{}/somewhere"}, "{}/somewhere/g1jax/jax"),
+        ({"HOME": "{}/home", "XDG_CACHE_HOME": ""}, "{}/home/.cache/g1jax/jax"),
+        ({"JAX_COMPILATION_CACHE_DIR": "{}/mine"}, "{}/mine"),
         ({"JAX_COMPILATION_CACHE_DIR": ""}, ""),
     ],
 )
-def test_programs_are_kept(environment: dict[str, str], folder: str) -> None:
-    known = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
-    script = "import jax; from g1jax.machine import keep_programs; keep_programs()"
-    script += "; print(jax.config.jax_compilation_cache_dir or '')"
+def test_programs_are_kept(environment: dict[str, str], folder: str, tmp_path: Path) -> None:
+    done = keep({key: value.format(tmp_path) for key, value in environment.items()})
+    assert done.stdout.strip() == folder.format(tmp_path)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "notice"),
+    [
+        ({}, "note: compiled programs are not kept, as there is no home directory"),
+        (
+            {"HOME": "{}/file"},
+            "note: compiled programs are not kept: {}/file/.cache/g1jax/jax cannot be written: Not a",
+        ),
+        ({"JAX_COMPILATION_CACHE_DIR": "{}/file"}, "note: compiled programs are not kept: {}/file cannot be written"),
+    ],
+)
+def test_without_a_place_programs_are_not_kept(environment: dict[str, str], notice: str, tmp_path: Path) -> None:
+    """Nor is that an error; without a home, as of a user whom the system does not know."""
+    (tmp_path / "file").write_text("mine")
+    done = keep({key: value.format(tmp_path) for key, value in environment.items()})
+    assert done.stdout.strip() == ""
+    assert done.stderr.startswith(notice.format(tmp_path))
+    assert done.stderr.count("\n") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def keep(environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Keeps programs in a process of a user without a home, but for what the environment says; prints where."""
+    known = {
+        key: os.environ[key] for key in os.environ.keys() - {"JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "HOME"}
+    }
+    script = "import pwd; pwd.getpwuid = {}.__getitem__; import jax; from g1jax.machine import keep_programs"
+    script += "; keep_programs(); print(jax.config.jax_compilation_cache_dir or '')"
     command = [sys.executable, "-W", "error", "-c", script]
-    done = subprocess.run(command, env=known | environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=known | environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == folder
+    return done
+
+
+def test_no_device_is_one_line() -> None:
+    script = "from g1jax.machine import MachineError, require_devices\n"
+    script += "try: require_devices()\nexcept MachineError as error: print(error)"
+    environment = {**os.environ, "JAX_PLATFORMS": "nonesuch"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.startswith("JAX finds no device: ")
+    assert done.stdout.count("\n") == 1

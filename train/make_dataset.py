@@ -14,7 +14,7 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from g1jax import command
-from g1jax.machine import keep_programs
+from g1jax.machine import keep_programs, require_devices
 from g1jax.terminal import printable
 from g1jax.training.dataset_program import Options, make_dataset
 
@@ -24,6 +24,7 @@ INTERRUPTED = "interrupted; the same command goes on from here"
 def work(options: Options) -> None:
     """Makes the dataset, and says where it is."""
     keep_programs()
+    require_devices()
     print(printable(str(make_dataset(options))))
 
 

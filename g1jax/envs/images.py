@@ -21,6 +21,7 @@ from PIL import Image
 
 from g1jax.envs import plain_tar
 from g1jax.envs.plain_pickle import Array, read_plain
+from g1jax.files import home_folder
 from g1jax.foreign import read_bytes
 from g1jax.terminal import one_line
 
@@ -109,7 +110,7 @@ def _image_set(name: str, class_names: Names, images: np.ndarray) -> ImageSet:
 
 # ---- CIFAR-10: finding it --------------------------------------------------------------------------------------------
 
-_USUAL_PLACES = ("~/.cache/g1jax", "~/data", "data")
+_USUAL_PLACES = ("~/.cache/g1jax", "~/data")
 _USUAL_NAMES = ("cifar-10-batches-py", "cifar-10-batches-bin", "cifar-10-python.tar.gz", "cifar-10-binary.tar.gz")
 _ADVICE = (
     f"Download the Python or the binary version from {CIFAR10_PAGE} and set {CIFAR10_VARIABLE} to the archive or its "
@@ -124,12 +125,14 @@ def _find_cifar10() -> Path | None:
         if path is None:
             raise FileNotFoundError(f"{CIFAR10_VARIABLE} is {variable!r}, and no CIFAR-10 is there. {_ADVICE}")
         return path
+    if home_folder() is None:
+        return None
     return next((path for place in _USUAL_PLACES if (path := _cifar10_in(Path(place)))), None)
 
 
 def _cifar10_in(place: Path) -> Path | None:
     """`place` itself if it is a file or a folder of batches, else the first of the usual names in it."""
-    place = place.expanduser()
+    place = Path(os.path.expanduser(place))  # noqa: PTH111 - Path's own raises where there is no home
     if place.is_file() or any((place / layout.batches[0]).is_file() for layout in _LAYOUTS):
         return place
     return next((place / name for name in _USUAL_NAMES if (place / name).exists()), None)

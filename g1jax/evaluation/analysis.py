@@ -20,6 +20,7 @@ from g1jax.evaluation.points import Points, Setting
 from g1jax.evaluation.protocol import EvaluationError
 from g1jax.evaluation.results import GameResult
 from g1jax.evaluation.statistics import Interval, differences
+from g1jax.files import require_writable
 from g1jax.terminal import printable, printable_lines
 from g1jax.training.config import ExperimentError
 from g1jax.training.runs import KeptRun, open_run
@@ -71,6 +72,8 @@ def analyze(options: Options) -> Analysis:
         episodes=options.episodes, steps=options.steps, seed=options.seed, temperature=options.temperature
     )
     out = options.out or Path("evaluations") / f"analysis-{'-'.join(_file_name(name) for name in runs)}"
+    files = analysis_pages
+    require_writable(out, (files.DATA, files.MARKDOWN, files.PICTURE, report.FILE), EvaluationError)
     points = Points(out, setting, _tell)
     notes: list[str] = []
     experiments = [run.setup.experiment for run in runs.values()]

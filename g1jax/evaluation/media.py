@@ -1,7 +1,9 @@
 """Films: a batch of games side by side, as GIF or MP4."""
 
+import importlib.util
 import math
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy as np
 from g1jax.evaluation.protocol import EvaluationError
 from g1jax.typing import HostImages
 
+_MISSING = "films need two packages: pip install imageio imageio-ffmpeg"
 _GAP = 8  # pixels between games
 _GREY = 128
 _SMALLEST_SIDE = 112  # of a game in a film; smaller frames are enlarged
@@ -31,6 +34,17 @@ def side_by_side(frames: HostImages, columns: int = 0) -> HostImages:
     return np.repeat(np.repeat(film, factor, axis=1), factor, axis=2)
 
 
+def require_writer(suffixes: Iterable[str]) -> None:
+    """Refuses films whose packages are not installed, before anything is played for them.
+
+    Raises:
+        EvaluationError: a package is missing.
+    """
+    packages = [{"gif": "imageio", "mp4": "imageio_ffmpeg"}[suffix] for suffix in suffixes]
+    if any(importlib.util.find_spec(package) is None for package in packages):
+        raise EvaluationError(_MISSING)
+
+
 def write_film(path: Path, frames: HostImages, frames_per_second: float = 4.0) -> None:
     """Writes uint8[T, h, w, 3] as the path's suffix says: `.gif` or `.mp4`.
 
@@ -44,7 +58,7 @@ def write_film(path: Path, frames: HostImages, frames_per_second: float = 4.0) -
     try:
         writers[path.suffix](path, frames, frames_per_second)
     except ImportError:
-        raise EvaluationError("films need two packages: pip install imageio imageio-ffmpeg") from None
+        raise EvaluationError(_MISSING) from None
 
 
 def _write_gif(path: Path, frames: HostImages, frames_per_second: float) -> None:

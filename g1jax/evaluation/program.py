@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal
 from g1jax import envs, settings
 from g1jax.envs.core import Game
 from g1jax.errors import G1Error
-from g1jax.evaluation import players, replay, report, results, tables
+from g1jax.evaluation import media, players, replay, report, results, tables
 from g1jax.evaluation.endpoint import Endpoint
 from g1jax.evaluation.protocol import NUM_STEPS, Episodes, EvaluationError, Player, Progress, play
 from g1jax.evaluation.remote import play_remote
 from g1jax.evaluation.results import Result
+from g1jax.files import require_writable
 from g1jax.terminal import one_line, printable, printable_lines
 
 ON_DEVICE: dict[str, Callable[[], Player]] = {"random": players.random_player, "expert": players.expert_player}
@@ -73,6 +74,10 @@ def evaluate(options: Options) -> None:
     curves = curves_of_run(options)
     out = options.out
     assert out is not None
+    media.require_writer(_film_suffixes(options.film))
+    films = [f"{file_name(label)}.{suffix}" for label in games for suffix in _film_suffixes(options.film)]
+    names = (results.FILE, tables.FILE, replay.FILE, report.FILE, *films)
+    require_writable(out, names, EvaluationError)
     about, episodes = _play_all(options, player, games, out)
     result = results.result_of(about, episodes)
     write(out, result, episodes, others, curves)
@@ -109,13 +114,15 @@ def write(
 
 def film(out: Path, episodes: dict[str, Episodes], kind: str) -> None:
     """Films the recorded episodes of each game, side by side: `<game>.gif`, `<game>.mp4`."""
-    from g1jax.evaluation import media
-
     for label, played in episodes.items():
         if played.recorded is not None:
             frames = media.side_by_side(replay.frames_of(played))
-            for suffix in ("gif", "mp4") if kind == "both" else (kind,):
+            for suffix in _film_suffixes(kind):
                 media.write_film(out / f"{file_name(label)}.{suffix}", frames)
+
+
+def _film_suffixes(kind: str) -> tuple[str, ...]:
+    return {"none": (), "both": ("gif", "mp4")}.get(kind, (kind,))
 
 
 def games_of(names: str) -> dict[str, Game[Any]]:

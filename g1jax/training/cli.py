@@ -10,7 +10,7 @@ import jax
 
 from g1jax import command
 from g1jax.errors import G1Error
-from g1jax.machine import keep_programs, use_cores
+from g1jax.machine import keep_programs, require_devices, use_cores
 from g1jax.training.config import Experiment, ExperimentError, check_experiment, require
 from g1jax.training.experiments import load_experiment
 
@@ -30,6 +30,7 @@ def _main(arguments: Sequence[str], description: str) -> int:
         keep_programs()
         use_cores_for(experiment)
         _begin_hosts()
+        require_devices()
         from g1jax.training.loop import run
         from g1jax.training.progress import Display, Progress
 

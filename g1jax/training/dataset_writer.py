@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from PIL import Image
 
 from g1jax.evaluation.exchanges import Journal, check_setting
+from g1jax.files import require_writable
 from g1jax.foreign import ForeignError, read_json
 from g1jax.training import dataset_parquet
 from g1jax.training.config import ExperimentError, require
@@ -28,7 +29,7 @@ class DatasetWriter:
         """Begins, or goes on. `setting` is all that decides the rows.
 
         Raises:
-            ExperimentError: pyarrow is needed and not installed.
+            ExperimentError: pyarrow is needed and not installed, or the folder cannot be written.
             EvaluationError: the folder has, or another process makes, a dataset of another setting.
         """
         if form == "parquet":
@@ -42,6 +43,7 @@ class DatasetWriter:
         if self.is_done:
             check_setting(folder / ABOUT, _about(folder), setting)
             return
+        require_writable(folder, (JSONL, PARQUET, ABOUT, LLAMA_FACTORY, JOURNAL), ExperimentError)
         self._journal = Journal(folder / JOURNAL, setting)
         self._known = self._journal.lines
         (folder / IMAGES).mkdir(exist_ok=True)

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import jax
 
+from g1jax.files import ROOM, require_writable
 from g1jax.training.config import Experiment, ExperimentError, require
 
 CONFIG, METRICS, TIMINGS = "config.json", "metrics.jsonl", "timings.jsonl"
@@ -45,15 +46,17 @@ class RunFolder:
                     not (self.path / METRICS).exists(), f"{self.path}: metrics without a {CONFIG}; not a run's folder"
                 )
 
-    def create(self) -> None:
-        """Makes the folder, if it is not there, and writes the config.
+    def create(self, room: int = ROOM) -> None:
+        """Makes the folder, if it is not there, and writes the config; `room`: bytes that must be free.
 
         Raises:
             ExperimentError: that cannot be done.
         """
         if self._is_writer:
             with self._saying_why():
-                self.path.mkdir(parents=True, exist_ok=True)
+                require_writable(
+                    self.path, (CONFIG, METRICS, TIMINGS), ExperimentError, room=room, what="the run folder "
+                )
                 write_atomically(self.path / CONFIG, json.dumps(as_json(self._experiment), indent=1))
 
     def begin_at(self, step: int) -> None:

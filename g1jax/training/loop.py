@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from g1jax.files import ROOM
 from g1jax.training.ahead import compiling
 from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.config import Experiment
@@ -76,7 +77,7 @@ def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
             sizes = ", ".join(f"{len(book)} of {book.game.id}" for book in setup.books)
             progress.say(f"lessons of {experiment.cold_start.dataset}: {sizes}")
         params = None if is_known else load_params(setup)  # before the first file: they may be damaged
-        folder.create()
+        folder.create(ROOM + (1 if is_known else 2) * _size(template(setup, 0)))
         stack.callback(folder.close)
         checkpoints = stack.enter_context(Checkpoints(folder.checkpoints, experiment.log.keep))
         run = _Run(setup, folder, checkpoints, progress, stop)
@@ -89,6 +90,11 @@ def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
             checkpoints.wait()
             _finish(run, state, fixed)
     return folder.path
+
+
+def _size(state: RunState) -> int:
+    """The bytes of a state, as a checkpoint has them."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
 class _Stopped(Exception):

@@ -275,11 +275,24 @@ def test_only_expected_members_are_read_and_none_is_extracted(tmp_path: Path) ->
 # ---- CIFAR-10, where it is looked for --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["home/.cache/g1jax", "home/data", "here/data"])
+@pytest.mark.parametrize("place", ["home/.cache/g1jax", "home/data"])
 @pytest.mark.parametrize("source", ["auto", "cifar10"])
 def test_the_usual_places_are_searched(source: str, place: str, tmp_path: Path) -> None:
     write_archive(tmp_path / place, binary_files())
     assert images.load_images(source, 1).name == "cifar10"
+
+
+@pytest.mark.parametrize("home", ["home", None])
+def test_nothing_is_found_by_accident_in_the_working_directory(
+    home: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a home, `~` is no folder of this name either."""
+    if home is None:
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    for place in ("data", "~/data", ".cache/g1jax"):
+        write_archive(tmp_path / "here" / place, binary_files())
+    assert images.load_images("auto", 1).name == "digits"
 
 
 @pytest.mark.parametrize("source", ["auto", "cifar10"])
@@ -298,7 +311,7 @@ def test_auto_without_cifar10_gives_digits() -> None:
 
 def test_not_found_says_where_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     advice = ".*" + re.escape(images.CIFAR10_PAGE) + ".*G1JAX_CIFAR10"
-    with pytest.raises(FileNotFoundError, match=r"~/\.cache/g1jax, ~/data, data \(.*cifar-10-python\.tar\.gz" + advice):
+    with pytest.raises(FileNotFoundError, match=r"~/\.cache/g1jax, ~/data \(.*cifar-10-python\.tar\.gz" + advice):
         images.load_images("cifar10", 4)
     with pytest.raises(FileNotFoundError, match=r"No CIFAR-10 at 'no/such\.tar\.gz'" + advice):
         images.load_images("no/such.tar.gz", 4)

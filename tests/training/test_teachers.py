@@ -293,7 +293,10 @@ def test_errors_of_the_program_are_one_line(tmp_path: Path) -> None:
             [f"--out={tmp_path / 'new'}", "--states=0"],
             "make_dataset: states=0: expected a whole number from 1 to 10000000\n",
         ),
-        ([f"--out={tmp_path / 'file'}", "--games=game_2048"], f"File exists: '{tmp_path / 'file'}'\n"),
+        (
+            [f"--out={tmp_path / 'file'}", "--games=game_2048"],
+            f"make_dataset: {tmp_path / 'file'} cannot be written: File exists\n",
+        ),
     ):
         process = start(*arguments)
         printed, err = process.communicate(timeout=120)

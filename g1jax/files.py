@@ -1,0 +1,63 @@
+"""Folders that a program needs: found out to be unusable before the work that is to be written there, not after."""
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from g1jax.errors import G1Error
+
+ROOM = 16 * 2**20
+"""Bytes that must be free for a program's files, where it does not know better."""
+
+
+def home_folder() -> Path | None:
+    """The user's home; None without one, as for a user id that the system does not know."""
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() raises where this gives "~"
+    return Path(home) if Path(home).is_absolute() else None
+
+
+def require_writable(
+    folder: Path, names: Iterable[str], error: type[G1Error], *, room: int = ROOM, what: str = ""
+) -> None:
+    """Makes a folder, if it is not there, and refuses one in which files of these names cannot be written.
+
+    `what` stands before it in messages: "the run folder ".
+
+    Raises:
+        error: why they cannot be, in one line; what was made of the folder is gone again.
+    """
+    missing = [path for path in (folder, *folder.parents) if not os.path.exists(path)]  # noqa: PTH110 - Path's own raises for a long name
+    try:
+        reason = _reason(folder, names, room)
+    except OSError as problem:
+        reason = f"{folder} cannot be written: {problem.strerror or problem}"
+        if problem.filename and Path(problem.filename).parent != folder and Path(problem.filename) != folder:
+            reason += f" ({problem.filename})"
+    if reason:
+        for path in missing:
+            if path.is_dir():
+                path.rmdir()
+        raise error(f"{what}{reason}")
+
+
+def _reason(folder: Path, names: Iterable[str], room: int) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-") as file:
+        file.write(bytes(4096))  # a full disk takes an empty file
+        file.flush()
+        os.fsync(file.fileno())
+    for name in names:
+        path = folder / name
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            return f"{path} cannot be written: it is no file"
+        if path.exists() and not os.access(path, os.W_OK):
+            return f"{path} cannot be written: Permission denied"
+    free = shutil.disk_usage(folder).free
+    return f"{folder}: {_spell(room)} are needed there and {_spell(free)} are free" if free < room else ""
+
+
+def _spell(size: int) -> str:
+    return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"

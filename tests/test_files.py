@@ -1,0 +1,123 @@
+"""Where nothing can be written is said before work begins, and nothing is left there."""
+
+import dataclasses
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import pytest
+
+from g1jax import envs, files
+from g1jax.errors import G1Error
+from g1jax.evaluation import analysis, program
+from g1jax.evaluation.protocol import EvaluationError
+from g1jax.training import ExperimentError, dataset_program
+from g1jax.training.folder import RunFolder
+from tests.training import tiny
+
+FOLDERS = [
+    ("file", "file cannot be written: File exists"),
+    ("file/run", "file/run cannot be written: Not a directory"),
+    ("/proc/run", "/proc/run cannot be written: No such file or directory"),
+    ("long" * 100, "cannot be written: File name too long"),
+]
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() if path.is_file() else "" for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "file").write_text("mine")
+    return tmp_path
+
+
+def never(*_: Any, **__: Any) -> NoReturn:
+    raise AssertionError("work has begun")
+
+
+def evaluate(out: Path) -> None:
+    program.evaluate(program.Options(games="game_2048", episodes=1, steps=1, film="gif", out=out))
+
+
+def analyze(out: Path) -> None:
+    analysis.analyze(analysis.Options(runs=(Path("run"),), out=out))
+
+
+def make_dataset(out: Path) -> None:
+    dataset_program.make_dataset(dataset_program.Options(games="game_2048", states=1, out=out))
+
+
+def train(out: Path) -> None:
+    RunFolder(dataclasses.replace(tiny.make_experiment("nano", out))).create()
+
+
+@pytest.mark.parametrize("begin", [evaluate, analyze, make_dataset, train])
+@pytest.mark.parametrize(("name", "message"), FOLDERS)
+def test_a_folder_that_cannot_be_written(
+    begin: Callable[[Path], None], name: str, message: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = SimpleNamespace(setup=SimpleNamespace(games=(envs.make("game_2048"),)), steps=(1,), folder=Path("run"))
+    monkeypatch.setattr(analysis, "_open", lambda folders: {"run": run})
+    monkeypatch.setattr(analysis, "_moments", never)
+    monkeypatch.setattr(program, "play", never)
+    monkeypatch.setattr(dataset_program, "make_rows", never)
+    before = tree(place)
+    with pytest.raises((G1Error, OSError)) as caught:
+        begin(place / name)
+    assert message.rpartition(": ")[2] in str(caught.value) or (begin is train and name == "file")
+    assert place.name in str(caught.value) or name.startswith("/")
+    assert "\n" not in str(caught.value)
+    assert tree(place) == before
+
+
+def test_every_file_of_an_evaluation_is_looked_at(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "play", never)
+    for name in ("results.json", "results.md", "replays.json", "report.html", "game_2048.gif"):
+        (place / "out" / name).mkdir(parents=True)
+        with pytest.raises(EvaluationError, match=f"{name} cannot be written: it is no file"):
+            evaluate(place / "out")
+        (place / "out" / name).rmdir()
+
+
+def test_a_film_that_nothing_can_write(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "play", never)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EvaluationError, match="films need two packages"):
+        evaluate(place / "out")
+    assert not (place / "out").exists()
+
+
+def test_a_file_without_permission(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "file")  # root may write everything
+    files.require_writable(place, ["other"], ExperimentError)
+    with pytest.raises(ExperimentError, match="file cannot be written: Permission denied"):
+        files.require_writable(place, ["file"], ExperimentError)
+
+
+def test_a_full_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(
+            ExperimentError, match=r"^the run folder .*/a/b cannot be written: No space left on device$"
+        ):
+            files.require_writable(place / "a" / "b", [], ExperimentError, what="the run folder ")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
+    with pytest.raises(ExperimentError, match=r"a/b: 3\.0 GB are needed there and 1 MB are free"):
+        files.require_writable(place / "a" / "b", [], ExperimentError, room=3 * 2**30)
+    assert tree(place) == {"file": "mine"}
+
+
+def test_a_folder_that_can(place: Path) -> None:
+    files.require_writable(place / "a" / "b", ["c"], ExperimentError)
+    assert tree(place) == {"file": "mine", "a": "", "a/b": ""}
+    files.require_writable(place, ["file"], ExperimentError)
+    assert (place / "file").read_text() == "mine"
