@@ -23,7 +23,8 @@ from g1jax.rl.policy import Policy
 from g1jax.rl.rollout import Rollout
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm import Params
-from g1jax.vlm.accumulation import deal
+from g1jax.vlm.accumulation import add_to, deal, empty_sums
+from g1jax.vlm.master import apply_updates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ def update(
         grads, metrics = _gradient(policy, algorithm, games, complete, params, minibatch)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         metrics["gradient_norm"] = optax.tree.norm(grads)
-        return (optax.apply_updates(params, updates), opt_state), metrics
+        return (apply_updates(params, updates, opt_state), opt_state), metrics
 
     (params, opt_state), metrics = lax.scan(learn, (params, opt_state), jax.random.split(key, passes.epochs))
     return params, opt_state, jax.tree.map(jnp.mean, metrics)
@@ -176,7 +177,7 @@ def _gradient(
     params: Params,
     minibatch: list[Lot],
 ) -> tuple[Params, Metrics]:
-    """The gradient of a minibatch, leaves [micro, R, …], one game and micro-batch after another."""
+    """The gradient of a minibatch, leaves [micro, R, …], added up in float32 over games and micro-batches."""
     total: tuple[Params, Metrics] | None = None
     for game, lot, weights in zip(games, minibatch, _weights(algorithm, minibatch), strict=True):
 
@@ -188,13 +189,12 @@ def _gradient(
             carry: tuple[Params, Metrics] | None, lot: Lot, loss: Any = loss
         ) -> tuple[tuple[Params, Metrics], None]:
             grads, metrics = jax.grad(loss, has_aux=True)(params, lot)
-            return jax.tree.map(jnp.add, carry, (grads, metrics)), None
+            return add_to(carry, (grads, metrics)), None
 
         lot = dataclasses.replace(lot, weights=weights)
         first = jax.tree.map(lambda leaf: leaf[0], lot)
         shapes = jax.eval_shape(lambda first=first, loss=loss: jax.grad(loss, has_aux=True)(params, first))
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        total, _ = lax.scan(add, zeros if total is None else total, lot)
+        total, _ = lax.scan(add, empty_sums(shapes) if total is None else total, lot)
     assert total is not None
     return total
 

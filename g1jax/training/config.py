@@ -181,7 +181,9 @@ class Experiment:
     tokenizer: str = ""
     """`games`, or a folder; empty: what fits the model."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the model computes in."""
     param_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights it computes with. Of bfloat16 ones the optimizer keeps float32 master weights, which it moves."""
     is_remat: bool = False
     attention: Literal["xla", "cudnn"] = "xla"
     max_new_tokens: Annotated[int, Range(0, 10**6)] = 0

@@ -1,4 +1,4 @@
-"""AdamW or Muon, with warm-up, cosine decay and a bound on the gradient's norm."""
+"""AdamW or Muon in float32, with warm-up, cosine decay and a bound on the gradient's norm."""
 
 from typing import Any
 
@@ -8,10 +8,14 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from g1jax.training.config import Optimizer
 from g1jax.typing import Pytree
+from g1jax.vlm.master import with_master
 
 
 def make_optimizer(config: Optimizer, num_steps: int) -> optax.GradientTransformation:
-    """The optimizer of so many steps, each with the learning rate of its place among them."""
+    """The optimizer of so many steps, each with the learning rate of its place among them.
+
+    For bfloat16 params its state also holds float32 master weights: see `vlm.master`.
+    """
     num_steps = max(num_steps, 1)
     warmup = min(config.warmup, num_steps - 1)
     schedule = optax.warmup_cosine_decay_schedule(
@@ -22,7 +26,7 @@ def make_optimizer(config: Optimizer, num_steps: int) -> optax.GradientTransform
         share = config.final_norm_lr / config.lr
         norm = optax.adamw(lambda step: schedule(step) * share, b2=config.b2, weight_decay=0.0)
         rule = optax.multi_transform({"final_norm": norm, "rest": rule}, _groups)
-    chain = optax.chain(optax.clip_by_global_norm(config.max_norm), rule)
+    chain = with_master(optax.chain(optax.clip_by_global_norm(config.max_norm), rule))
 
     def step(updates: Any, state: Any, params: Any = None) -> Any:
         # optax raises a float to an integer, and divides a matrix by a number

@@ -18,7 +18,7 @@ from g1jax.training.lessons import Lesson
 from g1jax.training.setup import Setup, load_params
 from g1jax.training.supervised import supervised_step
 from g1jax.typing import Array, Key, Pytree
-from g1jax.vlm import Params, TokenBytes, lora
+from g1jax.vlm import Params, TokenBytes, lora, master
 from g1jax.vlm.sharding import BATCH
 
 COLD, RL = "cold_start", "rl"  # the two phases
@@ -32,7 +32,7 @@ class RunState:
     step: Array  # int32[], steps done
     key: Key  # never changes: a step's randomness is this, the step folded in
     trained: Params  # the model's params, or LoRA's
-    opt_state: Pytree  # of the running phase
+    opt_state: Pytree  # of the running phase; with the float32 weights, if the params have fewer bits
     reference: Params | None  # what the KL is measured from; None if there is none
     cold_envs: tuple[VecState, ...]  # one a game, while there is a cold start
     play_envs: tuple[VecState, ...]  # one a game, in RL, if the policy learns from its own play
@@ -58,9 +58,17 @@ def begin(setup: Setup, params: Params) -> tuple[RunState, Fixed]:
 
 
 def begin_rl(setup: Setup, state: RunState) -> RunState:
-    """The state in which RL begins, after the cold start: a fresh optimizer, and the policy of now as the reference."""
+    """The state in which RL begins, after the cold start: a fresh optimizer, and the current policy as the reference.
+
+    `state` is donated, and its moments and reference are freed first: two of each would be the most a run ever holds.
+    """
+    kept = dataclasses.replace(state, opt_state=master.without_rule(state.opt_state), reference=None, cold_envs=())
+    used = {id(leaf) for leaf in jax.tree.leaves(kept)}
+    for leaf in jax.tree.leaves((state.opt_state, state.reference)):
+        if id(leaf) not in used:
+            leaf.delete()
     with jax.set_mesh(setup.mesh):
-        return _begin_rl(setup, state)
+        return _begin_rl(setup, kept)
 
 
 def fixed_of(setup: Setup, frozen: Params | None) -> Fixed:
@@ -124,7 +132,7 @@ def _begin(setup: Setup, trained: Params) -> RunState:
     return _settle(setup, _first_state(setup, trained))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _begin_rl(setup: Setup, state: RunState) -> RunState:
     return _settle(setup, _rl_state(setup, state))
 
@@ -148,7 +156,7 @@ def _first_state(setup: Setup, trained: Params) -> RunState:
 def _rl_state(setup: Setup, state: RunState) -> RunState:
     return dataclasses.replace(
         state,
-        opt_state=setup.rl_optimizer.init(state.trained),
+        opt_state=master.continued(setup.rl_optimizer.init(state.trained), state.opt_state),
         reference=_copy(state.trained) if needs_reference(setup) else None,
         cold_envs=(),
         play_envs=_first_play(setup),

@@ -15,7 +15,8 @@ from g1jax.rl.policy import Policy
 from g1jax.training.lessons import Lesson
 from g1jax.typing import Array, Pytree
 from g1jax.vlm import Params
-from g1jax.vlm.accumulation import deal
+from g1jax.vlm.accumulation import add_to, deal, empty_sums
+from g1jax.vlm.master import apply_updates
 
 
 def supervised_step(
@@ -43,7 +44,7 @@ def supervised_step(
         metrics |= {f"{game.id}/{name}": value for name, value in _rates(figures, len(games)).items()}
     updates, opt_state = optimizer.update(grads, opt_state, params)
     metrics["gradient_norm"] = optax.tree.norm(grads)
-    return optax.apply_updates(params, updates), opt_state, metrics
+    return apply_updates(params, updates, opt_state), opt_state, metrics
 
 
 def _gradient(
@@ -55,7 +56,7 @@ def _gradient(
     lesson: Lesson,
     weights: Array,
 ) -> tuple[Params, dict[str, Array]]:
-    """The gradient of one game's share of the loss, its micro-batches one after another, and sums of figures."""
+    """The gradient of one game's share of the loss, its micro-batches added up in float32, and sums of figures."""
 
     def loss(params: Params, part: tuple[Lesson, Array]) -> tuple[Array, dict[str, Array]]:
         lesson, weights = part
@@ -71,13 +72,13 @@ def _gradient(
         }
 
     def add(carry: Any, part: tuple[Lesson, Array]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, carry, jax.grad(loss, has_aux=True)(params, part)), None
+        return add_to(carry, jax.grad(loss, has_aux=True)(params, part)), None
 
     parts = jax.tree.map(lambda leaf: deal(leaf, num_micro), (lesson, weights))
     first = jax.tree.map(lambda leaf: leaf[0], parts)
     shapes = jax.eval_shape(functools.partial(jax.grad(loss, has_aux=True), params), first)
     total: tuple[Params, dict[str, Array]]
-    total, _ = lax.scan(add, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), parts)
+    total, _ = lax.scan(add, empty_sums(shapes), parts)
     return total
 
 

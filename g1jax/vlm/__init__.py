@@ -1,6 +1,6 @@
 """The policy: a vision-language model of the Qwen2.5-VL architecture, from under 1M to billions of parameters."""
 
-from g1jax.vlm import lora, memory, sharding
+from g1jax.vlm import lora, master, memory, sharding
 from g1jax.vlm.accumulation import accumulated_grad
 from g1jax.vlm.config import (
     SPECIAL_TOKENS,
@@ -73,6 +73,7 @@ __all__ = [
     "log_distribution",
     "lora",
     "make_mesh",
+    "master",
     "memory",
     "num_visual_tokens",
     "param_paths",

@@ -19,7 +19,8 @@ def accumulated_grad(loss: Loss, num_parts: int) -> Callable[[Pytree, Pytree], t
 
     Value, auxiliaries and gradient are the means over the parts. So they are those of the whole batch if `loss` is a
     mean over rows, or a sum over tokens divided by a number that does not depend on the part (put it into the batch, a
-    copy a row). Part i is the rows i, i + num_parts, …: rows split among devices stay where they are.
+    copy a row). Part i is the rows i, i + num_parts, …: rows split among devices stay where they are. All of them are
+    float32, if params or loss have fewer bits.
 
     Raises:
         ConfigError: when traced, if the arrays have different numbers of rows, as frames of several games have (take a
@@ -30,19 +31,34 @@ def accumulated_grad(loss: Loss, num_parts: int) -> Callable[[Pytree, Pytree], t
 
     def accumulate(params: Pytree, batch: Pytree) -> tuple[tuple[Array, Any], Pytree]:
         if num_parts == 1:
-            return gradient(params, batch)
+            return widened(gradient(params, batch))
         parts = _split(batch, num_parts)
         shapes = jax.eval_shape(lambda: gradient(params, jax.tree.map(lambda x: x[0], parts)))
-        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        total, _ = lax.scan(lambda so_far, part: (_add(so_far, gradient(params, part)), None), empty, parts)
+        total, _ = lax.scan(lambda sums, part: (add_to(sums, gradient(params, part)), None), empty_sums(shapes), parts)
         mean: tuple[tuple[Array, Any], Pytree] = jax.tree.map(lambda x: x / num_parts, total)
         return mean
 
     return accumulate
 
 
-def _add(a: Pytree, b: Pytree) -> Pytree:
-    return jax.tree.map(jnp.add, a, b)
+def empty_sums(shapes: Pytree) -> Pytree:
+    """Zeros to which arrays of these shapes are added up: float32 where they have fewer bits, which sums would lose."""
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32 if is_narrow(x) else x.dtype), shapes)
+
+
+def add_to(sums: Pytree, part: Pytree) -> Pytree:
+    """The sums, and a part more."""
+    return jax.tree.map(lambda so_far, x: so_far + x.astype(so_far.dtype), sums, part)
+
+
+def widened(tree: Pytree) -> Pytree:
+    """Arrays of float32 where they had fewer bits; the others as they are."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if is_narrow(x) else x, tree)
+
+
+def is_narrow(x: Any) -> bool:
+    """Whether an array, or its shape, is of floats with less than 32 bits."""
+    return bool(jnp.issubdtype(x.dtype, jnp.floating)) and x.dtype.itemsize < 4
 
 
 def _split(batch: Pytree, num_parts: int) -> Pytree:

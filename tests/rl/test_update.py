@@ -1,5 +1,6 @@
 """The update against the same thing written plainly; and against one with pmap, in test_pmap."""
 
+import dataclasses
 import functools
 import json
 import subprocess
@@ -75,6 +76,30 @@ def plain_loss(
     batch = rl.Batch(flat["mask"], flat["sampled"], reference_logprobs, flat["returns"], flat["game"])
     batch, advantages = rl.prepare(algorithm, batch, num_samples=SAMPLES, num_games=len(rollouts))
     return rl.policy_loss(algorithm, flat["now"], flat["entropy"], batch, advantages)[0]
+
+
+def test_gradients_of_bfloat16_params_reach_the_optimizer_in_float32() -> None:
+    """Games, minibatches' parts and their norm: all are added up there; traced alone, for that says the types."""
+    params, reference = (jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree) for tree in before()[:2])
+    seen: list[Any] = []
+
+    def see(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        seen.extend(jax.tree.leaves(grads))
+        return jax.tree.map(jnp.zeros_like, params), state
+
+    rule = optax.GradientTransformation(lambda params: (), see)
+    config = dataclasses.replace(tiny.CONFIG, dtype="bfloat16", param_dtype="bfloat16")
+    policy = dataclasses.replace(tiny.POLICY, config=config)
+    trained, _, metrics = jax.eval_shape(
+        lambda params, reference, rollouts, key: update(
+            policy, rl.make_algorithm("grpo"), rule, Passes(microbatches=2), tiny.GAMES, params, reference, (),
+            rollouts, key, num_samples=SAMPLES,
+        ),
+        params, reference, before()[2], jax.random.key(0),
+    )  # fmt: skip
+    assert {leaf.dtype for leaf in seen} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {jnp.dtype("bfloat16")}
+    assert metrics["gradient_norm"].dtype == jnp.float32
 
 
 def farthest(a: Any, b: Any) -> float:

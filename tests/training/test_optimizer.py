@@ -71,6 +71,33 @@ def test_of_a_model_muon_has_the_linear_maps() -> None:
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_bfloat16_params_move_as_far_as_float32_ones(name: Any) -> None:
+    """At the paper's 1e-6, of which no step is as large as half of what a bfloat16 at 0.02 or 1 can move."""
+    rng = np.random.default_rng(0)
+    params = {"kernel": jnp.asarray(rng.normal(size=(16, 8)) * 0.02, jnp.bfloat16), "scale": jnp.ones(8, jnp.bfloat16)}
+    grads = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 1e-3, leaf.dtype), params)
+    optimizer = make_optimizer(Optimizer(name=name, lr=1e-6), 400)
+
+    @jax.jit
+    def moved(params: Any) -> Any:
+        def step(_: Any, carry: Any) -> Any:
+            params, state = carry
+            with jax.numpy_dtype_promotion("standard"):
+                updates, state = optimizer.update(
+                    jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params), state, params
+                )
+                return optax.apply_updates(params, updates), state
+
+        end, _ = jax.lax.fori_loop(0, 3000, step, (params, optimizer.init(params)))
+        return jax.tree.map(lambda a, b: jnp.mean(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32))), end, params)
+
+    far = moved(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params))
+    for key, distance in moved(params).items():
+        assert far[key] > 2e-4
+        assert 0.9 * far[key] < distance < 1.4 * far[key], key
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_the_final_norm_has_its_own_rate(name: Any) -> None:
     """AdamW's first step is the learning rate, whatever the gradient; all else goes as it would without."""
     without = Optimizer(name=name, lr=1e-3, weight_decay=0.0, max_norm=1e9)

@@ -40,3 +40,16 @@ def test_rows_that_do_not_divide_or_match() -> None:
     batch = {**make(), "advantages": jnp.zeros(4)}
     with pytest.raises(vlm.ConfigError, match=r"different numbers of rows: \[4, 8\]"):
         jax.eval_shape(accumulated_grad(loss, 2), make_params(), batch)
+
+
+@pytest.mark.parametrize("num_parts", [1, 1024])
+def test_parts_add_up_in_float32(num_parts: int) -> None:
+    """In bfloat16 a sum of ones stands still at 256."""
+    weight, rows = jnp.ones((), jnp.bfloat16), jnp.ones(1024, jnp.bfloat16)
+
+    def mean(weight: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.mean(weight * rows), jnp.sum(rows.astype(jnp.float32))
+
+    (value, _), gradient = jax.jit(accumulated_grad(mean, num_parts))(weight, rows)
+    assert value.dtype == gradient.dtype == jnp.float32
+    assert value == gradient == 1.0
