@@ -1,15 +1,11 @@
-"""Writes the policy of a run to a folder that `--model`, g1jax.vlm and transformers load.
+"""Writes the policy of a run, LoRA merged, to a folder that `--model`, g1jax.vlm and transformers load.
 
 python scripts/export_run.py runs/base g1jax/data/base
 """
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
-
-import jax
-import jax.numpy as jnp
 
 from g1jax import vlm
 from g1jax.terminal import one_line
@@ -21,17 +17,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("folder", type=Path, help="where to write to; must not hold weights yet")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of the weights written: by default the run's param_dtype; float32 gives a bfloat16 run's master weights",
+    )
     args = parser.parse_args()
     try:
-        policy, params = policy_of_run(args.run)
-        config = dataclasses.replace(policy.config, param_dtype=args.dtype)
-        vlm.save(config, jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(args.dtype)), params), args.folder)
+        policy, params = policy_of_run(args.run, param_dtype=args.dtype)
+        vlm.save(policy.config, params, args.folder)
         policy.tokenizer.save(args.folder)
     except (ExperimentError, FileExistsError, OSError) as error:
         sys.exit(one_line(f"export: {error}"))
     size = sum(file.stat().st_size for file in args.folder.iterdir())
-    print(f"{args.folder}: {vlm.count_params(config):,} parameters, {size / 1e6:.1f} MB")
+    print(f"{args.folder}: {vlm.count_params(policy.config):,} parameters, {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

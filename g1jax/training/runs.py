@@ -1,5 +1,6 @@
 """Runs that were, or are still training: their policy and weights, from a folder."""
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 from g1jax.rl.policy import Policy
 from g1jax.training.checkpoints import Checkpoints, first_line
@@ -15,7 +17,8 @@ from g1jax.training.config import ExperimentError, require
 from g1jax.training.folder import read_config
 from g1jax.training.setup import Setup, make_setup
 from g1jax.training.steps import RunState, frozen_of, template
-from g1jax.vlm import Params
+from g1jax.vlm import Params, lora, master
+from g1jax.vlm.config import DType
 
 _MADE = "_CHECKPOINT_METADATA"  # Orbax's; it has the nanosecond in which a checkpoint was made
 
@@ -41,7 +44,7 @@ class KeptRun:
             except Exception as error:  # whatever a damaged file makes Orbax raise
                 text = f"{self.folder}: checkpoint {step} cannot be read: {first_line(error)}"
                 raise ExperimentError(text) from None
-        return _complete(self.setup, state)
+        return _complete(self.setup, state, self.setup.policy.config.param_dtype)
 
     def mark(self, step: int) -> str:
         """Tells a checkpoint from any other, of another run or of the same one begun anew. A copy has the same."""
@@ -64,8 +67,11 @@ def open_run(folder: str | Path) -> KeptRun:
     return KeptRun(folder, setup, steps)
 
 
-def policy_of_run(folder: str | Path) -> tuple[Policy, Params]:
+def policy_of_run(folder: str | Path, *, param_dtype: DType | None = None) -> tuple[Policy, Params]:
     """The policy of a run's newest checkpoint, and its weights, LoRA's merged.
+
+    The weights are those it computes with, in the run's own type. With `param_dtype` they are of that type, and no bit
+    that training kept is lost to a narrower one first: float32 gives a bfloat16 run's master weights.
 
     Raises:
         ExperimentError: it is no run's folder, or has no checkpoint that can be read.
@@ -76,7 +82,10 @@ def policy_of_run(folder: str | Path) -> tuple[Policy, Params]:
         state = checkpoints.restore(functools.partial(template, setup), lambda line: None, delete=False)
     require(state is not None, f"{folder} has no checkpoint that can be read")
     assert state is not None
-    return setup.policy, _complete(setup, state)
+    policy = setup.policy
+    if param_dtype:
+        policy = dataclasses.replace(policy, config=dataclasses.replace(policy.config, param_dtype=param_dtype))
+    return policy, _complete(setup, state, policy.config.param_dtype)
 
 
 @contextmanager
@@ -90,6 +99,16 @@ def _reading(folder: Path, setup: Setup) -> Iterator[Checkpoints]:
         checkpoints.close(is_quiet=True)
 
 
-def _complete(setup: Setup, state: RunState) -> Params:
-    params: Params = jax.jit(setup.complete)(state.trained, frozen_of(setup).frozen)
-    return params
+def _complete(setup: Setup, state: RunState, dtype: str) -> Params:
+    """The weights of the plain model, of a type."""
+    trained, frozen = state.trained, frozen_of(setup).frozen
+    if dtype != setup.policy.config.param_dtype:
+        trained = master.weights_of(trained, state.opt_state)
+
+    def in_type(params: Params) -> Params:
+        typed: Params = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), params)
+        return typed
+
+    if setup.lora is None or frozen is None:
+        return in_type(trained)
+    return lora.merge(in_type(frozen), trained, setup.lora)

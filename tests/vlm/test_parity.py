@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from g1jax import vlm
-from g1jax.vlm import weights
+from g1jax.vlm import lora, weights
 from g1jax.vlm.model import param_paths
 from g1jax.vlm.rotary import token_positions
 from tests.vlm import reference
@@ -60,6 +60,23 @@ def test_logits_gradients_and_folders_agree(case: Case, tmp_path: Path) -> None:
     weights.save(config, params, tmp_path / "ours", max_shard_bytes=30_000)
     again = reference.load_folder(tmp_path / "ours")
     assert np.array_equal(reference.torch_logits(again, config, batch), expected)
+
+
+def test_merged_lora_loads_in_transformers(tmp_path: Path) -> None:
+    """And computes there what ours computes with it attached."""
+    _, config, params, batch = set_up(CASES[0], tmp_path / "theirs")
+    spec = lora.LoRA(rank=2, targets=("model.*_proj", "visual.blocks.*"))
+    rng = np.random.default_rng(0)
+    own = jax.tree.map(
+        lambda leaf: leaf + jnp.asarray(0.1 * rng.standard_normal(leaf.shape), jnp.float32),
+        lora.init(config, spec, jax.random.key(0)),
+    )
+    weights.save(config, lora.merge(params, own, spec), tmp_path / "merged")
+    merged = reference.torch_logits(reference.load_folder(tmp_path / "merged"), config, batch)
+    attached = np.asarray(apply(config, lora.attach(params, own, spec), batch.tokens, batch.mask, batch.frames))
+    np.testing.assert_allclose(attached[batch.mask], merged[batch.mask], atol=1e-4, rtol=0)
+    plain = np.asarray(apply(config, params, batch.tokens, batch.mask, batch.frames))
+    assert np.abs(plain - attached)[batch.mask].max() > 0.05
 
 
 def test_remat_changes_nothing(tmp_path: Path) -> None:
