@@ -37,18 +37,23 @@ def main() -> None:
     )
     print(
         f"GiB a device; bfloat16 weights, remat, weights split by fsdp; {work.prompt_length} + {work.response_length} "
-        f"tokens, {work.rows} rows a training step, {work.samples} responses written at once.\n"
+        f"tokens, {work.rows} rows a microbatch, {work.samples} responses written at once, with a reference.\n"
     )
-    header = ("model", "trained", "devices", "weights", "gradients", "moments", "activations ≤", "KV cache")
-    print("| " + " | ".join((*header, "training ≤", "writing")) + " |")
-    print("|---|---|" + "---:|" * 8)
+    header = (
+        "model", "trained", "devices", "weights", "master", "moments", "reference", "gradients", "activations ≤",
+        "KV cache", "training ≤", "RL writing", "inference",
+    )  # fmt: skip
+    print("| " + " | ".join(header) + " |")
+    print("|---|---|" + "---:|" * (len(header) - 2))
     for size in args.sizes.split(","):
         config = qwen.shape_of(size, dtype="bfloat16", param_dtype="bfloat16", is_remat=True, is_scanned=True)
         for trained, lora in (("all", None), (f"LoRA, rank {args.rank}", LoRA(rank=args.rank))):
             for count in map(int, args.devices.split(",")):
                 found = memory.estimate(config, work, mesh=(1, count, 1), lora=lora, is_compiled=not args.no_compile)
-                parts = (found.params, found.gradients, found.moments, found.activations, found.cache)
-                numbers = (*parts, found.training, found.writing)
+                numbers = (
+                    found.params, found.master, found.moments, found.reference, found.gradients, found.activations,
+                    found.cache, found.training, found.writing, found.inference,
+                )  # fmt: skip
                 print("| " + " | ".join([size, trained, str(count), *map(gib, numbers)]) + " |", flush=True)
 
 

@@ -1,10 +1,10 @@
 """How much memory the policy takes on each device, before any of it is there.
 
-Weights, gradients, moments and the cache are counted from shapes and shardings. What a training step holds besides is
-asked of the compiler, which plans it for abstract arrays: nothing is allocated, so a laptop can plan for eight GPUs
-(`XLA_FLAGS=--xla_force_host_platform_device_count=8`). It is asked in float32, since a CPU's plan for bfloat16 holds
-float32 copies of all weights; so a model in bfloat16 takes about half of what is planned here, and less with fused
-attention.
+Weights, master weights, moments, gradients, the reference and the cache are counted from shapes and shardings. What a
+training step holds besides is asked of the compiler, which plans it for abstract arrays: nothing is allocated, so a
+laptop can plan for eight GPUs (`XLA_FLAGS=--xla_force_host_platform_device_count=8`). It is asked in float32, since a
+CPU's plan for bfloat16 holds float32 copies of all weights; so a model in bfloat16 takes about half of what is planned
+here, and less with fused attention.
 """
 
 import dataclasses
@@ -30,13 +30,15 @@ class Work:
     """The batch that is written and learnt from; rows are of all devices together."""
 
     rows: int = 8
-    """Rows of a training step."""
+    """Rows of a training step, or of one of its microbatches."""
     samples: int = 8
     """Rows being written at once."""
     prompt_length: int = 512
     response_length: int = 512
     frame: tuple[int, int] = (280, 280)
     """Height and width of a row's image in pixels."""
+    has_reference: bool = True
+    """Whether a reference policy is held, for a KL."""
 
 
 @dataclass(frozen=True)
@@ -44,23 +46,39 @@ class Estimate:
     """Bytes on each device."""
 
     params: int
-    gradients: int
+    """The weights that are computed with, with LoRA's."""
+    master: int
+    """Float32 weights of those that are trained, if they are computed with in fewer bits."""
     moments: int
-    """Adam's two, float32."""
+    """AdamW's two, float32; Muon has one for a matrix."""
+    reference: int
+    """The reference policy's copy of what is trained."""
+    gradients: int
+    """Their sum over microbatches, float32, and one microbatch's."""
     cache: int
     """Keys and values while writing."""
     activations: int | None
     """What a training step holds besides, in float32: an upper bound; None if it was not compiled."""
 
     @property
-    def writing(self) -> int:
-        """While writing responses: weights and cache."""
+    def state(self) -> int:
+        """What a run holds all the time."""
+        return self.params + self.master + self.moments + self.reference
+
+    @property
+    def inference(self) -> int:
+        """While a trained policy writes responses: weights and cache."""
         return self.params + self.cache
 
     @property
+    def writing(self) -> int:
+        """While an iteration of RL writes responses: the run's state and the cache."""
+        return self.state + self.cache
+
+    @property
     def training(self) -> int:
-        """In a training step: weights, gradients, moments and activations; the cache is gone by then."""
-        return self.params + self.gradients + self.moments + (self.activations or 0)
+        """In a training step: the run's state, gradients and activations; the cache is gone by then."""
+        return self.state + self.gradients + (self.activations or 0)
 
 
 def estimate(
@@ -83,13 +101,14 @@ def estimate(
     abstract = AbstractMesh(mesh, sharding.AXES, axis_types=(AxisType.Auto,) * 3)
     params = param_shapes(config)
     trained = params if lora is None else lora_shapes(config, lora)
-    held = bytes_each(config, abstract, params)
-    own = bytes_each(config, abstract, trained)
-    numbers = own // jax.tree.leaves(trained)[0].dtype.itemsize
+    wide = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), trained)
+    held, own, wide_own = (bytes_each(config, abstract, tree) for tree in (params, trained, wide))
     return Estimate(
         params=held if lora is None else held + own,
-        gradients=own,
-        moments=2 * 4 * numbers,
+        master=0 if own == wide_own else wide_own,
+        moments=2 * wide_own,
+        reference=own if work.has_reference else 0,
+        gradients=wide_own + own,
         cache=cache_bytes(config, work, abstract),
         activations=step_bytes(config, work, mesh, lora) if is_compiled else None,
     )

@@ -21,8 +21,19 @@ WORK = memory.Work(rows=2, samples=4, prompt_length=12, response_length=6, frame
 def test_published_sizes(name: str, count: int) -> None:
     assert vlm.count_params(qwen.shape_of(name)) == count
     found = memory.estimate(qwen.shape_of(name, **BF16), memory.Work(), is_compiled=False)
-    assert (found.params, found.gradients, found.moments) == (2 * count, 2 * count, 8 * count)
+    assert (found.params, found.master, found.moments, found.reference) == (2 * count, 4 * count, 8 * count, 2 * count)
+    assert found.gradients == 4 * count + 2 * count  # their sum, and a microbatch's
+    assert found.state == 16 * count
     assert found.activations is None
+    assert found.training == found.state + found.gradients
+    assert found.writing == found.state + found.cache
+    assert found.inference == found.params + found.cache
+
+
+def test_float32_weights_need_no_others() -> None:
+    count = vlm.count_params(TINY)
+    found = memory.estimate(TINY, dataclasses.replace(WORK, has_reference=False), is_compiled=False)
+    assert (found.params, found.master, found.reference, found.gradients) == (4 * count, 0, 0, 8 * count)
 
 
 def test_the_cache_by_hand() -> None:
@@ -42,7 +53,7 @@ def test_fsdp_divides_the_weights(devices: int) -> None:
     config = qwen.shape_of("7B", **BF16)
     one = memory.estimate(config, memory.Work(), is_compiled=False)
     many = memory.estimate(config, memory.Work(), mesh=(1, devices, 1), is_compiled=False)
-    for part in ("params", "gradients", "moments"):
+    for part in ("params", "master", "moments", "reference", "gradients"):
         assert 1 <= getattr(many, part) * devices / getattr(one, part) < 1.03
     data = memory.estimate(config, memory.Work(), mesh=(devices, 1, 1), is_compiled=False)
     assert (data.params, data.moments) == (one.params, one.moments)
@@ -57,7 +68,9 @@ def test_lora_trains_little() -> None:
     kv = text.num_kv_heads * text.head_dim
     sides = 4 * text.hidden_size + 2 * (text.hidden_size + kv) + 3 * (text.hidden_size + text.intermediate_size)
     numbers = text.num_layers * 16 * sides  # inputs + outputs of q, o; k, v; gate, up, down
-    assert low.gradients == 4 * numbers
+    assert low.master == 0  # LoRA's are float32
+    assert low.gradients == 8 * numbers
+    assert low.reference == 4 * numbers
     assert low.moments == 8 * numbers
     assert low.params == full.params + 4 * numbers
     assert low.training < full.training / 5
@@ -69,7 +82,7 @@ def test_the_estimate_is_what_is_allocated() -> None:
     assert found.params == sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     own = lora.init(TINY, lora.LoRA(rank=2), jax.random.key(0))
     low = memory.estimate(TINY, WORK, lora=lora.LoRA(rank=2), is_compiled=False)
-    assert low.gradients == sum(leaf.nbytes for leaf in jax.tree.leaves(own))
+    assert low.reference == sum(leaf.nbytes for leaf in jax.tree.leaves(own))
 
 
 @pytest.mark.slow
