@@ -5,6 +5,7 @@ import io
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -51,6 +52,10 @@ def parse(kind: type[T], arguments: Sequence[str], description: str, default: T 
         UsageError: an argument is unknown, missing, or of the wrong type.
         SystemExit: `--help`.
     """
+    try:
+        Path.cwd()
+    except OSError:
+        raise UsageError("the working directory is gone: change to one that is there") from None
     for argument in arguments:
         if any("\ud800" <= letter <= "\udfff" for letter in argument):  # how Python passes on bytes it cannot decode
             raise UsageError(f"{argument!a} is not text in this terminal's encoding")

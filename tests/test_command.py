@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,16 @@ def test_errors_are_one_line(arguments: list[str], line: str, capsys: pytest.Cap
     assert out == ""
     assert err.startswith(f"program: {line}")
     assert err.count("\n") == 1
+
+
+def test_a_working_directory_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert command.main("program", Options, lambda options: None, [], "") == 1
+    assert capsys.readouterr().err == "program: the working directory is gone: change to one that is there\n"
 
 
 def test_an_interrupt(capsys: pytest.CaptureFixture[str]) -> None:

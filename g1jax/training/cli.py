@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -104,15 +105,26 @@ def _begin_hosts() -> None:
     given = [os.environ.get(name, "") for name in names]
     if all(given):
         address, count, index = given
-        require(
-            count.isdigit() and index.isdigit(), f"{names[1]}={count}, {names[2]}={index}: whole numbers are wanted"
-        )
-        jax.distributed.initialize(address, int(count), int(index))
+        numbers = f"{names[1]}={count}, {names[2]}={index}"
+        require(count.isdecimal() and index.isdecimal(), f"{numbers}: whole numbers are wanted")
+        require(int(index) < int(count), f"{numbers}: they are counted from 0")
+        host, _, port = address.rpartition(":")
+        require(host != "" and port.isdecimal(), f"{names[0]}={address}: host:port is wanted")
+        _join(address, int(count), int(index))
         return
     require(not any(given), f"of {', '.join(names)} all or none must be set")
     is_tpu = importlib.util.find_spec("libtpu") is not None and any(map(os.path.exists, ("/dev/accel0", "/dev/vfio/0")))
-    if is_tpu or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-        jax.distributed.initialize()
+    tasks = os.environ.get("SLURM_NTASKS") or "1"
+    require(tasks.isdecimal(), f"SLURM_NTASKS={tasks}: a whole number is wanted")
+    if is_tpu or int(tasks) > 1:
+        _join()
+
+
+def _join(*arguments: Any) -> None:
+    try:
+        jax.distributed.initialize(*arguments)
+    except (RuntimeError, ValueError) as error:
+        raise ExperimentError(f"the processes of this run do not find each other: {error}") from error
 
 
 def _errors() -> tuple[type[Exception], ...]:

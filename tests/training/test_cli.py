@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from g1jax.training import cli, experiment_names, load_experiment
-from g1jax.training.config import Experiment
+from g1jax.training.config import Experiment, ExperimentError
 from g1jax.training.folder import read_config, write_atomically
 from g1jax.training.setup import make_setup
 from tests.training import tiny
@@ -89,6 +89,34 @@ def test_a_file_that_gives_no_experiment(
     err = capsys.readouterr().err
     assert f"error: {tmp_path}/{message}" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"SLURM_NTASKS": "many"}, "SLURM_NTASKS=many: a whole number is wanted"),
+        ({"JAX_NUM_PROCESSES": "2"}, "all or none must be set"),
+        (("host:1", "2", "2"), "JAX_NUM_PROCESSES=2, JAX_PROCESS_ID=2: they are counted from 0"),
+        (("host:1", "2", "-1"), "JAX_PROCESS_ID=-1: whole numbers are wanted"),
+        (("host", "2", "0"), "JAX_COORDINATOR_ADDRESS=host: host:port is wanted"),
+        (("host:1", "2", "0"), "the processes of this run do not find each other: no answer"),
+    ],
+)
+def test_processes_that_cannot_meet(
+    environment: dict[str, str] | tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def initialize(*_: object) -> None:
+        raise RuntimeError("no answer")
+
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    for name in ("SLURM_NTASKS", *names):
+        monkeypatch.delenv(name, raising=False)
+    given = environment if isinstance(environment, dict) else dict(zip(names, environment, strict=True))
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    with pytest.raises(ExperimentError, match=message):
+        cli._begin_hosts()
 
 
 def test_overrides() -> None:
