@@ -1,5 +1,6 @@
 """Folders that a program needs: found out to be unusable before the work that is to be written there, not after."""
 
+import contextlib
 import os
 import shutil
 import stat
@@ -11,6 +12,7 @@ from g1jax.errors import G1Error
 
 ROOM = 16 * 2**20
 """Bytes that must be free for a program's files, where it does not know better."""
+_DRAFT = ".writable"
 
 
 def home_folder() -> Path | None:
@@ -20,32 +22,49 @@ def home_folder() -> Path | None:
 
 
 def require_writable(
-    folder: Path, names: Iterable[str], error: type[G1Error], *, room: int = ROOM, what: str = ""
+    folder: Path,
+    names: Iterable[str],
+    error: type[G1Error],
+    *,
+    folders: Iterable[str] = (),
+    room: int = ROOM,
+    what: str = "",
 ) -> None:
     """Makes a folder, if it is not there, and refuses one in which files of these names cannot be written.
 
-    `what` stands before it in messages: "the run folder ".
+    `folders`: names of folders in it that are written too, if they are there already. `what` stands before messages:
+    "the run folder ".
 
     Raises:
         error: why they cannot be, in one line; what was made of the folder is gone again.
     """
-    missing = [path for path in (folder, *folder.parents) if not os.path.exists(path)]  # noqa: PTH110 - Path's own raises for a long name
+    missing = [path for path in (folder, *folder.parents) if not _is_there(path)]
     try:
         reason = _reason(folder, names, room)
+        for name in folders:
+            if not reason and os.path.lexists(folder / name):
+                reason = _reason(folder / name, (), room)
     except OSError as problem:
         reason = f"{folder} cannot be written: {problem.strerror or problem}"
-        if problem.filename and Path(problem.filename).parent != folder and Path(problem.filename) != folder:
+        if problem.filename and Path(problem.filename) != folder and not str(problem.filename).endswith(_DRAFT):
             reason += f" ({problem.filename})"
     if reason:
         for path in missing:
-            if path.is_dir():
+            with contextlib.suppress(OSError):  # it was not made, or somebody uses it already
                 path.rmdir()
         raise error(f"{what}{reason}")
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # such as a name that is too long
+        return False
+
+
 def _reason(folder: Path, names: Iterable[str], room: int) -> str:
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-") as file:
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=_DRAFT) as file:
         file.write(bytes(4096))  # a full disk takes an empty file
         file.flush()
         os.fsync(file.fileno())

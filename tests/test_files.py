@@ -85,6 +85,16 @@ def test_every_file_of_an_evaluation_is_looked_at(place: Path, monkeypatch: pyte
         (place / "out" / name).rmdir()
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "samples", "evaluation"])
+def test_every_folder_of_a_run_is_looked_at(name: str, place: Path) -> None:
+    (place / name).write_text("mine")
+    with pytest.raises(
+        ExperimentError, match=rf"^the run folder {place} cannot be written: File exists \({place}/{name}\)$"
+    ):
+        train(place)
+    assert tree(place) == {"file": "mine", name: "mine"}
+
+
 def test_a_film_that_nothing_can_write(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "play", never)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from g1jax import rl, settings, vlm
+from g1jax import envs, rl, settings, vlm
 from g1jax.errors import G1Error
 from g1jax.evaluation import analysis, endpoint, program
 from g1jax.rl.rewards import RewardWeights
@@ -134,6 +134,23 @@ def test_a_number_of_a_program_or_a_part(basis: Any) -> None:
             assert ": expected " in said
 
 
+@pytest.mark.parametrize("game_id", envs.game_ids())
+def test_a_number_of_a_level(game_id: str) -> None:
+    """Of the game's own, and of those that a cold start mixes."""
+    keys = {"images": "digits"} if game_id == "shisen_sho_cifar10" else {}
+    game = envs.make(game_id, **keys)
+    numbers = [path[0] for path, _ in numbers_of(type(game.level))]
+    assert {"rows", "cell_size", "noise", "frame_size"} <= set(numbers)
+    for name, value in itertools.product(dict.fromkeys(numbers), (*BAD, (2**40, 2**40), (-1, 0), (float("nan"), 1))):
+        said = refusal(functools.partial(envs.make, game_id, **keys | {name: value}))
+        if said:
+            assert name in said
+        else:
+            assert all(0 < side <= 30 * 512 for side in envs.make(game_id, **keys | {name: value}).frame_shape)
+        said = refusal(functools.partial(game.traced_level, **{name: value}))
+        assert not said or name in said or "traced level key" in said
+
+
 @pytest.mark.parametrize(
     ("run", "options", "message"),
     [
@@ -170,7 +187,7 @@ def test_programs_check_first(
         ({"levels": {"shisen_sho": 3}}, "levels['shisen_sho']=3: expected a dict whose keys are texts"),
         ({"levels": {"chess": {}}}, "levels: unknown game 'chess'"),
         ({"levels": {"game_2048": {"frame_size": [2**31, 2**31]}}}, "game_2048: frame_size=(2147483648, 2147483648)"),
-        ({"levels": {"game_2048": {"noise": 10**400}}}, "game_2048: noise=1000"),
+        ({"levels": {"game_2048": {"noise": 10**400}}}, "game_2048: noise=1000000"),
         ({"cold_start__mixed_levels": {"shisen_sho": ()}}, "cold_start.mixed_levels['shisen_sho']: name at least one"),
         ({"cold_start__mixed_levels": {"shisen_sho": ({"colors": 0},)}}, "shisen_sho: colors=0"),
         ({"rl__walk_steps": {"shisen": 3}}, "rl.walk_steps: unknown game 'shisen'; did you mean 'shisen_sho'"),

@@ -71,7 +71,9 @@ class Level:
             value = getattr(self, f.name)
             if isinstance(value, list):
                 value = tuple(value)
-            if hints[f.name] is float and type(value) is int and abs(value) < 2**53:
+            if any(abs(number) >= 2**53 for number in _integers(value)):  # float64 has no more
+                raise LevelError(f"{f.name}={show(value)}: that is too large")
+            if hints[f.name] is float and type(value) is int:
                 value = float(value)
             if not _has_type(value, hints[f.name]):
                 raise LevelError(
@@ -153,6 +155,10 @@ def make_level(level_type: type[Level], game_id: str, keys: dict[str, Any]) -> L
 def traced_keys(level: Level) -> dict[str, TracedRule]:
     """The traced keys of a level and their rules."""
     return {f.name: f.metadata["traced"] for f in dataclasses.fields(level) if "traced" in f.metadata}
+
+
+def _integers(value: Any) -> list[int]:
+    return [part for part in (value if isinstance(value, tuple) else (value,)) if type(part) is int]
 
 
 def _has_type(value: Any, hint: Any) -> bool:

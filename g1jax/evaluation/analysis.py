@@ -16,7 +16,7 @@ from g1jax.evaluation import analysis_pages, report
 from g1jax.evaluation.bootstrapping import lead_lag
 from g1jax.evaluation.difficulty import AXES, Trial, check_axes, game_of, kinship, looks_along, trials_of
 from g1jax.evaluation.findings import Analysis, LookPoint, Moment, RunAnalysis, TrialPoint
-from g1jax.evaluation.points import Points, Setting
+from g1jax.evaluation.points import FOLDER, Points, Setting
 from g1jax.evaluation.protocol import EvaluationError
 from g1jax.evaluation.results import GameResult
 from g1jax.evaluation.statistics import Interval, differences
@@ -73,7 +73,7 @@ def analyze(options: Options) -> Analysis:
     )
     out = options.out or Path("evaluations") / f"analysis-{'-'.join(_file_name(name) for name in runs)}"
     files = analysis_pages
-    require_writable(out, (files.DATA, files.MARKDOWN, files.PICTURE, report.FILE), EvaluationError)
+    require_writable(out, (files.DATA, files.MARKDOWN, files.PICTURE, report.FILE), EvaluationError, folders=[FOLDER])
     points = Points(out, setting, _tell)
     notes: list[str] = []
     experiments = [run.setup.experiment for run in runs.values()]

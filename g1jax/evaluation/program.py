@@ -77,7 +77,7 @@ def evaluate(options: Options) -> None:
     media.require_writer(_film_suffixes(options.film))
     films = [f"{file_name(label)}.{suffix}" for label in games for suffix in _film_suffixes(options.film)]
     names = (results.FILE, tables.FILE, replay.FILE, report.FILE, *films)
-    require_writable(out, names, EvaluationError)
+    require_writable(out, names, EvaluationError, folders=["exchanges"])
     about, episodes = _play_all(options, player, games, out)
     result = results.result_of(about, episodes)
     write(out, result, episodes, others, curves)

@@ -21,6 +21,7 @@ from g1jax.files import ROOM, require_writable
 from g1jax.training.config import Experiment, ExperimentError, require
 
 CONFIG, METRICS, TIMINGS = "config.json", "metrics.jsonl", "timings.jsonl"
+_FOLDERS = ("checkpoints", "tensorboard", "samples", "evaluation")
 _FREE = ("workdir", "log")
 """Keys that may differ when a run goes on."""
 
@@ -54,9 +55,8 @@ class RunFolder:
         """
         if self._is_writer:
             with self._saying_why():
-                require_writable(
-                    self.path, (CONFIG, METRICS, TIMINGS), ExperimentError, room=room, what="the run folder "
-                )
+                names = (CONFIG, METRICS, TIMINGS, "curves.png")
+                require_writable(self.path, names, ExperimentError, folders=_FOLDERS, room=room, what="the run folder ")
                 write_atomically(self.path / CONFIG, json.dumps(as_json(self._experiment), indent=1))
 
     def begin_at(self, step: int) -> None:
