@@ -21,6 +21,7 @@ from PIL import Image
 
 from g1jax.envs import plain_tar
 from g1jax.envs.plain_pickle import Array, read_plain
+from g1jax.errors import G1Error
 from g1jax.files import home_folder
 from g1jax.foreign import read_bytes
 from g1jax.terminal import one_line
@@ -39,6 +40,10 @@ _MAX_META_BYTES = 2**16
 _MAX_FILE_BYTES = 64 * 2**20  # twice the size of an official batch; nothing larger is read
 
 
+class ImagesError(G1Error):
+    """Images that cannot be had: damaged, foreign, or too few; the message names the file."""
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """The same number of images, N, of each class."""
@@ -54,14 +59,14 @@ def load_images(source: str, per_class: int) -> ImageSet:
     Args:
         source: "digits" (shipped), "cifar10" (from $G1JAX_CIFAR10 or the usual places), "auto" (CIFAR-10 if found, else
             digits), or the path of an official CIFAR-10 archive or extracted folder.
-        per_class: images of each class; ValueError if the set has fewer.
+        per_class: images of each class; ImagesError if the set has fewer.
 
     Raises:
         FileNotFoundError: CIFAR-10 was asked for, or named in $G1JAX_CIFAR10, and is not there.
-        ValueError: the files are damaged, or are not CIFAR-10.
+        ImagesError: the files are damaged, or are not CIFAR-10.
     """
     if per_class < 1:
-        raise ValueError(f"per_class must be at least 1, not {per_class}.")
+        raise ImagesError(f"per_class must be at least 1, not {per_class}.")
     if source == "digits":
         return _load_digits(per_class)
     if source not in ("auto", "cifar10"):
@@ -96,7 +101,7 @@ def _load_digits(per_class: int) -> ImageSet:
     with np.load(_DIGITS_FILE, allow_pickle=False) as file:
         ink = file["images"]  # uint8[10, N, 8, 8], 0..16
     if per_class > ink.shape[1]:
-        raise ValueError(f"digits has {ink.shape[1]} images of each class, zero to nine; {per_class} were asked for.")
+        raise ImagesError(f"digits has {ink.shape[1]} images of each class, zero to nine; {per_class} were asked for.")
     ink = np.pad(ink[:, :per_class], ((0, 0), (0, 0), (1, 1), (1, 1)))
     grey = (255 - np.rint(ink * (255 / 16))).astype(np.uint8)
     return _image_set("digits", DIGIT_CLASSES, np.repeat(grey[..., None], 3, axis=-1))
@@ -164,17 +169,17 @@ def _load_cifar10(path: Path, per_class: int) -> ImageSet:
         for name in layout.batches:
             files = first if name in first else _read_files(path, layout, (name,))
             if name not in files:
-                raise ValueError(f"{path} has no {name}: it is damaged or not the whole of CIFAR-10. {_ADVICE}")
+                raise ImagesError(f"{path} has no {name}: it is damaged or not the whole of CIFAR-10. {_ADVICE}")
             with _naming(path / name):
                 batch = layout.parse_batch(files[name])
             yield batch
 
-    pixels = _first_of_each_class(batches(), names, per_class)  # uint8[10, N, 3072]
+    pixels = _first_of_each_class(path, batches(), names, per_class)  # uint8[10, N, 3072]
     images = pixels.reshape(len(names), per_class, 3, 32, 32).transpose(0, 1, 3, 4, 2)
     return _image_set("cifar10", names, images)
 
 
-def _first_of_each_class(batches: Iterable[Batch], names: Sequence[str], per_class: int) -> np.ndarray:
+def _first_of_each_class(path: Path, batches: Iterable[Batch], names: Sequence[str], per_class: int) -> np.ndarray:
     """uint8[classes, per_class, 3072], from no more batches than that takes."""
     chosen: list[list[np.ndarray]] = [[] for _ in names]
     missing = [per_class for _ in names]
@@ -186,8 +191,9 @@ def _first_of_each_class(batches: Iterable[Batch], names: Sequence[str], per_cla
         if not any(missing):
             return np.stack([np.concatenate(parts) for parts in chosen])
     fewest = int(np.argmax(missing))
-    raise ValueError(
-        f"CIFAR-10 has {per_class - missing[fewest]} images of class {names[fewest]!r}; {per_class} were asked for."
+    raise ImagesError(
+        f"{path}: CIFAR-10 has {per_class - missing[fewest]} images of class {names[fewest]!r}; "
+        f"{per_class} were asked for."
     )
 
 
@@ -200,7 +206,7 @@ def _layout_of(path: Path) -> _Layout:
             folders = (name.split("/")[0] for name, _ in archive)
             found = next((layout for folder in folders for layout in _LAYOUTS if layout.folder == folder), None)
     if found is None:
-        raise ValueError(f"{path} holds neither of the two versions of CIFAR-10. {_ADVICE}")
+        raise ImagesError(f"{path} holds neither of the two versions of CIFAR-10. {_ADVICE}")
     return found
 
 
@@ -210,7 +216,7 @@ def _read_files(path: Path, layout: _Layout, names: Sequence[str]) -> dict[str, 
     if path.is_dir():
         for name in names:
             if (path / name).is_file():
-                found[name] = read_bytes(path / name, max_bytes=_limit(name))
+                found[name] = read_bytes(path / name, max_bytes=_limit(name), error=ImagesError)
         return found
     wanted = {f"{layout.folder}/{name}": name for name in names}
     with _open_archive(path) as archive:
@@ -219,7 +225,7 @@ def _read_files(path: Path, layout: _Layout, names: Sequence[str]) -> dict[str, 
             if name and name not in found:
                 found[name] = read(_limit(name) + 1)
                 if len(found[name]) > _limit(name):
-                    raise ValueError(f"{member} has more than {_limit(name)} bytes")
+                    raise ImagesError(f"{member} has more than {_limit(name)} bytes")
                 if len(found) == len(names):
                     break
     return found
@@ -239,19 +245,19 @@ def _open_archive(path: Path) -> Iterator[Iterator[tuple[str, Callable[[int], by
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turns whatever reading a damaged or foreign file raises (pickle alone has a dozen) into one ValueError."""
+    """Turns whatever reading a damaged or foreign file raises (pickle alone has a dozen) into one ImagesError."""
     try:
         yield
     except Exception as error:
         reason = one_line(str(error), 200) or type(error).__name__
-        raise ValueError(f"{path} is damaged or not a plain CIFAR-10 file: {reason}. {_ADVICE}") from error
+        raise ImagesError(f"{path} is damaged or not a plain CIFAR-10 file: {reason}. {_ADVICE}") from error
 
 
 def _checked_batch(pixels: np.ndarray, labels: np.ndarray) -> Batch:
     if pixels.shape != (len(labels), _PIXELS):
-        raise ValueError(f"its images have the shape {pixels.shape}, not ({len(labels)} labels, {_PIXELS})")
+        raise ImagesError(f"its images have the shape {pixels.shape}, not ({len(labels)} labels, {_PIXELS})")
     if (labels >= len(CIFAR10_CLASSES)).any():
-        raise ValueError(f"it has the label {labels.max()}, and only 0 to 9 exist")
+        raise ImagesError(f"it has the label {labels.max()}, and only 0 to 9 exist")
     return pixels, labels
 
 
@@ -259,7 +265,7 @@ def _checked_names(names: Sequence[str]) -> Names:
     """Ten different plain words, since they are written into the board text."""
     are_plain = all(re.fullmatch(r"[A-Za-z][A-Za-z0-9 _-]{0,31}", name) for name in names)
     if not are_plain or len(set(names)) != len(names) or len(names) != len(CIFAR10_CLASSES):
-        raise ValueError("its class names are not ten different plain words")
+        raise ImagesError("its class names are not ten different plain words")
     return tuple(names)
 
 
@@ -268,7 +274,7 @@ def _checked_names(names: Sequence[str]) -> Names:
 
 def _parse_binary_batch(data: bytes) -> Batch:
     if len(data) % (1 + _PIXELS):
-        raise ValueError(f"its length, {len(data)} bytes, is not a multiple of {1 + _PIXELS}")
+        raise ImagesError(f"its length, {len(data)} bytes, is not a multiple of {1 + _PIXELS}")
     records = np.frombuffer(data, np.uint8).reshape(-1, 1 + _PIXELS)
     return _checked_batch(records[:, 1:], records[:, 0])
 
@@ -283,7 +289,7 @@ def _parse_binary_meta(data: bytes) -> Names:
 def _unpickle(data: bytes) -> dict[bytes | str, Any]:
     content = read_plain(data)
     if not isinstance(content, dict):
-        raise ValueError("it holds no dictionary")
+        raise ImagesError("it holds no dictionary")
     return content
 
 
@@ -291,16 +297,16 @@ def _parse_python_batch(data: bytes) -> Batch:
     content = _unpickle(data)
     pixels, labels = content.get(b"data"), content.get(b"labels")
     if not isinstance(pixels, Array) or pixels.values is None or not isinstance(labels, list):
-        raise ValueError("it lacks the array b'data' or the list b'labels'")
+        raise ImagesError("it lacks the array b'data' or the list b'labels'")
     if not all(type(label) is int and 0 <= label < 256 for label in labels):
-        raise ValueError("its labels are not whole numbers from 0 to 9")
+        raise ImagesError("its labels are not whole numbers from 0 to 9")
     return _checked_batch(pixels.values, np.array(labels, np.uint8))
 
 
 def _parse_python_meta(data: bytes) -> Names:
     names = _unpickle(data).get(b"label_names")
     if not isinstance(names, list) or not all(isinstance(name, bytes) for name in names):
-        raise ValueError("it lacks the list b'label_names'")
+        raise ImagesError("it lacks the list b'label_names'")
     return _checked_names([name.decode("ascii", "replace") for name in names])
 
 

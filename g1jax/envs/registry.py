@@ -8,7 +8,7 @@ from typing import Any
 import g1jax
 from g1jax.envs.core import Game
 from g1jax.envs.level import LevelError, make_level, require, unknown
-from g1jax.foreign import read_toml
+from g1jax.foreign import name_of, read_toml
 
 _GAMES: dict[str, type[Game[Any]]] = {}
 PRESETS_VARIABLE = "G1JAX_ENVS"
@@ -47,7 +47,12 @@ def make(game_id: str, preset: str | None = None, **keys: Any) -> Game[Any]:
         require(name in known, f"{game_id}: {unknown('preset', name, known)}")
         level.update(known[name])
     game_type = _GAMES[game_id]
-    return game_type(make_level(game_type.Level, game_id, {**level, **keys}))
+    try:
+        return game_type(make_level(game_type.Level, game_id, {**level, **keys}))
+    except LevelError as error:
+        if not level:
+            raise
+        raise LevelError(f"{error} (with preset {preset!r} of {name_of(_preset_file(game_id))})") from None
 
 
 def presets(game_id: str) -> Mapping[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from g1jax.evaluation.endpoint import Client, GivenUpError, as_png
 from g1jax.evaluation.protocol import EvaluationError
+from g1jax.terminal import one_line
 from g1jax.typing import HostImages
 
 FORMAT = 1
@@ -143,8 +144,8 @@ def check_setting(path: Path, found: dict[str, Any], setting: dict[str, Any]) ->
     for key in {**found, **ours}:
         if found.get(key) != ours.get(key):
             raise EvaluationError(
-                f"{path} was begun with {key}={_short(found.get(key))}, now it is {_short(ours.get(key))}: "
-                "go on with the same, or use another --out"
+                f"{path} was begun with {one_line(key, 80)}={_short(found.get(key))}, "
+                f"now it is {_short(ours.get(key))}: go on with the same, or use another --out"
             )
 
 

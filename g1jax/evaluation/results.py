@@ -223,6 +223,8 @@ def compare(ours: Result, theirs: Result) -> dict[str, dict[str, Interval]]:
     for label in common:
         a, b = ours.games[label], theirs.games[label]
         _check_same_level(label, a.level, b.level)
+        if not set(a.sums) & set(b.sums):
+            raise EvaluationError(f"not comparable: no figure of {label} is in both {ours.name} and {theirs.name}")
         out[label] = differences(dict(a.sums), dict(b.sums))
     return out
 

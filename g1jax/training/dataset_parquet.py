@@ -2,15 +2,21 @@
 
 import itertools
 import json
+import os
+import struct
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
+from g1jax.foreign import parse_json
+from g1jax.training import parquet_child
 from g1jax.training.config import ExperimentError, require
 
 _ROWS = 256  # of a group; a reader takes a whole group into memory
-_ROWS_READ = 2  # at a time: each may hold the largest text of the file
+_MAX_TEXT, _MAX_IMAGE, _MAX_BLOBS = 2**22, 2**24, 16  # of a row: bytes, bytes, and how many images
 _TEXT = {"dtype": "string", "_type": "Value"}
 FEATURES: dict[str, Any] = {
     "messages": [{"role": _TEXT, "content": _TEXT}],
@@ -57,45 +63,58 @@ def read(file: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The rows, with these columns, which are texts and bytes in lists and structs.
 
     A parquet file may be a millionth of what it holds, so what is read of it is bounded by its own size. Equal bytes of
-    different rows are one object, as in the file.
+    different rows are one object, as in the file. Another process reads it, since pyarrow may end the one that does.
 
     Raises:
         ExperimentError: pyarrow is not installed, or the file is damaged, holds something else or expands too far.
     """
-    arrow, parquet = require_pyarrow()
+    require_pyarrow()
     size = file.stat().st_size
-    most_rows, most_bytes = 10_000 + size // 32, 2**26 + 16 * size
+    max_rows, max_bytes = 10_000 + size // 32, 2**26 + 16 * size
+    limits = [str(file.absolute()), json.dumps(list(columns)), str(max_rows), str(max_bytes)]
     shared = _Shared()
-    try:
-        with parquet.ParquetFile(file, pre_buffer=False, buffer_size=2**20) as source:
-            require(
-                source.metadata.num_rows <= most_rows,
-                f"{file}: {source.metadata.num_rows} rows in {size} bytes: at most {most_rows} are read",
-            )
-            for column in source.schema_arrow:
-                is_known = column.name not in columns or _is_plain(arrow, column.type, depth=4)
-                require(is_known, f"{file}: the column {column.name} holds no texts or bytes: {str(column.type)[:80]}")
-            unpacked = sum(_unpacked_sizes(source.metadata, columns))
-            require(unpacked <= most_bytes, f"{file}: {unpacked} bytes in {size}, and at most {most_bytes} are read")
-            for batch in source.iter_batches(_ROWS_READ, columns=list(columns), use_threads=False):
-                for i in range(len(batch)):
-                    yield shared.of(batch.slice(i, 1).to_pylist()[0])
-                    is_bounded = shared.size <= most_bytes and shared.seen <= 4 * most_bytes
-                    require(is_bounded, f"{file}: more than {most_bytes} bytes in {size}")
-    except (arrow.ArrowException, OSError, ValueError, RecursionError) as error:
-        if isinstance(error, ExperimentError):
-            raise
-        raise ExperimentError(f"{file} cannot be read: {' '.join(str(error).split())[:300]}") from None
+    with subprocess.Popen(
+        [sys.executable, "-P", parquet_child.__file__, *limits],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"},
+    ) as child:
+        assert child.stdout is not None
+        try:
+            for row in _received(child.stdout, file):
+                yield shared.of(row)
+                is_bounded = shared.size <= max_bytes and shared.seen <= 4 * max_bytes
+                require(is_bounded, f"{file}: more than {max_bytes} bytes in {size}")
+        finally:
+            child.kill()
 
 
-def _unpacked_sizes(metadata: Any, columns: Sequence[str]) -> Iterator[int]:
-    """Of each part of these columns, as the file has it."""
-    for group in range(metadata.num_row_groups):
-        of_group = metadata.row_group(group)
-        for i in range(of_group.num_columns):
-            column = of_group.column(i)
-            if column.path_in_schema.split(".")[0] in columns:
-                yield column.total_uncompressed_size
+def _received(stream: IO[bytes], file: Path) -> Iterator[dict[str, Any]]:
+    """The rows that the other process sends, until it says that there are no more."""
+    for number in itertools.count():
+        where = f"{file}, row {number}"
+
+        def take(count: int, where: str = where) -> bytes:
+            raw = stream.read(count)
+            require(len(raw) == count, f"{where}: the file is damaged, or takes too much memory or time to read")
+            return raw
+
+        is_end, length, num_blobs = struct.unpack("<III", take(12))
+        require(length <= _MAX_TEXT and num_blobs <= _MAX_BLOBS, f"{where}: a row of {length} bytes of text")
+        lengths = struct.unpack(f"<{num_blobs}I", take(4 * num_blobs))
+        require(sum(lengths) <= _MAX_IMAGE, f"{where}: images of {sum(lengths)} bytes")
+        text = take(length)
+        if is_end:
+            said = text.decode("utf-8", "replace")
+            require(not said, f"{file} cannot be read: {said}")
+            return
+        yield _with_bytes(parse_json(text, where, error=ExperimentError), [take(count) for count in lengths])
+
+
+def _with_bytes(value: Any, blobs: Sequence[bytes]) -> Any:
+    if isinstance(value, dict):
+        return blobs[value[""]] if value.keys() == {""} else {key: _with_bytes(v, blobs) for key, v in value.items()}
+    return [_with_bytes(item, blobs) for item in value] if isinstance(value, list) else value
 
 
 class _Shared:
@@ -117,21 +136,6 @@ class _Shared:
         self.size += len(value) if known is value else 0
         self.seen += len(value)
         return known
-
-
-def _is_plain(arrow: ModuleType, kind: Any, depth: int) -> bool:
-    """Whether a column's type is text, bytes, or lists and structs of them."""
-    types = arrow.types
-    if types.is_dictionary(kind):
-        return _is_plain(arrow, kind.value_type, 0)
-    if any(test(kind) for test in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)):
-        return True
-    if depth == 0:
-        return False
-    if types.is_struct(kind):
-        return all(_is_plain(arrow, kind.field(i).type, depth - 1) for i in range(kind.num_fields))
-    is_list = types.is_list(kind) or types.is_large_list(kind)
-    return is_list and _is_plain(arrow, kind.value_type, depth - 1)
 
 
 def _schema(arrow: ModuleType) -> Any:

@@ -17,6 +17,7 @@ _MAX_VALUES = 8_000_000  # vocabularies of 262,144 tokens have two million
 _MAX_TEMPLATE = 2**16
 _MAX_PATTERN = 4096
 _JSON_FILES = (FILE, CONFIG_FILE, "special_tokens_map.json", "added_tokens.json", "vocab.json", "chat_template.json")
+_ADDED_KEYS = {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special", "__type"}
 _TEXT_FILES = ("merges.txt", "vocab.txt")
 # Parts that may change the length of a text only by a small factor. `Replace` and `Precompiled` can double it each.
 _NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Strip", "Nmt", "ByteLevel", "Prepend")
@@ -50,6 +51,7 @@ def check_tokenizer_json(path: Path) -> None:
     vocab = model.get("vocab")
     is_numbered = isinstance(vocab, dict) and all(type(i) is int and 0 <= i < MAX_TOKENS for i in vocab.values())
     require(is_numbered, f"{path}: its vocabulary is not of texts with numbers below {MAX_TOKENS}")
+    _check_added(content.get("added_tokens"), path)
     for part in _parts(content.get("normalizer"), "normalizers"):
         kind = part.get("type")
         require(kind in _NORMALIZERS, f"{path}: a normalizer {excerpt(kind)}; known are {', '.join(_NORMALIZERS)}")
@@ -60,6 +62,13 @@ def check_tokenizer_json(path: Path) -> None:
         require(
             length <= _MAX_PATTERN, f"{path}: a pattern of {length} characters, and at most {_MAX_PATTERN} are read"
         )
+
+
+def _check_added(tokens: Any, path: Path) -> None:
+    """Refuses options that the library does not know, of which it would tell, as they are, on standard output."""
+    for token in tokens if isinstance(tokens, list) else []:
+        unknown = sorted(set(token) - _ADDED_KEYS) if isinstance(token, dict) else []
+        require(not unknown, f"{path}: an added token with the option {excerpt(unknown[:1])}")
 
 
 def _parts(part: Any, key: str) -> list[dict[str, Any]]:
@@ -111,8 +120,10 @@ def _check_folder(folder: Path) -> None:
             continue
         if name == FILE:
             check_tokenizer_json(folder / name)
-        else:
-            read_json(folder / name, max_values=_MAX_VALUES, error=ConfigError)
+            continue
+        content = read_json(folder / name, max_values=_MAX_VALUES, error=ConfigError)
+        added = content.get("added_tokens_decoder") if isinstance(content, dict) else None
+        _check_added(list(added.values()) if isinstance(added, dict) else added, folder / name)
     for name in _TEXT_FILES:
         if (folder / name).is_file():
             read_text(folder / name, error=ConfigError)

@@ -189,7 +189,7 @@ def _find_entries(folder: Path) -> dict[str, Entry]:
         if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
             raise WeightsError(f"{index}: no weight_map from tensor names to file names")
         files = sorted(set(listed.values()))
-        strange = [file for file in files if Path(file).name != file]
+        strange = [file for file in files if Path(file).name != file or len(file) > 200 or not file.isprintable()]
         if strange:
             raise WeightsError(f"{index}: files outside of the folder: {join_names(strange)}")
     elif (folder / SINGLE).is_file():
