@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-import warnings
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +19,7 @@ MAX_PIXELS = 2**24  # 4096 × 4096, of which the widest mode takes 64 MiB
 
 _MAX_SCANS = 50  # of a progressive JPEG, each of which is a pass over all pixels; encoders write about ten
 _SCAN = b"\xff\xda"
+_JPEG_FRAME = re.compile(rb"\xff[\xc0-\xc2]\x00[\x0b-\x14]\x08(..)(..)", re.DOTALL)
 _MAX_PARTS = 20_000  # chunks of a PNG, markers of a JPEG; Pillow takes microseconds for each
 
 
@@ -37,23 +38,33 @@ def open_image(
     if len(raw) > max_bytes:
         raise error(f"{where}: an image of {len(raw)} bytes, and at most {max_bytes} are read")
     _check_parts(raw, where, error)
+    _check_size(_size_in_header(raw), where, error)  # Pillow warns of large ones, on standard error
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Pillow only warns of is refused, or harmless
-            picture = Image.open(io.BytesIO(raw), formats=FORMATS)
-            _check(picture, raw, where, error)
-            with picture:
-                yield picture
+        with Image.open(io.BytesIO(raw), formats=FORMATS) as picture:
+            _check_size(picture.size, where, error)
+            yield picture
     except G1Error:
         raise
     except Exception as reason:  # Pillow raises a dozen kinds, down to IndexError and struct.error
         raise error(f"{where}: its image cannot be read: {_why(reason)}") from None
 
 
-def _check(picture: Image.Image, raw: bytes, where: str, error: type[G1Error]) -> None:
-    width, height = picture.size
-    if not 0 < width * height <= MAX_PIXELS:
-        raise error(f"{where}: an image of {width}×{height} pixels, and at most {MAX_PIXELS} are decoded")
+def _check_size(size: tuple[int, int] | None, where: str, error: type[G1Error]) -> None:
+    if size is not None and not 0 < size[0] * size[1] <= MAX_PIXELS:
+        raise error(f"{where}: an image of {size[0]}×{size[1]} pixels, and at most {MAX_PIXELS} are decoded")
+
+
+def _size_in_header(raw: bytes) -> tuple[int, int] | None:
+    """Width and height, if they stand where they usually do."""
+    if raw.startswith(b"\x89PNG") and len(raw) >= 24:
+        return int.from_bytes(raw[16:20], "big"), int.from_bytes(raw[20:24], "big")
+    if raw[8:16] == b"WEBPVP8X" and len(raw) >= 30:
+        return 1 + int.from_bytes(raw[24:27], "little"), 1 + int.from_bytes(raw[27:30], "little")
+    if raw[8:16] == b"WEBPVP8L" and len(raw) >= 25:
+        bits = int.from_bytes(raw[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    frame = _JPEG_FRAME.search(raw) if raw.startswith(b"\xff\xd8") else None
+    return (int.from_bytes(frame[2], "big"), int.from_bytes(frame[1], "big")) if frame else None
 
 
 def _check_parts(raw: bytes, where: str, error: type[G1Error]) -> None:

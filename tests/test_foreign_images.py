@@ -33,6 +33,18 @@ PIXELS = (b"\0" + b"\xff\0\0" * 16) * 16
 JPEG = encoded(SMALL, "JPEG", progressive=True)
 
 
+def wide_jpeg(width: int, height: int) -> bytes:
+    at = JPEG.index(b"\xff\xc2") + 5
+    return JPEG[:at] + struct.pack(">HH", height, width) + JPEG[at + 4 :]
+
+
+def webp(width: int, height: int) -> bytes:
+    """Of a canvas that is far larger than what is on it."""
+    canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    body = b"VP8X" + struct.pack("<I", 10) + b"\0" * 4 + canvas + encoded(SMALL, "WEBP", lossless=True)[12:]
+    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_known_formats_are_read(kind: str, tmp_path: Path) -> None:
     raw = encoded(SMALL, kind)
@@ -53,7 +65,9 @@ def test_known_formats_are_read(kind: str, tmp_path: Path) -> None:
         (png(16, PIXELS)[:-30], "its image cannot be read"),
         (png(16, PIXELS[:100]), "its image cannot be read"),
         (png(9000, PIXELS), "an image of 9000×9000 pixels, and at most 16777216 are decoded"),
-        (png(60_000, PIXELS), "its image cannot be read: Image size"),
+        (png(60_000, PIXELS), "an image of 60000×60000 pixels, and at most 16777216 are decoded"),
+        (webp(16_383, 16_383), "an image of 16383×16383 pixels"),
+        (wide_jpeg(65_500, 65_500), "an image of 65500×65500 pixels"),
         (png(16, PIXELS, chunk(b"abCd") * 30_000), "an image file of more than 20000 parts"),
         (png(16, PIXELS, chunk(b"zTXt", b"a\0\0" + zlib.compress(b" " * 10_000_000))), "Decompressed data too large"),
         (b"\xff\xd8" + b"\xff\xfe\0\2" * 30_000 + JPEG[2:], "an image file of more than 20000 parts"),

@@ -163,6 +163,13 @@ class _Machine:
         target.values = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if is_fortran else "C")
 
 
+def _skip(count: int) -> Callable[[_Machine], None]:
+    def skip(machine: _Machine) -> None:
+        machine.take(count)
+
+    return skip
+
+
 def _long(machine: _Machine) -> None:
     machine.push(int.from_bytes(machine.take(min(machine.number("B"), 9)), "little", signed=True))
 
@@ -195,8 +202,8 @@ def _stack_global(machine: _Machine) -> None:
 
 
 _INSTRUCTIONS: dict[int, Callable[[_Machine], None]] = {
-    0x80: lambda machine: machine.take(1) and None,  # PROTO
-    0x95: lambda machine: machine.take(8) and None,  # FRAME
+    0x80: _skip(1),  # PROTO
+    0x95: _skip(8),  # FRAME
     ord("("): lambda machine: machine.push(_MARK),
     ord("}"): lambda machine: machine.push({}),
     ord("]"): lambda machine: machine.push([]),
