@@ -84,7 +84,7 @@ def test_memory_and_time_are_measured(tmp_path: Path, monkeypatch: pytest.Monkey
     assert 40_000_000 < summary.bytes < 120_000_000 or sys.platform != "linux"
     monkeypatch.setattr(fuzzer, "MAX_BYTES", 10_000_000)
     monkeypatch.setattr(fuzzer, "MAX_SECONDS", 0.0)
-    with pytest.raises(fuzzer.FuzzError, match=r"s, \d+ MiB; was read"):
+    with pytest.raises(fuzzer.FuzzError, match=r"computed in [\d.]+ s, \d+ MiB; was read"):
         fuzzer.fuzz("a", tmp_path / "again", 0, 3)
 
 
