@@ -110,6 +110,9 @@ class Game(Generic[S]):
     def __hash__(self) -> int:
         return hash((type(self), self.level))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.level,)  # what else it holds follows from its level
+
     def __repr__(self) -> str:
         changed = [
             f"{f.name}={getattr(self.level, f.name)!r}"
@@ -191,7 +194,7 @@ class Game(Generic[S]):
 
     def sample_action(self, state: S, key: Key, *, legal: bool = True) -> Array:
         """A random action, int32[]: of the legal ones (the invalid action if there is none), or of all."""
-        bits = jax.random.bits(key)
+        bits = jax.random.bits(key, dtype=jnp.uint32)
         if not legal:
             return random.dice(bits, self.num_actions)[0]
         return jnp.minimum(random.choose(self.legal_actions(state), bits), self.invalid_action)
@@ -260,7 +263,9 @@ class Game(Generic[S]):
         if isinstance(response, str | bytes):
             return cast(Array, _on_device(self, "parse", text.encode(response)))
         numbers, is_valid = self.answer_text.read(text.as_bytes(response))
-        return jnp.where(is_valid, jnp.sum(numbers * self._strides), self.invalid_action).astype(jnp.int32)
+        return jnp.where(is_valid, jnp.sum(numbers * self._strides, dtype=jnp.int32), self.invalid_action).astype(
+            jnp.int32
+        )
 
     def write_action(self, action: ArrayLike | int) -> Array:
         """An action as a response that `parse` reads: int32[] -> uint8[A]. The invalid action has an empty answer."""

@@ -100,7 +100,7 @@ class Game2048(core.Game[State]):
         def place(i: Array, board: Array) -> Array:
             return spawn_tile(board, jax.random.fold_in(key, i), level["spawn_four"])
 
-        board = jax.lax.fori_loop(0, level["start_tiles"], place, board)
+        board = jax.lax.fori_loop(np.int32(0), level["start_tiles"], place, board)
         return State(board, ~jnp.any(legal_moves(board)), seed, level)
 
     def move(self, state: State, action: Array, key: Key) -> tuple[State, Array, Array]:
@@ -257,7 +257,9 @@ def _close_gaps(cells: list[Array]) -> list[Array]:
 def spawn_tile(board: Array, key: Key, spawn_four: Array) -> Array:
     """A 2, or with chance `spawn_four` a 4, in a random empty cell: int8[R, C] -> int8[R, C]."""
     is_empty = (board == 0).reshape(-1)
-    nth, uniform = random.dice(jax.random.bits(key), jnp.sum(is_empty.astype(jnp.int32)))
+    nth, uniform = random.dice(
+        jax.random.bits(key, dtype=jnp.uint32), jnp.sum(is_empty.astype(jnp.int32), dtype=jnp.int32)
+    )
     is_chosen = jnp.arange(board.size, dtype=jnp.int32) == random.nth_marked(is_empty, nth)
     tile = jnp.where(uniform < spawn_four, 2, 1).astype(jnp.int8)
     return jnp.where(is_chosen.reshape(board.shape), tile, board)

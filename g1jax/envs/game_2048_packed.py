@@ -92,7 +92,7 @@ def spawn(packed: Array, is_legal: Array, key: Key, spawn_four: Array) -> tuple[
         filled |= _filled(line) << i
     empty = ~filled & _PLACES
     num_empty = jax.lax.population_count(empty)
-    nth, uniform = random.dice(jax.random.bits(key), num_empty)
+    nth, uniform = random.dice(jax.random.bits(key, dtype=jnp.uint32), num_empty)
     place = random.nth_bit(empty, nth)
     tile = jnp.where(uniform < spawn_four, jnp.uint32(2), jnp.uint32(1)) << (place // 5 * 5).astype(jnp.uint32)
     lines = [jnp.where(is_legal & (place % 5 == i), line | tile, line) for i, line in enumerate(lines)]

@@ -15,7 +15,7 @@ def twins(lines: Array) -> Array:
     0 is empty. `[2 0 2 2]` has two such pairs, of places 0 and 2 and of places 2 and 3.
     """
     is_tile = lines != 0
-    count = jnp.cumsum(is_tile.astype(jnp.int32), axis=1)  # of tiles up to a place, its own too
+    count = jnp.cumsum(is_tile.astype(jnp.int32), axis=1, dtype=jnp.int32)  # of tiles up to a place, its own too
     first, second = lines[:, :, None], lines[:, None, :]
     is_next = count[:, None, :] - count[:, :, None] == 1
     before = np.triu(np.ones((lines.shape[1],) * 2, bool), 1)[None]

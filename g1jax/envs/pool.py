@@ -50,8 +50,10 @@ def fill(game: Game[Any], level: TracedLevel, num_envs: int, keys: Key) -> Pool:
 def renew(game: Game[Any], pool: Pool, states: Pytree, is_wanted: Array, key: Key) -> tuple[Pytree, Pool]:
     """Replaces the wanted states, bool[b], by ready ones, and refills the bank until less than a chunk is missing."""
     chunk = max(1, pool.size // _CHUNK)
-    order = jnp.cumsum(is_wanted.astype(jnp.int32)) - 1  # of those that want one, so no two get the same
-    num_wanted = jnp.sum(is_wanted.astype(jnp.int32))
+    order = (
+        jnp.cumsum(is_wanted.astype(jnp.int32), dtype=jnp.int32) - 1
+    )  # of those that want one, so no two get the same
+    num_wanted = jnp.sum(is_wanted.astype(jnp.int32), dtype=jnp.int32)
 
     def hand_out(pool: Pool, states: Pytree, served: Array) -> tuple[Pool, Pytree, Array]:
         places = (pool.next + order - served) % pool.size

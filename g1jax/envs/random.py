@@ -10,7 +10,7 @@ from g1jax.typing import Array, Key
 
 def seed_of(key: Key) -> Array:
     """Two words that stand for a key of any kind where only plain arrays can go, such as a loop's carry: uint32[2]."""
-    return jax.random.bits(key, (2,))
+    return jax.random.bits(key, (2,), jnp.uint32)
 
 
 def words(seed: Array, draw: Array, count: int) -> Array:
@@ -36,15 +36,15 @@ def nth_marked(mask: Array, nth: Array) -> Array:
     if num_words == 1:
         return nth_bit(words[0], nth)
     counts = jax.lax.population_count(words).astype(jnp.int32)
-    before = jnp.cumsum(counts) - counts
-    word = jnp.sum((before + counts <= nth).astype(jnp.int32))
+    before = jnp.cumsum(counts, dtype=jnp.int32) - counts
+    word = jnp.sum((before + counts <= nth).astype(jnp.int32), dtype=jnp.int32)
     place = nth_bit(words[jnp.minimum(word, num_words - 1)], nth - before[jnp.minimum(word, num_words - 1)])
     return jnp.where(word < num_words, word * 32 + place, n)
 
 
 def nth_bit(word: Array, nth: Array) -> Array:
     """The place of the nth set bit of a word, from the lowest, counted from 0; 32 or more where there is none."""
-    place = jnp.where(nth < jax.lax.population_count(word).astype(jnp.int32), 0, 32)
+    place = jnp.where(nth < jax.lax.population_count(word).astype(jnp.int32), jnp.int32(0), jnp.int32(32))
     for width in (16, 8, 4, 2, 1):
         count = jax.lax.population_count(word & np.uint32((1 << width) - 1)).astype(jnp.int32)
         is_above = nth >= count
@@ -71,7 +71,7 @@ def dice(bits: Array, sides: Array | int) -> tuple[Array, Array]:
 
 def choose(mask: Array, bits: Array) -> Array:
     """A random marked place, all equally likely: bool[n], uint32[] -> int32[]; n or more where none is marked."""
-    nth, _ = dice(bits, jnp.sum(mask.astype(jnp.int32)))
+    nth, _ = dice(bits, jnp.sum(mask.astype(jnp.int32), dtype=jnp.int32))
     return nth_marked(mask, nth)
 
 
@@ -85,4 +85,4 @@ def shuffled(bits: Array) -> Array:
         return jnp.argsort(bits).astype(jnp.int32)
     place = np.arange(n)
     is_before = (bits[None, :] < bits[:, None]) | ((bits[None, :] == bits[:, None]) & (place[None] < place[:, None]))
-    return jnp.sum(is_before.astype(jnp.int32), axis=1)
+    return jnp.sum(is_before.astype(jnp.int32), axis=1, dtype=jnp.int32)

@@ -105,7 +105,7 @@ class ShisenSho(core.Game[State]):
 
     def begin(self, key: Key, seed: Array, level: core.TracedLevel) -> State:
         """A board on which at least one pair matches."""
-        kind = jnp.arange(self.level.colors * self.level.shapes)
+        kind = jnp.arange(self.level.colors * self.level.shapes, dtype=jnp.int32)
         is_available = (kind // self.level.shapes < level["colors"]) & (kind % self.level.shapes < level["shapes"])
         board = deal(key, is_available, level["tile_types"], self.rows, self.cols)
         return State(board, ~has_match(board), seed, level)
@@ -153,7 +153,7 @@ class ShisenSho(core.Game[State]):
         """
         book, board = self._phrasebook, state.board
         side_key, line_key = jax.random.split(key)
-        side = jax.random.randint(side_key, (), 0, len(_SIDES))
+        side = jax.random.randint(side_key, (), 0, len(_SIDES), jnp.int32)
         seen, is_seen, outer, inner = self._look_from(board, side)
         is_across, along, is_along, first, second = self._look_along(board, line_key)
         nearest = nearest_pair(board)
@@ -203,7 +203,7 @@ class ShisenSho(core.Game[State]):
         book = self._phrasebook
         is_found, first, second = first_twins(lines)
         kinds, is_tile = lines.astype(jnp.int32), lines != 0
-        is_first = jnp.cumsum(is_tile.astype(jnp.int32), axis=1) == 1
+        is_first = jnp.cumsum(is_tile.astype(jnp.int32), axis=1, dtype=jnp.int32) == 1
         names = book.name(jnp.where(is_first, kinds + np.int32(len(self.cell_names())), kinds)).reshape(-1)
         is_said = is_tile.reshape(-1) & (~is_found | (np.arange(lines.size, dtype=np.int32) < second))
         names = jnp.where(is_said, names, book.nothing)
@@ -232,7 +232,7 @@ def deal(key: Key, is_available: Array, num_types: Array, rows: int, cols: int) 
     the pairs evenly among them.
     """
     num_cells = rows * cols
-    num_available = jnp.sum(is_available.astype(jnp.int32))
+    num_available = jnp.sum(is_available.astype(jnp.int32), dtype=jnp.int32)
     automatic = jnp.clip(jnp.minimum(num_cells // 4, num_available), 1)
     num_types = jnp.where(num_types == 0, automatic, num_types)
 
@@ -352,8 +352,8 @@ def best_pair(board: Array) -> Array:
     def value(pair: Array) -> Array:
         a, b = pair // num_cells, pair % num_cells
         after = jnp.where((place == a) | (place == b), jnp.int8(0), flat).reshape(board.shape)
-        num_left = jnp.sum(matches(fence(after)).astype(jnp.int32))
-        is_last_pair = jnp.sum((flat == flat[a]).astype(jnp.int32)) == 2
+        num_left = jnp.sum(matches(fence(after)).astype(jnp.int32), dtype=jnp.int32)
+        is_last_pair = jnp.sum((flat == flat[a]).astype(jnp.int32), dtype=jnp.int32) == 2
         return jnp.where(pair < 0, -1, num_left + jnp.where(is_last_pair, num_cells**2, 0))
 
     values = jax.vmap(value)(pairs)

@@ -110,7 +110,7 @@ class ShisenShoCifar10(shisen_sho.ShisenSho):
 
     def begin(self, key: Key, seed: Array, level: core.TracedLevel) -> State:  # type: ignore[override]
         """A board on which at least one pair matches."""
-        is_available = jnp.arange(self.level.classes) < level["classes"]
+        is_available = jnp.arange(self.level.classes, dtype=jnp.int32) < level["classes"]
         board = shisen_sho.deal(key, is_available, level["tile_types"], self.rows, self.cols)
         return self.from_cells(board, seed, level)
 
@@ -135,7 +135,7 @@ def pick_images(board: Array, seed: Array, num_images: int) -> Array:
     flat = board.reshape(-1)
     kind = flat.astype(jnp.uint32)
     is_earlier = (flat[:, None] == flat[None, :]) & np.tri(board.size, k=-1, dtype=bool)
-    nth = jnp.sum(is_earlier.astype(jnp.int32), axis=1)
+    nth = jnp.sum(is_earlier.astype(jnp.int32), axis=1, dtype=jnp.int32)
     steps = np.array([a for a in range(1, num_images + 1) if math.gcd(a, num_images) == 1], np.int32)
     step = jnp.asarray(steps)[(mix_bits(seed, kind) % np.uint32(len(steps))).astype(jnp.int32)]
     start = (mix_bits(seed ^ np.uint32(0x5BD1E995), kind) % np.uint32(num_images)).astype(jnp.int32)

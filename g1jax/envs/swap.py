@@ -246,7 +246,9 @@ def fall(board: Array, is_removed: Array) -> Array:
     """Takes cells away and lets the tiles above fall: int8[R, C], holes (-1) at the top of each column."""
     rows = board.shape[0]
     is_left = ~is_removed & (board >= 0)
-    num_left_below = jnp.flip(jnp.cumsum(jnp.flip(is_left.astype(jnp.int32), 0), axis=0), 0) - is_left.astype(jnp.int32)
+    num_left_below = jnp.flip(
+        jnp.cumsum(jnp.flip(is_left.astype(jnp.int32), 0), axis=0, dtype=jnp.int32), 0
+    ) - is_left.astype(jnp.int32)
     target = rows - 1 - num_left_below  # [R, C]
     lands = (target[:, None, :] == np.arange(rows, dtype=np.int32)[None, :, None]) & is_left[:, None, :]
     return jnp.sum(jnp.where(lands, board[:, None, :] + 1, 0), axis=0).astype(jnp.int8) - 1
@@ -344,7 +346,9 @@ def fill_without_runs(bits: Array, num_kinds: Array, shape: tuple[int, int]) -> 
         number += (number >= high).astype(jnp.int32)
         return flat.at[i].set(number)
 
-    return jax.lax.fori_loop(0, rows * cols, put, jnp.zeros(rows * cols, jnp.int32)).reshape(rows, cols)
+    return jax.lax.fori_loop(np.int32(0), np.int32(rows * cols), put, jnp.zeros(rows * cols, jnp.int32)).reshape(
+        rows, cols
+    )
 
 
 # The expert

@@ -43,10 +43,10 @@ def look(board: Array, key: Key, count: int) -> list[Look]:
     most = max(sum(map(len, paths(length))) for length in board.shape)
     views = [_see(board, place, most), _see(board.T, place.T, most)]
     kinds, is_first, is_end, source, target = (jnp.concatenate(column) for column in zip(*views, strict=True))
-    bands = jax.lax.top_k(jax.random.uniform(key, kinds.shape[:1]), count)[1]
+    bands = jax.lax.top_k(jax.random.uniform(key, kinds.shape[:1], jnp.float32), count)[1]
 
     def look_at(band: Array) -> Look:
-        end, is_found = jnp.argmax(is_end[band]), jnp.any(is_end[band])
+        end, is_found = jnp.argmax(is_end[band]).astype(jnp.int32), jnp.any(is_end[band])
         is_named = (np.arange(most, dtype=np.int32) <= end) | ~is_found
         named = jnp.where(is_named, kinds[band], -1)
         return Look(is_found, band, named, is_first[band], source[band, end], target[band, end])

@@ -92,7 +92,7 @@ def decode(text: ArrayLike) -> str:
 def join(pieces: Array, table: NameTable, length: int) -> Array:
     """The names of `pieces`, int32[T], one after another: uint8[length], zero-padded (cut off if longer)."""
     lengths = jnp.asarray(table.lengths)[pieces]
-    starts = jnp.minimum(jnp.cumsum(lengths) - lengths, length)
+    starts = jnp.minimum(jnp.cumsum(lengths, dtype=jnp.int32) - lengths, length)
     # Every name is laid down with its padding. Where a padding overlaps the next name, the larger byte is the name's.
     text = jnp.zeros(length + table.names.shape[1], jnp.uint8)
     rows = jax.lax.ScatterDimensionNumbers((1,), (), (0,))
@@ -163,7 +163,7 @@ class BoardText:
         """Whether the stripped content of the response's first perception tag is the true board text: bool[]."""
         span = strip(response, find_tag(response, "perception"))
         truth = self.write(board)
-        length = jnp.sum((truth != 0).astype(jnp.int32))
+        length = jnp.sum((truth != 0).astype(jnp.int32), dtype=jnp.int32)
         position = jnp.arange(self.length, dtype=jnp.int32)
         same = (take(response, span.start + position) == truth) | (position >= length)
         return span.is_found & (span.end - span.start == length) & jnp.all(same)
@@ -313,7 +313,7 @@ def read_numbers(text: Array, span: Span, form: str, limit: int) -> tuple[Array,
     is_digit = inside & (text >= ord("0")) & (text <= ord("9"))
     is_mark = inside & ~is_digit & ~is_space(text)
     marks = form.replace("#", "").encode()
-    is_valid = span.is_found & (jnp.sum(is_mark.astype(jnp.int32)) == len(marks))
+    is_valid = span.is_found & (jnp.sum(is_mark.astype(jnp.int32), dtype=jnp.int32) == len(marks))
     # Walk from mark to mark; the gap before each one, and after the last, holds a number or nothing.
     here, numbers = span.start, []
     for i, gap_has_number in enumerate(_gaps(form)):
@@ -346,7 +346,7 @@ def _read_number(text: Array, position: Array, is_digit: Array, limit: int) -> t
     """The value of marked digits, and whether they are one number: at least one, with nothing between."""
     n = text.shape[0]
     first, last = _first(is_digit, n), jnp.max(jnp.where(is_digit, position, -1))
-    count = jnp.sum(is_digit.astype(jnp.int32))
+    count = jnp.sum(is_digit.astype(jnp.int32), dtype=jnp.int32)
     places = len(str(limit)) + 1
     value = jnp.int32(0)
     for place in range(places):
@@ -359,7 +359,7 @@ def _read_number(text: Array, position: Array, is_digit: Array, limit: int) -> t
 def _count_before(mask: Array) -> Array:
     """How many places before each one are marked: bool[n] -> int32[n]."""
     ones = mask.astype(jnp.int32)
-    return jnp.cumsum(ones) - ones
+    return jnp.cumsum(ones, dtype=jnp.int32) - ones
 
 
 def _first(mask: Array, otherwise: Array | int) -> Array:

@@ -66,6 +66,8 @@ class VecResult:
 class VecEnv:
     """A batch of `num_envs` environments: pure functions of a VecState, to be jitted by the caller.
 
+    Two batches are equal, and share compiled programs, if their games and settings are.
+
     >>> from g1jax import envs
     >>> vec = envs.make_vec(["game_2048", "swap"], num_envs=64)
     >>> state = jax.jit(vec.reset)(jax.random.key(0))
@@ -95,6 +97,18 @@ class VecEnv:
         self.invalid_action = np.repeat(np.array([g.invalid_action for g in games], np.int32), counts)  # int32[B]
         shapes = [game.frame_shape for game in games]
         self.frame_shape = (max(s[0] for s in shapes), max(s[1] for s in shapes), 3)
+
+    def _values(self) -> tuple[Any, ...]:
+        return self.games, self.counts, self.autoreset, self.max_steps, self.pool_size
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, VecEnv) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return VecEnv, self._values()
 
     # Playing
 
