@@ -31,7 +31,8 @@ from g1jax.terminal import one_line
 
 MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 64
-MAX_VALUES = 2_000_000  # a dict of one key takes 240 bytes, so this many values fit in half a gigabyte
+MAX_VALUES = 2_000_000
+MAX_CONTAINERS = 1_000_000  # lists and objects; one of one item takes up to 240 bytes, so all fit in a quarter gigabyte
 MAX_DIGITS = 300
 
 _CHUNK = 1 << 20
@@ -295,9 +296,9 @@ def _check_structure(raw: bytes, where: str, max_depth: int, max_values: int, er
     The pass reads the text as the parser does, up to the first byte at which the parser stops anyway.
     """
     opening = raw.count(b"[") + raw.count(b"{")
-    if opening <= max_depth and opening + raw.count(b",") <= max_values:
+    if opening <= min(max_depth, MAX_CONTAINERS) and opening + raw.count(b",") <= max_values:
         return  # the common case: small
-    depth, values, is_inside, is_escaped, line = 0, 0, False, False, 1
+    depth, values, containers, is_inside, is_escaped, line = 0, 0, 0, False, False, 1
     for start in range(0, len(raw), _CHUNK):
         chunk = raw[start : start + _CHUNK]
         if is_escaped:
@@ -318,10 +319,13 @@ def _check_structure(raw: bytes, where: str, max_depth: int, max_values: int, er
                 f"{where}: line {line}, byte {start + at + 1} of the text: nested deeper than {max_depth} levels"
             )
         depth = int(depths[-1])
+        containers += int(np.count_nonzero(opens))
         values += int(np.count_nonzero(opens)) + int(np.count_nonzero(codes == ord(",")))
         line += chunk.count(b"\n")
         if values > max_values:
             raise error(f"{where}: more than {max_values} values by line {line}")
+        if containers > MAX_CONTAINERS:
+            raise error(f"{where}: more than {MAX_CONTAINERS} lists and objects by line {line}")
 
 
 @functools.cache

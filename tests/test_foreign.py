@@ -86,6 +86,12 @@ def test_limits_are_held() -> None:
     assert parse_json(b"[[]]", "", max_depth=2) == [[]]
 
 
+def test_lists_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foreign, "MAX_CONTAINERS", 3)
+    assert parse_json(b"[[],[]]", "") == [[], []]
+    assert "more than 3 lists and objects by line 2" in fault_of(b"[[],\n[],{}]")
+
+
 def test_not_a_number_can_be_allowed() -> None:
     found = parse_json(b"[NaN, Infinity, -Infinity, 1e999]", "", allow_nan=True)
     assert repr(found) == "[nan, inf, -inf, inf]"

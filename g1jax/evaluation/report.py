@@ -177,7 +177,7 @@ def read_curves(path: Path, *, may_be_none: bool = False) -> Curves:
         file, max_line_bytes=_MAX_LINE, allow_nan=True, error=EvaluationError, on_error=bad.append
     ):
         step = row.get("step") if isinstance(row, dict) else None
-        if bad or type(step) not in (int, float):
+        if bad or not isinstance(step, int | float) or isinstance(step, bool):
             raise bad[0] if bad else EvaluationError(f"{name_of(file)}:{number}: not a line of metrics with a step")
         for name, value in row.items():
             game, _, key = name.rpartition("/")

@@ -23,7 +23,7 @@ from g1jax.terminal import printable
 FORMAT = 1
 FILE = "results.json"
 _MAX_EPISODES = 10_000_000
-_MAX_VALUES = 20_000_000  # of 100,000 episodes there are eight million, of two to four bytes each
+_MAX_VALUES = 16_000_000  # of 100,000 episodes there are eight million, of two to four bytes each
 _KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
 
 

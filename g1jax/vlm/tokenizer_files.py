@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 MAX_TOKENS = 2**22  # as many as a model's vocabulary may have
 MAX_TABLE = 2**29  # bytes of the texts of all tokens, each as long as the longest
-_MAX_VALUES = 8_000_000  # vocabularies of 262,144 tokens have two million
+_MAX_VALUES = 4_000_000  # vocabularies of 262,144 tokens have two million
 _MAX_TEMPLATE = 2**16
 _MAX_PATTERN = 4096
 _JSON_FILES = (FILE, CONFIG_FILE, "special_tokens_map.json", "added_tokens.json", "vocab.json", "chat_template.json")

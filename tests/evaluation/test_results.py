@@ -74,9 +74,10 @@ def test_any_value_in_a_result_is_taken_or_refused_by_name(tmp_path: Path) -> No
     """Also numbers that NumPy could not hold, and as many episodes as no memory could."""
     save(result(), tmp_path)
     text = (tmp_path / "results.json").read_text()
+    values: list[Any] = [None, "\x1b[2J", -1, 2.5, 10**15, 10**200, [], {}, [[]], True]
     num_refused = 0
     for at in places(json.loads(text)):
-        for wrong in (None, "\x1b[2J", -1, 2.5, 10**15, 10**200, [], {}, [[]], True):
+        for wrong in values:
             whole: list[Any] = [json.loads(text)]
             inner: Any = whole
             for key in (0, *at)[:-1]:

@@ -9,7 +9,6 @@ import faulthandler
 import os
 import random
 import shutil
-import sys
 import time
 import zlib
 from dataclasses import dataclass
@@ -124,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -5,10 +5,12 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from g1jax.errors import G1Error
 from tests.conftest import REPOSITORY
 from tests.fuzz import fuzzer
 from tests.fuzz.mutations import mutate_bytes, mutate_json, mutate_json_lines, mutate_toml
@@ -46,8 +48,8 @@ def test_damaged_files_are_read_or_refused_for_long(name: str, tmp_path: Path) -
 # The fuzzer itself
 
 
-def reader_that(read: object) -> Reader:
-    return Reader(lambda folder: (folder / "a.json").write_text('{"a": [1]}'), read, {"a.json": mutate_json})  # type: ignore[arg-type]
+def reader_that(read: Callable[[Path], object]) -> Reader:
+    return Reader(lambda folder: (folder / "a.json").write_text('{"a": [1]}'), read, {"a.json": mutate_json})
 
 
 def raises(error: BaseException) -> None:
@@ -59,17 +61,16 @@ def raises(error: BaseException) -> None:
     [
         (lambda folder: raises(ValueError("a.json")), "ValueError: a.json"),
         (lambda folder: raises(RecursionError()), "RecursionError"),
-        (lambda folder: raises(fuzzer.G1Error(f"{folder}/b.json: wrong")), ""),
-        (lambda folder: raises(fuzzer.G1Error("wrong")), "not one line that names the file: 'wrong'"),
-        (lambda folder: raises(fuzzer.G1Error(f"{folder}: " + "a" * 3000)), "not one line that names the file"),
+        (lambda folder: raises(G1Error(f"{folder}/b.json: wrong")), ""),
+        (lambda folder: raises(G1Error("wrong")), "not one line that names the file: 'wrong'"),
+        (lambda folder: raises(G1Error(f"{folder}: " + "a" * 3000)), "not one line that names the file"),
         (lambda folder: (folder / "a.json").write_text("{}"), "reading changed the file"),
     ],
 )
 def test_what_is_no_good_end_is_noticed(
-    read: object, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    read: Callable[[Path], object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    is_sound = lambda folder: folder.name == "sound"  # noqa: E731
-    reader = reader_that(lambda folder: None if is_sound(folder) else read(folder))  # type: ignore[operator]
+    reader = reader_that(lambda folder: None if folder.name == "sound" else read(folder))
     monkeypatch.setitem(READERS, "a", reader)
     if message:
         with pytest.raises(fuzzer.FuzzError, match=f"a, case 0-\\d+.*{re.escape(message)}"):

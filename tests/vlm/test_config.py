@@ -1,5 +1,5 @@
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +94,7 @@ def test_a_config_no_model_has(changes: dict[str, Any], message: str) -> None:
         vlm.from_hf({**HUB_3B, **changes})
 
 
-WRONG = (None, "", "8", 2.5, True, [], {}, -1, 0, 10**7, 10**200)
+WRONG: tuple[Any, ...] = (None, "", "8", 2.5, True, [], {}, -1, 0, 10**7, 10**200)
 
 
 @pytest.mark.parametrize("key", [key for key in HUB_3B if key not in ("vision_config", "rope_scaling")])
@@ -103,7 +103,7 @@ def test_any_value_of_a_key_is_taken_or_refused(key: str, value: object) -> None
     check_refused({**HUB_3B, key: value})
 
 
-@pytest.mark.parametrize("key", HUB_3B["vision_config"])  # type: ignore[call-overload]
+@pytest.mark.parametrize("key", cast(dict[str, Any], HUB_3B["vision_config"]))
 @pytest.mark.parametrize("value", WRONG, ids=lambda value: repr(value)[:8])
 def test_any_value_of_a_key_of_the_tower_is_taken_or_refused(key: str, value: object) -> None:
     check_refused({**HUB_3B, "vision_config": {**HUB_3B["vision_config"], key: value}})  # type: ignore[dict-item]
