@@ -8,8 +8,10 @@ nothing is downloaded or extracted. The Python version is made of pickles, which
 unpickled: `read_plain` reads plain data and nothing else.
 """
 
+import io
 import os
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,7 +60,7 @@ def load_images(source: str, per_class: int) -> ImageSet:
 
     Args:
         source: "digits" (shipped), "cifar10" (from $G1JAX_CIFAR10 or the usual places), "auto" (CIFAR-10 if found, else
-            digits), or the path of an official CIFAR-10 archive or extracted folder.
+            digits), or the path of an official CIFAR-10 archive or extracted folder, or of what `save_images` wrote.
         per_class: images of each class; ImagesError if the set has fewer.
 
     Raises:
@@ -69,6 +71,8 @@ def load_images(source: str, per_class: int) -> ImageSet:
         raise ImagesError(f"per_class must be at least 1, not {per_class}.")
     if source == "digits":
         return _load_digits(per_class)
+    if Path(source).suffix == ".npz":
+        return _load_saved(Path(source), per_class)
     if source not in ("auto", "cifar10"):
         path = _cifar10_in(Path(source))
         if path is None:
@@ -91,6 +95,32 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
     for target, image in zip(resized, flat, strict=True):
         target[:] = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
     return resized.reshape(*images.shape[:-3], size, size, 3)
+
+
+def save_images(pictures: ImageSet, file: Path) -> None:
+    """Writes a set to an `.npz` file, which `load_images` reads."""
+    with file.open("wb") as out:
+        np.savez_compressed(
+            out, name=np.array(pictures.name), class_names=np.array(pictures.class_names), images=pictures.images
+        )
+
+
+def _load_saved(file: Path, per_class: int) -> ImageSet:
+    if not file.is_file():
+        raise FileNotFoundError(f"No pictures at {str(file)!r}.")
+    raw = io.BytesIO(read_bytes(file, max_bytes=_MAX_FILE_BYTES, error=ImagesError))
+    with _naming(file):
+        with zipfile.ZipFile(raw) as archive:
+            if sum(part.file_size for part in archive.infolist()) > _MAX_FILE_BYTES:
+                raise ImagesError(f"it unpacks to more than {_MAX_FILE_BYTES} bytes")
+        with np.load(raw, allow_pickle=False) as saved:
+            name, names, pixels = str(saved["name"]), [str(name) for name in saved["class_names"]], saved["images"]
+        names = list(_checked_names(names))
+        if pixels.dtype != np.uint8 or pixels.ndim != 5 or len(pixels) != len(names) or pixels.shape[-1] != 3:
+            raise ImagesError(f"its images are {pixels.dtype}{list(pixels.shape)}")
+    if pixels.shape[1] < per_class:
+        raise ImagesError(f"{file} has {pixels.shape[1]} images of each class; {per_class} were asked for.")
+    return _image_set(name, tuple(names), pixels[:, :per_class])
 
 
 # ---- the shipped digits ----------------------------------------------------------------------------------------------

@@ -36,7 +36,9 @@ class Level(level_keys.Level):
     rows: int = 6
     cols: int = 6
     images: str = "auto"
-    """`cifar10`, `digits` (shipped), the path of an official CIFAR-10 archive or folder, or `auto`: either."""
+    """`cifar10`, `digits` (shipped), the path of an official CIFAR-10 archive or folder, or of an `.npz` of pictures,
+    or `auto`: CIFAR-10 or else the digits.
+    """
     images_per_class: int = 48
     """The first so many pictures of each class."""
     classes: int = traced(10, "at_most")

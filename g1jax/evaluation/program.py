@@ -136,15 +136,14 @@ def games_for_run(names: str, folder: Path) -> dict[str, Game[Any]]:
     Without names its own games.
     """
     from g1jax.evaluation.difficulty import Trial, game_of
-    from g1jax.training.folder import read_config
-    from g1jax.training.setup import make_setup
+    from g1jax.training.runs import open_setup
 
-    experiment = read_config(folder)
-    own = {game.id: game for game in make_setup(experiment).games}
+    setup = open_setup(folder)
+    own = {game.id: game for game in setup.games}
     if not names:
         return own
     return {
-        label: own[label] if label in own else game_of(Trial(label, game_id, preset), experiment)
+        label: own[label] if label in own else game_of(Trial(label, game_id, preset), setup.experiment)
         for label, game_id, preset in _named(names)
     }
 

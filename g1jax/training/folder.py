@@ -9,18 +9,27 @@ import importlib.util
 import json
 import math
 import os
+import re
 import typing
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
 
+from g1jax import vlm
 from g1jax.files import ROOM, require_writable
+from g1jax.foreign import read_json
 from g1jax.training.config import Experiment, ExperimentError, require
+from g1jax.training.lock import LOCK, FolderLock
+from g1jax.training.metrics_file import cut_after, read_lines
+from g1jax.training.processes import any_process
+from g1jax.training.progress import Progress
 
-CONFIG, METRICS, TIMINGS = "config.json", "metrics.jsonl", "timings.jsonl"
+CONFIG, METRICS, TIMINGS, WANDB = "config.json", "metrics.jsonl", "timings.jsonl", "wandb.json"
+SETUP = "setup"
 _FOLDERS = ("checkpoints", "tensorboard", "samples", "evaluation")
 _FREE = ("workdir", "log")
 """Keys that may differ when a run goes on."""
@@ -38,6 +47,7 @@ class RunFolder:
         config = self.path / CONFIG
         is_logged = not experiment.log.wandb or importlib.util.find_spec("wandb") is not None
         require(is_logged, "log.wandb: wandb is not installed: pip install wandb")
+        self._lock: FolderLock | None = None
         with self._saying_why():
             require(not self.path.exists() or self.path.is_dir(), f"the run folder {self.path} is a file")
             if config.exists():
@@ -47,27 +57,55 @@ class RunFolder:
                     not (self.path / METRICS).exists(), f"{self.path}: metrics without a {CONFIG}; not a run's folder"
                 )
 
-    def create(self, room: int = ROOM) -> None:
-        """Makes the folder, if it is not there, and writes the config; `room`: bytes that must be free.
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a run in it already."""
+        return (self.path / CONFIG).is_file()
+
+    def create(self, keep: Callable[[], None] = lambda: None, *, room: int = ROOM) -> None:
+        """Makes the folder, if it is not there, takes its lock, writes the config and what `keep` does.
+
+        `room`: bytes that must be free.
 
         Raises:
-            ExperimentError: that cannot be done.
+            ExperimentError: that cannot be done, or another process writes the folder.
         """
+        error = None
         if self._is_writer:
-            with self._saying_why():
-                names = (CONFIG, METRICS, TIMINGS, "curves.png")
-                require_writable(self.path, names, ExperimentError, folders=_FOLDERS, room=room, what="the run folder ")
-                write_atomically(self.path / CONFIG, json.dumps(as_json(self._experiment), indent=1))
+            try:
+                self._create(keep, room)
+            except ExperimentError as reason:
+                error = reason
+        if any_process(error is not None):
+            raise error or ExperimentError(f"the first process could not write the run folder {self.path}")
 
-    def begin_at(self, step: int) -> None:
-        """Drops what was written after this step: those steps are done again."""
+    def _create(self, keep: Callable[[], None], room: int) -> None:
+        config = self.path / CONFIG
+        with self._saying_why():
+            names = (CONFIG, METRICS, TIMINGS, LOCK, "curves.png")
+            require_writable(self.path, names, ExperimentError, folders=_FOLDERS, room=room, what="the run folder ")
+            self._lock = FolderLock(self.path)
+            if config.exists():  # another process may have made it since
+                _check_same(config, as_json(self._experiment))
+            else:
+                self._write_config()
+            keep()
+
+    def _write_config(self) -> None:
+        write_atomically(self.path / CONFIG, json.dumps(as_json(self._experiment), indent=1))
+
+    def begin_at(self, step: int, progress: Progress) -> None:
+        """Takes out what was written after this step, which is done again, and what cannot be read; says so."""
         if not self._is_writer:
             return
+        with self._saying_why():
+            self._write_config()  # where it lies and what is logged may have changed
         for name in (METRICS, TIMINGS):
-            file = self.path / name
-            if file.exists():
-                lines = [line for line in file.read_text("utf-8").splitlines() if _step_of(line) <= step]
-                write_atomically(file, "".join(f"{line}\n" for line in lines))
+            with self._saying_why():
+                cut = cut_after(self.path / name, step)
+            if cut is not None:
+                tell = progress.warn if cut.unreadable else progress.say
+                tell(str(cut))
         self._writers = _Writers(self.path, self._experiment, step)
 
     def write(self, step: int, phase: str, metrics: Mapping[str, float], timings: Mapping[str, float]) -> None:
@@ -84,9 +122,13 @@ class RunFolder:
             self._writers.write(step, {**metrics, **{f"time/{key}": value for key, value in timings.items()}})
 
     def close(self) -> None:
-        """Finishes what is open."""
-        if self._writers is not None:
-            self._writers.close()
+        """Finishes what is open, and lets go of the folder."""
+        try:
+            if self._writers is not None:
+                self._writers.close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         file = self.path / name
@@ -109,8 +151,7 @@ class RunFolder:
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics."""
-    file = folder / METRICS
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+    return read_lines(folder / METRICS)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -147,8 +188,8 @@ def read_config(folder: Path) -> Experiment:
     file = folder / CONFIG
     require(file.is_file(), f"{folder} is no run's folder: it has no {CONFIG}")
     try:
-        experiment: Experiment = _from_json(Experiment, json.loads(file.read_text("utf-8")))
-    except (ValueError, TypeError, KeyError) as error:
+        experiment: Experiment = _from_json(Experiment, read_json(file))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ExperimentError(f"{file} is damaged or of another version: {error}") from error
     return experiment
 
@@ -169,29 +210,47 @@ def _from_json(kind: Any, value: Any) -> Any:
 
 def _check_same(known: Path, config: Mapping[str, Any]) -> None:
     try:
-        before = flatten(json.loads(known.read_text("utf-8")))
-    except ValueError:
+        before = flatten(read_json(known))
+    except (ValueError, AttributeError):
         raise ExperimentError(f"{known} is damaged: mend it, or give another --workdir") from None
     config = flatten(config)
     default = flatten(as_json(Experiment(name="")))  # which a setting had that there was not yet
     before = {**{key: default[key] for key in config if key in default}, **before}
     keys = [key for key in {**before, **config} if key.split(".")[0] not in _FREE]
     different = [f"{k} (was {before.get(k)!r}, is {config.get(k)!r})" for k in keys if before.get(k) != config.get(k)]
+    moved = _moved(known.parent, before, config)
+    different = [text for text in different if text.split(" ")[0] not in moved]
     require(
         not different,
         f"{known.parent} is a run with another config: {'; '.join(different)}. Give another --workdir, or these values",
     )
 
 
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # cut off in the middle by a kill
-        return math.inf
+def _moved(folder: Path, before: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Settings that name a folder, what is in which the run knows again wherever it lies."""
+    if not (folder / SETUP / "sources.json").is_file():
+        return []
+    moved = ["cold_start.dataset"] if before.get("cold_start.dataset") and config["cold_start.dataset"] else []
+    known = ("base", *vlm.preset_names())
+    is_model = bool(config["lora.rank"]) and before.get("model") not in known and config["model"] not in known
+    return [*moved, "model"] if is_model else moved
 
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _wandb_id(file: Path) -> str:
+    """What Weights & Biases knows the run by: drawn once and kept, so that a resumed run goes on in the same one."""
+    if not file.exists():
+        write_atomically(file, json.dumps({"id": uuid.uuid4().hex[:16]}) + "\n")
+    content = read_json(file, error=ExperimentError)
+    known = content.get("id") if isinstance(content, dict) else None
+    require(
+        isinstance(known, str) and re.fullmatch(r"[\w-]{1,64}", known, re.ASCII) is not None,
+        f'{file} is damaged: {{"id": "…"}} is wanted, the id of the run at Weights & Biases',
+    )
+    return str(known)
 
 
 class _Writers:
@@ -210,6 +269,7 @@ class _Writers:
                 name=experiment.name,
                 dir=str(path),
                 config=dataclasses.asdict(experiment),
+                id=_wandb_id(path / WANDB),
                 resume="allow",
             )
 

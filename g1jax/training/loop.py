@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from g1jax.files import ROOM
 from g1jax.training.ahead import compiling
 from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.config import Experiment
 from g1jax.training.folder import RunFolder
+from g1jax.training.kept import is_kept, keep
 from g1jax.training.lessons import Lesson, next_scripts, to_lesson
 from g1jax.training.memory import give_back
+from g1jax.training.processes import any_process
 from g1jax.training.progress import Progress
 from g1jax.training.samples import write_samples
-from g1jax.training.setup import Setup, load_params, make_setup
+from g1jax.training.setup import Setup, load_params, make_setup, weights_folder
 from g1jax.training.steps import COLD, RL, Fixed, RunState, begin, begin_rl, cold_step, frozen_of, rl_step, template
 from g1jax.vlm import Params
 
@@ -41,7 +41,7 @@ class Stop:
 
     def is_agreed(self) -> bool:
         """Whether any process was asked. Every process calls it, so that all stop after the same step."""
-        self.is_asked = _any_process(self.is_asked)
+        self.is_asked = any_process(self.is_asked)
         return self.is_asked
 
 
@@ -67,23 +67,24 @@ def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
     progress = Progress() if progress is None else progress
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(_signals())
-        setup = make_setup(experiment)
         folder = RunFolder(experiment)
+        setup = make_setup(experiment, folder.path if folder.has_begun else None)
         progress.begin(setup, folder.path)
         stack.callback(progress.end)
         stack.enter_context(jax.set_mesh(setup.mesh))
-        is_known = _any_process(folder.checkpoints.is_dir())
+        is_known = any_process(folder.checkpoints.is_dir())
         if not is_known and setup.books is not None:  # what is wrong with them is found here
             sizes = ", ".join(f"{len(book)} of {book.game.id}" for book in setup.books)
             progress.say(f"lessons of {experiment.cold_start.dataset}: {sizes}")
         params = None if is_known else load_params(setup)  # before the first file: they may be damaged
-        folder.create(ROOM + (1 if is_known else 2) * _size(template(setup, 0)))
         stack.callback(folder.close)
+        room = ROOM + (1 if is_known else 2) * _size(template(setup, 0))
+        folder.create(lambda: _keep(folder.path, setup), room=room)
         checkpoints = stack.enter_context(Checkpoints(folder.checkpoints, experiment.log.keep))
         run = _Run(setup, folder, checkpoints, progress, stop)
         wait = stack.enter_context(compiling(setup, checkpoints.last or 0))
         state, fixed = _restore(run, params)
-        folder.begin_at(int(state.step))
+        folder.begin_at(int(state.step), progress)
         with contextlib.suppress(_Stopped):
             state = _train(run, state, fixed, wait)
             checkpoints.save(int(state.step), state)
@@ -97,6 +98,12 @@ def _size(state: RunState) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
+def _keep(folder: Path, setup: Setup) -> None:
+    """Writes what the run is made of, unless it is there."""
+    if not is_kept(folder):
+        keep(folder, setup, weights_folder(setup))
+
+
 class _Stopped(Exception):
     """Somebody asked to stop, and all that is needed to go on is saved, or being saved."""
 
@@ -107,6 +114,8 @@ def _restore(run: _Run, params: Params | None) -> tuple[RunState, Fixed]:
     if state is None:
         return begin(run.setup, load_params(run.setup) if params is None else params)
     run.progress.say(f"goes on after step {int(state.step)} of {run.setup.experiment.num_steps}")
+    if int(state.step) < run.setup.experiment.cold_start.steps:
+        run.setup.books  # noqa: B018  (a dataset that has changed is refused before anything is written)
     return state, frozen_of(run.setup)
 
 
@@ -187,7 +196,7 @@ def _finish(run: _Run, state: RunState, fixed: Fixed) -> None:
 def _evaluate(run: _Run, state: RunState, fixed: Fixed, name: str, num_episodes: int) -> None:
     from g1jax.training.final import evaluate, table_of
 
-    if num_episodes == 0 or _any_process(table_of(run.folder.path, name).is_file()):
+    if num_episodes == 0 or any_process(table_of(run.folder.path, name).is_file()):
         return
 
     def check() -> None:
@@ -201,13 +210,6 @@ def _evaluate(run: _Run, state: RunState, fixed: Fixed, name: str, num_episodes:
 def _stopped(run: _Run, where: str) -> _Stopped:
     run.progress.say(f"stopped {where}; the same command goes on from here")
     return _Stopped()
-
-
-def _any_process(is_so: bool) -> bool:
-    """Whether it is so in any process."""
-    if jax.process_count() == 1:
-        return is_so
-    return bool(np.any(multihost_utils.process_allgather(np.array([is_so]))))
 
 
 def _check_finite(setup: Setup, figures: Mapping[str, float], step: int, phase: str) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from g1jax.rl.policy import Policy
-from g1jax.training.checkpoints import Checkpoints, first_line
-from g1jax.training.config import ExperimentError, require
+from g1jax.terminal import notice
+from g1jax.training.checkpoints import Checkpoints
+from g1jax.training.config import require
 from g1jax.training.folder import read_config
 from g1jax.training.setup import Setup, make_setup
 from g1jax.training.steps import RunState, frozen_of, template
@@ -39,11 +40,7 @@ class KeptRun:
             ExperimentError: the checkpoint is not there (any more), or cannot be read.
         """
         with _reading(self.folder, self.setup) as checkpoints:
-            try:
-                state = checkpoints.load(step, template(self.setup, step))
-            except Exception as error:  # whatever a damaged file makes Orbax raise
-                text = f"{self.folder}: checkpoint {step} cannot be read: {first_line(error)}"
-                raise ExperimentError(text) from None
+            state = checkpoints.load(step, template(self.setup, step))
         return _complete(self.setup, state, self.setup.policy.config.param_dtype)
 
     def mark(self, step: int) -> str:
@@ -60,26 +57,38 @@ def open_run(folder: str | Path) -> KeptRun:
         ExperimentError: it is no run's folder, or has no checkpoint.
     """
     folder = Path(folder)
-    setup = make_setup(read_config(folder))
+    setup = open_setup(folder)
     with _reading(folder, setup) as checkpoints:
         steps = tuple(checkpoints.steps)
     require(len(steps) > 0, f"{folder} has no checkpoint yet")
     return KeptRun(folder, setup, steps)
 
 
-def policy_of_run(folder: str | Path, *, param_dtype: DType | None = None) -> tuple[Policy, Params]:
+def open_setup(folder: Path) -> Setup:
+    """What a run works with, read from its folder.
+
+    Raises:
+        ExperimentError: it is no run's folder, or its files are damaged.
+    """
+    return make_setup(read_config(folder), folder)
+
+
+def policy_of_run(
+    folder: str | Path, *, param_dtype: DType | None = None, warn: Callable[[str], None] = notice
+) -> tuple[Policy, Params]:
     """The policy of a run's newest checkpoint, and its weights, LoRA's merged.
 
     The weights are those it computes with, in the run's own type. With `param_dtype` they are of that type, and no bit
-    that training kept is lost to a narrower one first: float32 gives a bfloat16 run's master weights.
+    that training kept is lost to a narrower one first: float32 gives a bfloat16 run's master weights. `warn` is told of
+    a damaged checkpoint, for which the one before is taken.
 
     Raises:
         ExperimentError: it is no run's folder, or has no checkpoint that can be read.
     """
     folder = Path(folder)
-    setup = make_setup(read_config(folder))
+    setup = open_setup(folder)
     with _reading(folder, setup) as checkpoints:
-        state = checkpoints.restore(functools.partial(template, setup), lambda line: None, delete=False)
+        state = checkpoints.restore(functools.partial(template, setup), warn)
     require(state is not None, f"{folder} has no checkpoint that can be read")
     assert state is not None
     policy = setup.policy
@@ -91,7 +100,7 @@ def policy_of_run(folder: str | Path, *, param_dtype: DType | None = None) -> tu
 @contextmanager
 def _reading(folder: Path, setup: Setup) -> Iterator[Checkpoints]:
     path = folder / "checkpoints"
-    require(path.is_dir(), f"{folder} has no checkpoints")
+    require(path.is_dir(), f"{folder} has no checkpoint yet")
     checkpoints = Checkpoints(path, keep=setup.experiment.log.keep, is_reader=True)
     try:
         yield checkpoints

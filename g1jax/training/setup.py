@@ -21,6 +21,7 @@ from g1jax.rl.algorithm import Algorithm, make_algorithm
 from g1jax.rl.policy import Policy
 from g1jax.rl.rewards import RewardWeights
 from g1jax.rl.update import Passes
+from g1jax.training import kept
 from g1jax.training.config import Experiment, check_experiment, require
 from g1jax.training.dataset import Book, read_dataset
 from g1jax.training.optimizer import make_optimizer
@@ -51,6 +52,8 @@ class Setup:
     cold_optimizer: optax.GradientTransformation
     rl_optimizer: optax.GradientTransformation
     lora: lora.LoRA | None
+    run_folder: Path | None
+    """Of a run that has begun: what it is made of is read from there."""
 
     @functools.cached_property
     def books(self) -> tuple[Book, ...] | None:
@@ -58,8 +61,14 @@ class Setup:
 
         Read when first asked for: a policy that has learnt is used without it.
         """
-        cold = self.experiment.cold_start
-        return read_dataset(Path(cold.dataset), self.games, self.policy) if cold.steps and cold.dataset else None
+        cold, folder = self.experiment.cold_start, self.run_folder
+        if not cold.steps or not cold.dataset:
+            return None
+        where = Path(cold.dataset) if folder is None else kept.dataset_of(folder, cold.dataset)
+        books = read_dataset(where, self.games, self.policy)
+        if folder is not None:
+            kept.check_dataset(folder, where, books)
+        return books
 
     def complete(self, trained: Params, frozen: Params | None) -> Params:
         """The model's params of those that are trained and those that are not."""
@@ -100,17 +109,18 @@ class Setup:
         return jax.tree.map(lambda leaf: _from_host(leaf, self.sharding(BATCH)), tree)
 
 
-def make_setup(experiment: Experiment) -> Setup:
-    """Everything but the weights.
+def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
+    """Everything but the weights. Of a run that has begun, by its folder: what is kept there is used.
 
     Raises:
         ExperimentError, ConfigError, LevelError, AlgorithmError: the experiment cannot be run; one line says why.
     """
     e = experiment
     check_experiment(e)
-    games = tuple(envs.make(name, preset=e.preset or None, **e.levels.get(name, {})) for name in e.games)
+    run_folder = run_folder if run_folder is not None and kept.is_kept(run_folder) else None
+    games = _make_games(e, run_folder)
     mesh = _make_mesh(e)
-    policy = _make_policy(e)
+    policy = _make_policy(e, run_folder)
     for game in games:
         check_length(policy.config, len(policy.prompt_tokens(game)), max(e.max_new_tokens, 1))
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -131,7 +141,7 @@ def make_setup(experiment: Experiment) -> Setup:
     if spec is not None:
         lora.targets(policy.config, spec)
     return Setup(
-        experiment=e,
+        experiment=e if run_folder is None else kept.with_prompts(e, games),
         games=games,
         policy=policy,
         algorithm=algorithm,
@@ -144,17 +154,31 @@ def make_setup(experiment: Experiment) -> Setup:
         cold_optimizer=make_optimizer(e.cold_start.optimizer, e.cold_start.steps),
         rl_optimizer=make_optimizer(e.rl.optimizer, e.rl.iterations * e.rl.epochs * e.rl.minibatches),
         lora=spec,
+        run_folder=run_folder,
     )
 
 
 def load_params(setup: Setup) -> Params:
     """The weights the run begins with, on their devices: random ones, or those of the model's folder."""
     e, config = setup.experiment, setup.policy.config
-    folder = _folder_of(e.model)
+    folder = weights_folder(setup)
     place = placer(config, setup.mesh)
     if folder is None:
         return setup.place(vlm.init(config, jax.random.fold_in(jax.random.key(e.seed), 0), place=place))
     return setup.place(vlm.load_params(config, folder, place=place))
+
+
+def weights_folder(setup: Setup) -> Path | None:
+    """The folder with the weights the run begins with; None if they are random.
+
+    Raises:
+        ExperimentError: a run that has begun finds them nowhere, or finds others.
+    """
+    model = setup.experiment.model
+    if setup.run_folder is None:
+        return _folder_of(model)
+    named = BASE_MODEL if model == "base" else Path(model)
+    return kept.weights_of(setup.run_folder, named if named.is_dir() else None)
 
 
 # Its parts
@@ -176,10 +200,18 @@ def _make_mesh(e: Experiment) -> jax.sharding.Mesh:
     return make_mesh(axes.data or count // rest, axes.fsdp, axes.tensor)
 
 
-def _make_policy(e: Experiment) -> Policy:
+def _make_games(e: Experiment, run_folder: Path | None) -> tuple[Game[Any], ...]:
+    if run_folder is not None:
+        return kept.read_games(run_folder, e.games)
+    return tuple(kept.resolved(envs.make(name, preset=e.preset or None, **e.levels.get(name, {}))) for name in e.games)
+
+
+def _make_policy(e: Experiment, run_folder: Path | None) -> Policy:
     sampling = vlm.Sampling(temperature=e.sampling.temperature, top_k=e.sampling.top_k, top_p=e.sampling.top_p)
-    folder = _folder_of(e.model)
-    source = e.tokenizer or ("games" if folder is None or not (folder / "tokenizer.json").exists() else str(folder))
+    folder, source = (None, "") if run_folder is None else (run_folder / kept.MODEL, str(run_folder / kept.MODEL))
+    if folder is None:
+        folder = _folder_of(e.model)
+        source = e.tokenizer or ("games" if folder is None or not (folder / "tokenizer.json").exists() else str(folder))
     tokenizer = vlm.Tokenizer.load(source)
     changes: dict[str, Any] = {
         "dtype": e.dtype, "param_dtype": e.param_dtype, "is_remat": e.is_remat, "attention": e.attention,

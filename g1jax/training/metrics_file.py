@@ -1,0 +1,87 @@
+"""Lines of JSON by step: read, and cut back to a step when a run resumes. No byte of what is cut is lost."""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from g1jax.foreign import ForeignError, parse_json, read_json_lines
+from g1jax.training.config import ExperimentError
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What was taken out of a file."""
+
+    file: Path
+    later: int
+    """Lines of later steps, which are done again."""
+    unreadable: tuple[int, ...]
+    """The numbers, from 1, of lines that are no metrics: cut off, or damaged."""
+    kept_in: Path
+    """Where all these lines are now, as they were."""
+
+    def __str__(self) -> str:
+        numbers = ", ".join(map(str, self.unreadable[:5])) + ", …" * (len(self.unreadable) > 5)
+        parts = [f"{self.later} lines of steps that are done again"] if self.later else []
+        parts += [f"unreadable lines (number {numbers})"] if self.unreadable else []
+        return f"{self.file}: {' and '.join(parts)} taken out; they are in {self.kept_in.name}"
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of a file, if it is there.
+
+    Raises:
+        ExperimentError: one is no JSON; the message has its number.
+    """
+    return [line for _, line in read_json_lines(file, error=ExperimentError)] if file.exists() else []
+
+
+def cut_after(file: Path, step: int) -> Cut | None:
+    """Takes the lines of later steps, and those that cannot be read, out of a file, into another beside it.
+
+    None, and nothing is written, if there are none.
+    """
+    if not file.exists():
+        return None
+    keep, cut, later, unreadable = [], [], 0, []
+    for number, line in enumerate(file.read_bytes().splitlines(keepends=True), 1):
+        found = _step_of(line)
+        if found is not None and found <= step:
+            keep.append(line.rstrip(b"\r\n") + b"\n")
+            continue
+        cut.append(line)
+        if found is None:
+            unreadable.append(number)
+        else:
+            later += 1
+    if not cut:
+        return None
+    kept_in = _write_aside(file, b"".join(cut))
+    draft = file.with_name(f"{file.name}.part")
+    draft.write_bytes(b"".join(keep))
+    draft.replace(file)
+    return Cut(file, later, tuple(unreadable), kept_in)
+
+
+def _write_aside(file: Path, content: bytes) -> Path:
+    """Writes to `<file>.dropped-<n>`, the first that is not there yet."""
+    for n in itertools.count(1):
+        target = file.with_name(f"{file.name}.dropped-{n}")
+        try:
+            with target.open("xb") as out:
+                out.write(content)
+        except FileExistsError:
+            continue
+        return target
+    raise AssertionError("there is always a next number")
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a line; None if it is no metrics, such as one that a kill or a full disk cut off."""
+    try:
+        content = parse_json(line, "a line")
+    except ForeignError:
+        return None
+    step = content.get("step") if isinstance(content, dict) else None
+    return step if isinstance(step, int) and not isinstance(step, bool) else None

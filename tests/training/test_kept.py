@@ -1,0 +1,291 @@
+"""A run's folder holds what the run is made of: what happens outside of it changes nothing."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from g1jax import envs, vlm
+from g1jax.envs import images
+from g1jax.envs.level import LevelError
+from g1jax.evaluation.program import games_for_run
+from g1jax.training import ExperimentError, loop, policy_of_run, run
+from g1jax.training.checkpoints import Checkpoints
+from g1jax.training.config import Experiment, Lora
+from g1jax.training.dataset import Row
+from g1jax.training.dataset_writer import DatasetWriter
+from g1jax.training.folder import RunFolder, read_config
+from g1jax.training.kept import is_kept, keep, resolved
+from g1jax.training.runs import open_run, open_setup
+from g1jax.training.setup import load_params, make_setup, weights_folder
+from g1jax.training.steps import begin
+from g1jax.training.teachers import Draw, expert, make_rows
+from tests.training import tiny
+from tests.training.conftest import StopAt, experiment_in
+from tests.training.test_nothing_lost import assert_nothing_lost, files_in
+from tests.training.test_run import Watch
+
+PRESET = '[words]\nabout = "x"\nrows = 2\ncols = 2\nprompt = "@words.txt"\n'
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a model and a preset that names a prompt by its file."""
+    folder = tmp_path / "place"
+    (folder / "levels").mkdir(parents=True)
+    (folder / "levels" / "game_2048.toml").write_text(PRESET)
+    (folder / "levels" / "words.txt").write_text("2048")
+    tiny.save_model(folder / "model")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("G1JAX_ENVS", "levels")
+    monkeypatch.setattr(loop, "make_setup", make_setup)
+    return folder
+
+
+def experiment_of(**changes: Any) -> Experiment:
+    """All in it is named relative to the working directory, and the level by a preset."""
+    return experiment_in(Path("runs/one"), "model", levels={}, preset="words", **changes)
+
+
+def spoil(place: Path) -> None:
+    """Edits the preset, removes the model, and goes elsewhere."""
+    (place / "levels" / "game_2048.toml").write_text("[words]\nrows = 3\n")
+    (place / "levels" / "words.txt").write_text("Other words")
+    shutil.rmtree(place / "model")
+    (place.parent / "elsewhere").mkdir()
+    os.chdir(place.parent / "elsewhere")
+
+
+def test_what_happens_outside_of_the_folder(place: Path, undisturbed: bytes) -> None:
+    run(experiment_of(), progress=StopAt(2))
+    folder = place / "runs" / "one"
+    before = files_in(folder)
+    spoil(place)
+    policy, _ = policy_of_run(folder)
+    game = open_run(folder).setup.games[0]
+    assert (game.rows, game.cols, game.prompt) == (2, 2, "2048")
+    assert games_for_run("", folder)["game_2048"] == game
+    assert policy.config == tiny.CONFIG
+    assert policy.tokenizer.encode("Red circle | 2048") == tiny.TOKENIZER.encode("Red circle | 2048")
+    watch = Watch()
+    run(dataclasses.replace(experiment_of(), workdir=str(folder)), progress=watch)
+    assert "goes on after step 2 of 4" in watch.lines
+    assert tiny.metrics_of(folder) == undisturbed
+    assert_nothing_lost(before, folder)
+
+
+def test_a_run_of_an_earlier_version(place: Path) -> None:
+    """It has a config and no more, reads what that names, and has the rest once it goes on."""
+    RunFolder(experiment_of()).create()
+    folder = place / "runs" / "one"
+    assert not is_kept(folder)
+    assert open_setup(folder).games[0].prompt == "2048"
+    begun(experiment_of())
+    assert is_kept(folder)
+    spoil(place)
+    assert open_setup(folder).games[0].prompt == "2048"
+
+
+@pytest.mark.parametrize("name", [*vlm.preset_names(), "base"])
+def test_configs_and_tokenizers_are_kept_whole(name: str, tmp_path: Path) -> None:
+    experiment = tiny.make_experiment(name, tmp_path / "run")
+    setup = make_setup(experiment)
+    RunFolder(experiment).create(lambda: keep(tmp_path / "run", setup, weights_folder(setup)))
+    kept = open_setup(tmp_path / "run")
+    assert kept.policy.config == setup.policy.config
+    assert kept.games == setup.games
+    assert kept.experiment == experiment
+    for game in setup.games:
+        np.testing.assert_array_equal(kept.policy.prompt_tokens(game), setup.policy.prompt_tokens(game))
+        assert kept.policy.max_new_tokens(game) == setup.policy.max_new_tokens(game)
+
+
+def begun(experiment: Experiment) -> Path:
+    """The folder of a run that has begun, and has no checkpoint yet."""
+    setup, folder = make_setup(experiment), Path(experiment.workdir)
+    RunFolder(experiment).create(lambda: keep(folder, setup, weights_folder(setup)))
+    return folder.resolve()
+
+
+def test_frozen_weights_are_linked(place: Path) -> None:
+    experiment = dataclasses.replace(experiment_of(), lora=Lora(rank=2))
+    folder = begun(experiment)
+    file = folder / "setup" / "model" / "model.safetensors"
+    assert file.samefile(place / "model" / "model.safetensors")
+    expected = load_params(make_setup(experiment))
+    spoil(place)
+    jax.tree.map(np.testing.assert_array_equal, load_params(open_setup(folder)), expected)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ExperimentError, match=r"the base weights that this run began from are needed, and are not in"):
+        load_params(open_setup(folder))
+
+
+def test_weights_are_those_it_began_from(place: Path) -> None:
+    """Without LoRA they are needed only until the first checkpoint."""
+    folder = begun(experiment_of())
+    assert not (folder / "setup" / "model" / "model.safetensors").exists()
+    load_params(open_setup(folder))
+    shutil.rmtree(place / "model")
+    vlm.save(tiny.CONFIG, vlm.init(tiny.CONFIG, jax.random.key(1)), place / "model")
+    setup = open_setup(folder)
+    with pytest.raises(ExperimentError, match=r"are not in .*/place/model: .*model.safetensors has other bytes than"):
+        load_params(setup)
+
+
+def test_base_weights_that_moved(place: Path) -> None:
+    experiment = dataclasses.replace(experiment_of(), lora=Lora(rank=2))
+    folder = begun(experiment)
+    (folder / "setup" / "model" / "model.safetensors").unlink()
+    (place / "model").rename(place / "moved")
+    moved = dataclasses.replace(experiment, model="moved")
+    RunFolder(moved)
+    load_params(make_setup(moved, folder))
+    with pytest.raises(ExperimentError, match=r"another config: model \(was 'model', is 'nano'\)"):
+        RunFolder(dataclasses.replace(experiment, model="nano"))
+
+
+def test_a_prompt_named_in_the_experiment(place: Path) -> None:
+    Path("levels/words.txt").write_text("Move {rows} by {cols}.")
+    levels = {"game_2048": {"prompt": "@levels/words.txt"}}
+    folder = begun(dataclasses.replace(experiment_of(), preset="", levels=levels))
+    spoil(place)
+    setup = open_setup(folder)
+    assert setup.games[0].prompt == "Move 4 by 4."
+    assert setup.experiment.levels["game_2048"]["prompt"] == "Move {rows} by {cols}."
+    assert read_config(folder).levels == levels  # as it was asked for
+
+
+@pytest.mark.parametrize("words", ["", "@home"])
+def test_prompts_that_cannot_be_kept(words: str, place: Path) -> None:
+    (place / "levels" / "words.txt").write_text(words)
+    with pytest.raises(LevelError, match="a prompt is not empty, and does not begin with @"):
+        make_setup(experiment_of())
+
+
+def test_pictures(tmp_path: Path) -> None:
+    """Those that a level names are used as long as they are the same."""
+    digits, file, folder = images.load_images("digits", 8), tmp_path / "mine.npz", tmp_path / "run"
+    images.save_images(dataclasses.replace(digits, name="mine", images=255 - digits.images), file)
+    level = {"rows": 2, "cols": 2, "images_per_class": 8, "images": str(file)}
+    games = ("shisen_sho_cifar10",)
+    before: Any = make_setup(tiny.make_experiment("nano", folder, games=games, levels={games[0]: level}))
+    RunFolder(before.experiment).create(lambda: keep(folder, before, None))
+    assert open_setup(folder).games == before.games
+    images.save_images(digits, file)
+    envs.shisen_sho_cifar10._load.cache_clear()
+    assert make_setup(before.experiment).games != before.games
+    for _ in range(2):
+        game: Any = open_setup(folder).games[0]
+        assert game.pictures.name == "mine"
+        np.testing.assert_array_equal(game.pictures.images, before.games[0].pictures.images)
+        file.unlink(missing_ok=True)
+    assert resolved(envs.make("shisen_sho_cifar10", images="digits")).level.images == "digits"
+
+
+def test_a_dataset_that_changed(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused before anything is written, where it is needed: not to look at what was learnt."""
+    data, moved, folder = tmp_path / "data", tmp_path / "moved", tmp_path / "run"
+    level: dict[str, Any] = tiny.LEVELS["game_2048"]
+    lessons = make_rows(envs.make("game_2048", **level), Draw(6), expert, only_rewarded=False)
+    with DatasetWriter(data, "jsonl", {}) as writer:
+        for row in lessons:
+            assert isinstance(row, Row)
+            writer.add(row)
+        writer.finish()
+    experiment = experiment_in(folder, model, cold_start__dataset=str(data))
+    begun(experiment)
+    setup = open_setup(folder)
+    with jax.set_mesh(setup.mesh), Checkpoints(folder / "checkpoints", keep=3) as checkpoints:
+        checkpoints.save(2, begin(setup, load_params(setup))[0])
+    assert setup.books is not None
+    data.rename(moved)
+    experiment = experiment_in(folder, model, cold_start__dataset=str(moved))
+    RunFolder(experiment)
+    assert make_setup(experiment, folder).books is not None
+    monkeypatch.setattr(loop, "make_setup", make_setup)
+    monkeypatch.setattr(loop, "compiling", lambda *arguments: contextlib.nullcontext())
+    for changed in (moved / "data.jsonl", moved / "images" / "game_2048_000003.png"):
+        content, before = changed.read_bytes(), files_in(folder)
+        if changed.suffix == ".png":
+            shutil.copyfile(moved / "images" / "game_2048_000000.png", changed)
+        else:
+            changed.write_bytes(content.replace(b"</think>", b"!</think>", 1))
+        with pytest.raises(
+            ExperimentError, match=r"moved has changed since this run began \(what it says of game_2048\)"
+        ):
+            run(experiment)
+        assert files_in(folder) == before
+        changed.write_bytes(content)
+    shutil.rmtree(moved)
+    policy_of_run(folder)
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"game_2048": {"rows": 0}}', '{"game_2048": {"lines": 2}}'])
+def test_a_damaged_level(damage: str, place: Path) -> None:
+    folder = begun(experiment_of())
+    (folder / "setup" / "levels.json").write_text(damage)
+    with pytest.raises(ExperimentError, match=r"levels.json: ") as caught:
+        open_setup(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_that_name_is_left_alone(place: Path) -> None:
+    Path("runs/one/setup").mkdir(parents=True)
+    Path("runs/one/setup/mine.txt").write_text("mine")
+    with pytest.raises(ExperimentError, match=r"runs/one/setup is there and is not a run's: move it away"):
+        begun(experiment_of())
+    assert Path("runs/one/setup/mine.txt").read_text() == "mine"
+
+
+# Weights & Biases
+
+FAKE = """
+calls = []
+def init(**options):
+    calls.append(options)
+    return Run()
+class Run:
+    def log(self, figures, step):
+        calls.append(step)
+    def finish(self):
+        calls.append("finished")
+"""
+
+
+def test_weights_and_biases_resumes_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wandb.py").write_text(FAKE)
+    monkeypatch.syspath_prepend(tmp_path)
+    experiment = tiny.make_experiment("nano", tmp_path / "run", log__wandb=True)
+    for step in (0, 1):
+        folder = RunFolder(experiment)
+        folder.create()
+        folder.begin_at(step, Watch())
+        folder.write(step + 1, "rl", {"loss": 1.0}, {})
+        folder.close()
+    first, one, finished, second, two, _ = sys.modules.pop("wandb").calls
+    assert (one, finished, two) == (1, "finished", 2)
+    assert first["id"] == second["id"] == json.loads((tmp_path / "run" / "wandb.json").read_text())["id"]
+    assert first["resume"] == second["resume"] == "allow"
+    other = tiny.make_experiment("nano", tmp_path / "other", log__wandb=True)
+    RunFolder(other).create()
+    folder = RunFolder(other)
+    folder.create()
+    folder.begin_at(0, Watch())
+    folder.close()
+    assert sys.modules.pop("wandb").calls[0]["id"] != first["id"]
+    (tmp_path / "run" / "wandb.json").write_text('{"id": "../x"}')
+    folder = RunFolder(experiment)
+    folder.create()
+    with pytest.raises(ExperimentError, match=r"wandb.json is damaged"):
+        folder.begin_at(0, Watch())
+    folder.close()
