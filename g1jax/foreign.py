@@ -10,11 +10,15 @@ JSON here is stricter than Python's `json`, because what it lets through fails l
 - NaN and infinities are refused, also as numbers that overflow (`1e999`), unless `allow_nan` is given;
 - an integer has at most 300 digits, so that it can be compared with, and converted to, a float;
 - a key that stands twice in one object is refused: which of the two counts differs between readers.
+
+What a server says or once said is read `lenient`, since a value that nobody needs must not spoil the rest: such numbers
+are None, lone surrogates are U+FFFD, and of a key that stands twice the last counts. The limits stay.
 """
 
 import contextlib
 import functools
 import json
+import math
 import os
 import re
 import stat
@@ -38,6 +42,10 @@ MAX_DIGITS = 300
 _CHUNK = 1 << 20
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _DOTTED = re.compile(r"""(?<![A-Za-z0-9_-])(?:(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){16}""")
+
+_ESCAPED_TWICE_OR_SURROGATE = re.compile(
+    r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 # The longest start of a text in which every escaped surrogate is half of a pair. Escapes are consumed whole, so an
 # escaped backslash before a `u` is not mistaken for one; possessive, so it never backtracks.
@@ -195,6 +203,7 @@ def read_json_lines(
     max_depth: int = MAX_DEPTH,
     max_values: int = MAX_VALUES,
     allow_nan: bool = False,
+    lenient: bool = False,
     error: type[G1Error] = ForeignError,
     on_error: Callable[[G1Error], None] | None = None,
 ) -> Iterator[tuple[int, Any]]:
@@ -211,6 +220,7 @@ def read_json_lines(
         max_depth=max_depth,
         max_values=max_values,
         allow_nan=allow_nan,
+        lenient=lenient,
         error=error,
     )
     number = 0
@@ -246,6 +256,7 @@ def parse_json(
     max_depth: int = MAX_DEPTH,
     max_values: int = MAX_VALUES,
     allow_nan: bool = False,
+    lenient: bool = False,
     error: type[G1Error] = ForeignError,
 ) -> Any:
     """The value of a JSON text that somebody else wrote; `where` is the file, or what else it comes from.
@@ -260,12 +271,14 @@ def parse_json(
             raise error(f"{where}: a lone surrogate at character {reason.start + 1}: not a text") from None
     if len(raw) > max_bytes:
         raise error(f"{where}: {_size(len(raw))} of JSON, and at most {_size(max_bytes)} are read")
-    text = _decode(raw, where, error)
+    text = raw.decode("utf-8-sig", "replace") if lenient else _decode(raw, where, error)
     _check_structure(raw, where, max_depth, max_values, error)
-    if _SURROGATE.search(text) and (end := _end_of_pairs(text)) < len(text):
+    if lenient and _SURROGATE.search(text):
+        text = _ESCAPED_TWICE_OR_SURROGATE.sub(lambda match: match[0] if len(match[0]) != 6 else "\ufffd", text)
+    elif _SURROGATE.search(text) and (end := _end_of_pairs(text)) < len(text):
         raise error(f"{where}: {_place(text, end)}: a lone surrogate: not a text")
     try:
-        return _decoder(allow_nan).decode(text)
+        return (_lenient_decoder() if lenient else _decoder(allow_nan)).decode(text)
     except json.JSONDecodeError as reason:
         # A message of the parser's may hold the text of one line only: "Expecting value".
         raise error(f"{where}: {_place(text, reason.pos)}: not JSON: {reason.msg}") from None
@@ -344,6 +357,17 @@ def _decoder(allow_nan: bool) -> json.JSONDecoder:
     return json.JSONDecoder(
         parse_float=parse_float, parse_int=_parse_int, parse_constant=parse_constant, object_pairs_hook=_unique_keys
     )
+
+
+@functools.cache
+def _lenient_decoder() -> json.JSONDecoder:
+    def parse_float(digits: str) -> float | None:
+        return value if math.isfinite(value := float(digits)) else None
+
+    def parse_int(digits: str) -> int | None:
+        return int(digits) if len(digits) <= MAX_DIGITS else None
+
+    return json.JSONDecoder(parse_float=parse_float, parse_int=parse_int, parse_constant=lambda name: None)
 
 
 def _parse_int(digits: str) -> int:

@@ -263,3 +263,13 @@ def test_links_of_the_hugging_face_cache(tmp_path: Path) -> None:
     assert file_inside(snapshot, "own", "index").read_bytes() == b"w"
     with pytest.raises(ForeignError, match="other leads out of the folder"):
         file_inside(snapshot, "other", "index")
+
+
+def test_a_lenient_reader_mends_values_and_keeps_the_limits() -> None:
+    text = r"""{"a": NaN, "b": 1e999, "c": -Infinity, "d": 1, "d": 2, "e": "\ud800 \\ud800 \ud83d\ude00\uDC00"}"""
+    mended = {"a": None, "b": None, "c": None, "d": 2, "e": "\ufffd \\ud800 😀\ufffd"}
+    assert parse_json(text, "a.json", lenient=True) == mended
+    assert parse_json(b'{"a": ' + b"9" * 400 + b', "b": "\xff"}', "a.json", lenient=True) == {"a": None, "b": "\ufffd"}
+    assert "nested deeper" in fault_of("[" * DEEP, lenient=True)
+    assert "not JSON" in fault_of("[", lenient=True)
+    assert "at most" in fault_of("[1]", lenient=True, max_bytes=2)
