@@ -3,14 +3,16 @@
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from g1jax.evaluation.endpoint import Client, GivenUpError, as_png
+from g1jax.evaluation.endpoint import Client, GivenUpError, as_png, num_tokens
 from g1jax.evaluation.protocol import EvaluationError
-from g1jax.terminal import one_line
+from g1jax.foreign import read_json_lines
+from g1jax.terminal import notice, one_line
 from g1jax.typing import HostImages
 
 FORMAT = 1
@@ -19,28 +21,38 @@ FORMAT = 1
 class Journal:
     """An append-only file: first what all lines have in common, then one line of JSON after another.
 
-    A line is one write, so a killed process leaves whole lines. What a full disk or a power cut leaves of a last line
-    is dropped. One process at a time may have the journal open.
+    A line is one write, so a killed process leaves whole lines. A line that cannot be read, such as what a full disk
+    or a power cut leaves of the last one, is passed over with a notice and stays: nothing is ever removed. One process
+    at a time may have the journal open.
     """
 
     def __init__(self, path: Path, setting: dict[str, Any]) -> None:
         """Opens the journal, or begins it.
 
         Raises:
-            EvaluationError: another process has it open, it is of another setting, or damaged.
+            EvaluationError: another process has it open, it is of another setting, or of none that can be read.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
         try:
+            if not stat.S_ISREG(os.fstat(self._file).st_mode):
+                raise EvaluationError(f"{path}: not a regular file")
             self._lock()
+            self._unreadable: list[str] = []
             lines = self._read()
             setting = {"g1jax_exchanges": FORMAT, **setting}
+            if lines and "g1jax_exchanges" not in lines[0]:
+                raise EvaluationError(
+                    f"{path}: its first line, which says what it is of, cannot be read: use another --out"
+                )
+            if lines:
+                check_setting(path, lines[0], setting)
+            self._end_last_line()
             if not lines:
                 self.append(setting)
-            else:
-                check_setting(path, lines[0], setting)
             self.lines = lines[1:]  # as they were when it was opened
+            self._tell_unreadable()
         except BaseException:
             os.close(self._file)
             raise
@@ -68,17 +80,31 @@ class Journal:
             ) from None
 
     def _read(self) -> list[dict[str, Any]]:
-        raw = self.path.read_bytes()
-        whole = raw.rfind(b"\n") + 1
-        if whole < len(raw):
-            os.ftruncate(self._file, whole)
+        """The lines that can be read."""
         lines = []
-        for number, line in enumerate(raw[:whole].splitlines(), 1):
-            try:
-                lines.append(dict(json.loads(line)))
-            except (ValueError, TypeError):
-                raise EvaluationError(f"{self.path}:{number}: not a line of JSON; remove it to go on") from None
+        unreadable = self._unreadable
+        for number, line in read_json_lines(
+            self.path, lenient=True, error=EvaluationError, on_error=lambda error: unreadable.append(str(error))
+        ):
+            if isinstance(line, dict) and self._is_readable(line):
+                lines.append(line)
+            else:
+                unreadable.append(f"{self.path}:{number}: not a line of this file")
         return lines
+
+    def _is_readable(self, line: dict[str, Any]) -> bool:
+        """Whether a line is what it should be, not only JSON."""
+        return True
+
+    def _end_last_line(self) -> None:
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            os.write(self._file, b"\n")
+
+    def _tell_unreadable(self) -> None:
+        if self._unreadable:
+            count = len(self._unreadable)
+            notice(f"{self._unreadable[0]}; {count} such line{'s are' if count > 1 else ' is'} passed over and kept")
 
 
 class ExchangeLog(Journal):
@@ -87,6 +113,16 @@ class ExchangeLog(Journal):
     def __init__(self, path: Path, setting: dict[str, Any]) -> None:
         super().__init__(path, setting)
         self.answered = {(line["episode"], line["step"]): line for line in self.lines if "response" in line}
+
+    def _is_readable(self, line: dict[str, Any]) -> bool:
+        """An answer has the types that replaying it needs; numbers of tokens are believed as those of a server are."""
+        if "response" not in line:
+            return True
+        if "completion_tokens" in line:
+            line["completion_tokens"] = num_tokens(line["completion_tokens"])
+        is_placed = all(type(line.get(key)) is int for key in ("episode", "step"))
+        texts = [line.get("board"), line["response"], line.get("reasoning", "")]
+        return is_placed and all(isinstance(text, str) for text in texts)
 
 
 class Inquiry:

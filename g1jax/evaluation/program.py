@@ -13,7 +13,7 @@ from g1jax import envs, settings
 from g1jax.envs.core import Game
 from g1jax.errors import G1Error
 from g1jax.evaluation import media, players, replay, report, results, tables
-from g1jax.evaluation.endpoint import Endpoint
+from g1jax.evaluation.endpoint import Budget, Endpoint
 from g1jax.evaluation.protocol import NUM_STEPS, Episodes, EvaluationError, Player, Progress, play
 from g1jax.evaluation.remote import play_remote
 from g1jax.evaluation.results import Result
@@ -183,13 +183,14 @@ def _play_all(
         about = {"name": player.name, "kind": options.player if options.player in ON_DEVICE else "run"}
     if _is_run(options):
         about |= {"temperature": options.temperature, "sees": options.sees}
+    budget = Budget.of(options.endpoint)
     for label, game in games.items():
         rest: dict[str, Any] = {"num_recorded": options.record, "on_progress": progress_line(label)}
         if player is not None:
             episodes[label] = play(game, player, *counts, **rest)
         else:
             log = out / "exchanges" / f"{file_name(label)}.jsonl"
-            episodes[label] = play_remote(game, options.endpoint, log, *counts, **rest)
+            episodes[label] = play_remote(game, options.endpoint, log, *counts, budget=budget, **rest)
     return about, episodes
 
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from g1jax.envs import text
 from g1jax.envs.core import Game
-from g1jax.evaluation.endpoint import Client, Endpoint
+from g1jax.evaluation import event_loop
+from g1jax.evaluation.endpoint import Budget, Client, Endpoint
 from g1jax.evaluation.exchanges import ExchangeLog, Inquiry
 from g1jax.evaluation.protocol import (
     NUM_STEPS,
@@ -49,19 +50,22 @@ def play_remote(
     *,
     num_recorded: int = 0,
     on_progress: Progress | None = None,
+    budget: Budget | None = None,
 ) -> Episodes:
-    """Plays `num_episodes` episodes, as `play` does. Runs an event loop of its own.
+    """Plays `num_episodes` episodes, as `play` does, also where an event loop runs, as in a notebook.
+
+    With a `budget`, its caps hold for all that is asked with it; else the endpoint's hold for this game alone.
 
     Raises:
         EvaluationError: the endpoint is down, refuses the key or does not answer, or a cap is reached; call it again
             to go on. The log is of another evaluation.
     """
     check_protocol(num_episodes, num_steps, seed)
-    client = Client(endpoint)
+    client = Client(endpoint, budget)
     setting = {"seed": seed, "game": game.id, "level": describe_level(game), "prompt": game.prompt}
     with ExchangeLog(log_file, {**endpoint.setting(), **setting}) as log:
         run = _Run(game, client, log, num_steps, seed, on_progress)
-        episodes = asyncio.run(run.play(num_episodes))
+        episodes = event_loop.run(run.play(num_episodes))
     steps = _stack([_stack([step.judged for step in episode]) for episode in episodes])
     if np.any(steps.num_tokens < 0):  # the endpoint does not count them
         steps = dataclasses.replace(steps, num_tokens=None)

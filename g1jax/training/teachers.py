@@ -23,6 +23,7 @@ from g1jax import envs
 from g1jax.envs import text
 from g1jax.envs.core import Game
 from g1jax.envs.vector import VecEnv, VecState
+from g1jax.evaluation import event_loop
 from g1jax.evaluation.endpoint import Client, Endpoint
 from g1jax.evaluation.exchanges import ExchangeLog, Inquiry
 from g1jax.evaluation.program import file_name
@@ -139,7 +140,7 @@ def ask_endpoint(
     folder: Path,
     on_progress: Callable[[str, int, int], None] = lambda label, done, total: None,
 ) -> dict[str, Teach]:
-    """Asks about every state of every game; gives the teachers, by the games' labels. Runs an event loop of its own.
+    """Asks about every state of every game; gives the teachers, by the games' labels. Also where a loop runs.
 
     Every exchange goes to `folder` at once, in one file a label, and what is there is not asked again.
 
@@ -161,7 +162,7 @@ def ask_endpoint(
         finally:
             await client.close()
 
-    return asyncio.run(ask())
+    return event_loop.run(ask())
 
 
 def prompt_of(game: Game[Any], board: str) -> str:

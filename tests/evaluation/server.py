@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -18,14 +18,21 @@ RAW = {
 }
 
 
+Sent = tuple[int, dict[str, str], bytes | Callable[[str], bytes]]
+"""A status, headers and a body, which may be made of the request's `Authorization`."""
+
+
 class Server(ThreadingHTTPServer):
-    """Answers the n-th question as `behaviours[n % len]` says: ok, slow, hang, drip, cut, a status, or one of RAW."""
+    """Answers the n-th question as `behaviours[n % len]` says: ok, slow, hang, drip, cut, a status, RAW or `sent`."""
 
     daemon_threads = True
 
-    def __init__(self, behaviours: list[str], response: str, port: int = 0) -> None:
+    def __init__(
+        self, behaviours: list[str], response: str, port: int = 0, sent: dict[str, Sent] | None = None
+    ) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.behaviours, self.response = behaviours, response
+        self.sent = dict(sent or {})
         self.lock = threading.Lock()
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str] = []
@@ -75,6 +82,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(json.dumps({"error": error}).encode(), int(behaviour), {"Retry-After": "0"})
         elif behaviour in RAW:
             self._send(RAW[behaviour])
+        elif behaviour in self.server.sent:
+            status, headers, raw = self.server.sent[behaviour]
+            self._send(raw(self.headers.get("Authorization", "")) if callable(raw) else raw, status, headers)
         elif behaviour == "hang":
             self.server.closing.wait(30)
             self.close_connection = True
@@ -115,9 +125,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(*behaviours: str, response: str = RESPONSE, port: int = 0) -> Iterator[Server]:
-    """A running server."""
-    server = Server(list(behaviours) or ["ok"], response, port)
+def serving(
+    *behaviours: str, response: str = RESPONSE, port: int = 0, sent: dict[str, Sent] | None = None
+) -> Iterator[Server]:
+    """A running server. Behaviours may be keys of `sent`."""
+    server = Server(list(behaviours) or ["ok"], response, port, sent)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
