@@ -24,7 +24,7 @@ from g1jax.envs.level import LevelError, require, unknown
 from g1jax.envs.pool import Pool
 from g1jax.envs.registry import make
 from g1jax.envs.render import reader
-from g1jax.typing import Array, Key, Pytree
+from g1jax.typing import Array, ArrayLike, Key, Pytree
 
 _MOST_STEPS = 2**31 - 1
 _MOST_ENVS = 2**26
@@ -134,7 +134,7 @@ class VecEnv:
         no = jnp.zeros(self.num_envs, bool)
         return VecState(states, jnp.zeros(self.num_envs, jnp.int32), no, no, pools)
 
-    def step(self, state: VecState, actions: Array, key: Key) -> tuple[VecState, VecResult]:
+    def step(self, state: VecState, actions: ArrayLike, key: Key) -> tuple[VecState, VecResult]:
         """One move everywhere, int32[B], then what `autoreset` says.
 
         Phases: move; cut episodes at `max_steps`; undo what ended before; begin anew where asked for.
@@ -226,7 +226,7 @@ class VecEnv:
 
     # Walks and branches
 
-    def random_walk(self, state: VecState, key: Key, num_steps: Array | int, *, legal: bool = False) -> VecState:
+    def random_walk(self, state: VecState, key: Key, num_steps: ArrayLike | int, *, legal: bool = False) -> VecState:
         """Plays random actions, `num_steps` in all or int32[B] in each; a game that ends begins anew and plays on.
 
         The paper's random states: uniform over all actions (`legal=False`), 100 of them in 2048, 250 in Shisen-Sho.
@@ -317,12 +317,12 @@ class VecEnv:
         keys = jax.random.split(key, self.num_envs)
         return self._join(lambda game, s, k: game.expert(s, k), _games_of(state), keys)
 
-    def parse(self, responses: Array) -> Array:
+    def parse(self, responses: ArrayLike) -> Array:
         """The actions responses ask for: uint8[B, N] -> int32[B]."""
         check_bytes("responses", responses, self.num_envs, None)
         return self._join(lambda game, r: game.parse(r), None, responses)
 
-    def write_actions(self, actions: Array) -> Array:
+    def write_actions(self, actions: ArrayLike) -> Array:
         """Actions as responses that `parse` reads: int32[B] -> uint8[B, A]."""
         actions = as_int32("actions", actions, (self.num_envs,))
         return self._join(lambda game, a: game.write_action(a), None, actions)
@@ -339,7 +339,9 @@ class VecEnv:
 
     # Plumbing
 
-    def _each(self, function: Callable[..., Array], states: tuple[Pytree, ...] | None, *batched: Array) -> list[Array]:
+    def _each(
+        self, function: Callable[..., Array], states: tuple[Pytree, ...] | None, *batched: ArrayLike
+    ) -> list[Array]:
         """A function of (game, state, row of each batched array) over every game's environments."""
         if states is not None:
             self._check_state(states)
@@ -349,7 +351,7 @@ class VecEnv:
             out.append(jax.vmap(lambda *args, game=game: function(game, *args))(*args))
         return out
 
-    def _join(self, function: Callable[..., Array], states: tuple[Pytree, ...] | None, *batched: Array) -> Array:
+    def _join(self, function: Callable[..., Array], states: tuple[Pytree, ...] | None, *batched: ArrayLike) -> Array:
         """As `_each`, as one array over the batch, padded with zeros to the widest game."""
         parts = self._each(function, states, *batched)
         shape = np.max([part.shape[1:] for part in parts], axis=0).astype(int)

@@ -33,7 +33,7 @@ def of_state(function: Callable[[Any], Any], state: Any = STATE) -> Any:
     return lambda: jax.eval_shape(function, state)
 
 
-NAN = float("nan")
+NAN: Any = float("nan")
 ZEROS = jnp.zeros(6, jnp.int32)
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "too few actions": (step(np.zeros(5, np.int32)), r"actions: int32\[5\]; give integers, int32\[6\]"),
@@ -82,15 +82,20 @@ def test_levels_of_another_batch_are_refused() -> None:
         VEC.reset(KEY, level)
 
 
-WIDE = (2**31, 2**32, 2**32 + 1, 2**63 - 1, -(2**31) - 1, -(2**32), -(2**32) + 1)
+THREES: tuple[Any, ...] = (3, np.int8(3), np.uint8(3), np.int64(3), np.uint64(3))
+ACTIONS_IF_WRAPPED: tuple[Any, ...] = (2**32, 2**32 + 1, np.int64(2**32))
+WIDE: tuple[Any, ...] = (
+    *(2**31, 2**63 - 1, -(2**31) - 1, -(2**32), -(2**32) + 1),
+    *(np.uint64(2**64 - 1), np.uint32(2**31 + 1), *ACTIONS_IF_WRAPPED),
+)
 
 
 def test_no_integer_wraps_into_an_action() -> None:
-    for number in (*WIDE, np.int64(2**32), np.uint64(2**64 - 1), np.uint32(2**31 + 1)):
+    for number in WIDE:
         assert not 0 <= int(as_int32("action", number, ())) < 2**31 - 1
-    assert [int(as_int32("action", kind(3), ())) for kind in (int, np.int8, np.uint8, np.int64, np.uint64)] == [3] * 5
+    assert [int(as_int32("action", number, ())) for number in THREES] == [3] * 5
     state = GAME.from_text("9 | -")
-    for number in (2**32, 2**32 + 1, np.int64(2**32)):  # would be the legal actions 0 and 1
+    for number in ACTIONS_IF_WRAPPED:
         after, result = GAME.step(state, number, KEY)
         assert not bool(result.is_legal)
         assert int(after.board[0, 0]) == 9

@@ -96,7 +96,6 @@ def test_states_and_keys_are_the_same_after_a_copy(how: str) -> None:
     both = state, jax.random.split(jax.random.key(1), 3)
     again = COPIES[how](both)
     helpers.assert_trees_equal(jax.tree.map(_plain, again), jax.tree.map(_plain, both))
-    assert [leaf.weak_type for leaf in jax.tree.leaves(again)] == [leaf.weak_type for leaf in jax.tree.leaves(both)]
 
 
 def _plain(leaf: Any) -> Any:

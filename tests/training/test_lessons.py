@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -146,6 +147,6 @@ def test_any_response_within_its_tokens_is_read_whole(kind: str) -> None:
     answer = policy.tokenizer.encode("<answer>3</answer>")
     longest = int(np.argmax([len(piece) for piece in policy.token_texts]))
     line = [longest] * (40 - len(answer)) + answer
-    read = vlm.to_bytes(policy.table(), np.array([line]), np.ones((1, 40), bool), policy.max_bytes(GAME))[0]
+    read = vlm.to_bytes(policy.table(), jnp.array([line]), jnp.ones((1, 40), bool), policy.max_bytes(GAME))[0]
     assert bytes(read).rstrip(b"\0") == said_by(policy, line)
     assert int(GAME.parse(read)) == 3

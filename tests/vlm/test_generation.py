@@ -198,7 +198,8 @@ def test_raw_keys_serve_as_typed_ones_and_what_is_no_key_is_refused() -> None:
     typed, raw = jax.random.key(7), jax.random.PRNGKey(7)
     for a, b in ((typed, raw), (jax.random.split(typed, 4), jax.random.split(raw, 4))):
         assert write(a) == write(b)
-        np.testing.assert_array_equal(*(vlm.sample(vlm.PLAIN, logits, key)[0] for key in (a, b)))
+        typed_tokens, raw_tokens = (vlm.sample(vlm.PLAIN, logits, key)[0] for key in (a, b))
+        np.testing.assert_array_equal(typed_tokens, raw_tokens)
     for key in (np.int32(7), np.zeros(2)):
         with pytest.raises(vlm.ConfigError, match=r"is no random key: make one with jax\.random\.key"):
             write(key)
