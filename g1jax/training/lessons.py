@@ -13,6 +13,7 @@ from g1jax.envs import text
 from g1jax.envs.core import Game
 from g1jax.envs.vector import VecEnv, VecState
 from g1jax.rl.policy import Policy, lesson_text
+from g1jax.training import keys
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm.sharding import BATCH, constrain
 
@@ -46,7 +47,7 @@ def next_scripts(
     """A script for every environment's state, and the states after a move: a random legal one or the teacher's."""
     after, scripts = [], []
     for i, (vec, state) in enumerate(zip(vecs, states, strict=True)):
-        teach_key, move_key, coin_key, step_key = jax.random.split(jax.random.fold_in(key, i), 4)
+        teach_key, move_key, coin_key, step_key = jax.random.split(keys.of_game(key, i), 4)
         (game,), (inner,) = vec.games, state.games
         actions, words = jax.vmap(game.teach)(inner, jax.random.split(teach_key, vec.num_envs))
         answers = jax.vmap(game.write_action)(actions)

@@ -14,11 +14,13 @@ from typing import Any
 import jax
 
 from g1jax.files import ROOM
+from g1jax.training import keys
 from g1jax.training.ahead import compiling
 from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.config import Experiment
 from g1jax.training.folder import RunFolder
 from g1jax.training.kept import is_kept, keep
+from g1jax.training.keys import OfStep
 from g1jax.training.lessons import Lesson, next_scripts, to_lesson
 from g1jax.training.memory import give_back
 from g1jax.training.processes import any_process
@@ -169,7 +171,7 @@ def _cold_step(
         step, seed, policy = int(state.step), setup.experiment.seed, setup.policy
         batches = [book.batch(policy, seed, step, cold.states) for book in setup.books]
         return cold_step(setup, state, fixed, tuple(Lesson(*setup.spread(batch)) for batch in batches))
-    key = jax.random.fold_in(state.key, state.step)
+    key = keys.of_step(state.key, state.step, OfStep.TEACH)
     after, scripts = next_scripts(setup.cold_vecs, cold.random_moves, state.cold_envs, key)
     wait(COLD)
     lessons = tuple(

@@ -21,9 +21,10 @@ from g1jax.rl.algorithm import Algorithm, make_algorithm
 from g1jax.rl.policy import Policy
 from g1jax.rl.rewards import RewardWeights
 from g1jax.rl.update import Passes
-from g1jax.training import kept
+from g1jax.training import kept, keys
 from g1jax.training.config import Experiment, check_experiment, require
 from g1jax.training.dataset import Book, read_dataset
+from g1jax.training.keys import OfRun
 from g1jax.training.optimizer import make_optimizer
 from g1jax.typing import Pytree
 from g1jax.vlm import Params, lora
@@ -164,7 +165,7 @@ def load_params(setup: Setup) -> Params:
     folder = weights_folder(setup)
     place = placer(config, setup.mesh)
     if folder is None:
-        return setup.place(vlm.init(config, jax.random.fold_in(jax.random.key(e.seed), 0), place=place))
+        return setup.place(vlm.init(config, keys.of_run(e.seed, OfRun.WEIGHTS), place=place))
     return setup.place(vlm.load_params(config, folder, place=place))
 
 

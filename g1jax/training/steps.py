@@ -14,6 +14,8 @@ from g1jax.envs.vector import VecEnv, VecState
 from g1jax.rl.losses import Metrics
 from g1jax.rl.rollout import Rollout, figures, play_on, respond_and_branch
 from g1jax.rl.update import update
+from g1jax.training import keys
+from g1jax.training.keys import OfRun, OfStep
 from g1jax.training.lessons import Lesson
 from g1jax.training.setup import Setup, load_params
 from g1jax.training.supervised import supervised_step
@@ -30,7 +32,7 @@ class RunState:
     """All that changes during a run, and is saved."""
 
     step: Array  # int32[], steps done
-    key: Key  # never changes: a step's randomness is this, the step folded in
+    key: Key  # never changes: a step's keys follow from it, see `keys`
     trained: Params  # the model's params, or LoRA's
     opt_state: Pytree  # of the running phase; with the float32 weights, if the params have fewer bits
     reference: Params | None  # what the KL is measured from; None if there is none
@@ -52,7 +54,8 @@ def begin(setup: Setup, params: Params) -> tuple[RunState, Fixed]:
     trained, fixed = params, fixed_of(setup, None)
     if setup.lora is not None:
         fixed = dataclasses.replace(fixed, frozen=trained)
-        trained = setup.place(lora.init(setup.policy.config, setup.lora, _keys(setup)[3]))
+        key = keys.of_run(setup.experiment.seed, OfRun.LORA)
+        trained = setup.place(lora.init(setup.policy.config, setup.lora, key))
     with jax.set_mesh(setup.mesh):
         return _begin(setup, trained), fixed
 
@@ -139,12 +142,12 @@ def _begin_rl(setup: Setup, state: RunState) -> RunState:
 
 def _first_state(setup: Setup, trained: Params) -> RunState:
     e = setup.experiment
-    key, cold_key, _, _ = _keys(setup)
+    cold_key = keys.of_run(e.seed, OfRun.COLD_ENVS)
     is_cold = e.cold_start.steps > 0
     optimizer = setup.cold_optimizer if is_cold else setup.rl_optimizer
     return RunState(
         step=jnp.int32(0),
-        key=key,
+        key=keys.of_run(e.seed, OfRun.STEPS),
         trained=trained,
         opt_state=optimizer.init(trained),
         reference=_copy(trained) if needs_reference(setup) else None,
@@ -163,17 +166,10 @@ def _rl_state(setup: Setup, state: RunState) -> RunState:
     )
 
 
-def _keys(setup: Setup) -> tuple[Key, Key, Key, Key]:
-    """Of the run's steps, of the first environments of the cold start and of play, of LoRA's matrices."""
-    key, begin_key, lora_key = jax.random.split(jax.random.key(setup.experiment.seed), 3)
-    cold_key, play_key = jax.random.split(begin_key)
-    return key, cold_key, play_key, lora_key
-
-
 def _reset(vecs: tuple[VecEnv, ...], key: Key, levels: tuple[TracedLevel, ...]) -> tuple[VecState, ...]:
     """Fresh environments of these levels."""
     return tuple(
-        vec.reset(jax.random.fold_in(key, i), level) for i, (vec, level) in enumerate(zip(vecs, levels, strict=True))
+        vec.reset(keys.of_game(key, i), level) for i, (vec, level) in enumerate(zip(vecs, levels, strict=True))
     )
 
 
@@ -183,8 +179,8 @@ def _first_play(setup: Setup) -> tuple[VecState, ...]:
     """
     if setup.experiment.rl.source != "play":
         return ()
-    _, _, key, _ = _keys(setup)
-    return tuple(walk(setup, i, jax.random.fold_in(key, i)) for i in range(len(setup.games)))
+    key = keys.of_run(setup.experiment.seed, OfRun.PLAY_ENVS)
+    return tuple(walk(setup, i, keys.of_game(key, i)) for i in range(len(setup.games)))
 
 
 def _copy(params: Params) -> Params:
@@ -227,15 +223,17 @@ def cold_step(setup: Setup, state: RunState, fixed: Fixed, lessons: tuple[Lesson
 def rl_step(setup: Setup, state: RunState, fixed: Fixed) -> tuple[RunState, Metrics, tuple[Rollout, ...]]:
     """One iteration: states, responses, rewards, update. Also gives the rollouts, for whoever wants to look."""
     rl = setup.experiment.rl
-    states_key, rollout_key, step_key, update_key = jax.random.split(jax.random.fold_in(state.key, state.step), 4)
+    states_key, rollout_key, play_key, update_key = (
+        keys.of_step(state.key, state.step, use) for use in (OfStep.STATES, OfStep.ROLLOUT, OfStep.PLAY, OfStep.UPDATE)
+    )
     params = setup.complete(state.trained, fixed.frozen)
     rollouts, play_envs = [], []
     for i in range(len(setup.games)):
-        envs = state.play_envs[i] if rl.source == "play" else walk(setup, i, jax.random.fold_in(states_key, i))
-        rollout, actions = _roll_out(setup, i, params, fixed.table, envs.games[0], jax.random.fold_in(rollout_key, i))
+        envs = state.play_envs[i] if rl.source == "play" else walk(setup, i, keys.of_game(states_key, i))
+        rollout, actions = _roll_out(setup, i, params, fixed.table, envs.games[0], keys.of_game(rollout_key, i))
         rollouts.append(rollout)
         if rl.source == "play":
-            play_envs.append(setup.play_vecs[i].step(envs, actions, jax.random.fold_in(step_key, i))[0])
+            play_envs.append(setup.play_vecs[i].step(envs, actions, keys.of_game(play_key, i))[0])
     trained, opt_state, metrics = update(
         setup.policy,
         setup.algorithm,
@@ -268,7 +266,9 @@ def walk(setup: Setup, index: int, key: Key) -> VecState:
     vec, game, rl = setup.play_vecs[index], setup.games[index], setup.experiment.rl
     reset_key, walk_key, length_key = jax.random.split(key, 3)
     num_steps, is_legal = rl.walk_steps.get(game.id, 0), rl.source != "walk"
-    lengths = jax.random.randint(length_key, (vec.num_envs,), 0, num_steps + 1) if is_legal else jnp.int32(num_steps)
+    lengths = jnp.int32(num_steps)
+    if is_legal:
+        lengths = jax.random.randint(length_key, (vec.num_envs,), 0, num_steps + 1, jnp.int32)
     state = vec.reset(reset_key)
     state = jax.tree.map(
         lambda leaf: jax.lax.with_sharding_constraint(leaf, setup.sharding(*_rows(setup.mesh, leaf))), state

@@ -91,7 +91,7 @@ Teach = Callable[[Sights], Sequence[Taught]]
 def draw_sights(game: Game[Any], draw: Draw) -> Iterator[Sights]:
     """The states, step by step. The same for every teacher."""
     vec = _vec_of(game, draw.num_envs)
-    begin_key, step_key = jax.random.split(_key_of(game, draw.seed))
+    begin_key, step_key, _ = _keys_of(game, draw.seed)
     states = _reset(vec, begin_key)
     for step in range(-(-draw.num_states // draw.num_envs)):
         (after,), (script,) = next_scripts((vec,), draw.random_moves, (states,), jax.random.fold_in(step_key, step))
@@ -109,7 +109,7 @@ def make_rows(game: Game[Any], draw: Draw, teach: Teach, *, only_rewarded: bool)
         said = [lesson.answer if len(lesson.answer.encode()) <= _ANSWER_BYTES else "" for lesson in taught]
         said += [""] * (draw.num_envs - sights.count)
         answers = np.stack([text.encode(answer, _ANSWER_BYTES) for answer in said])
-        key = jax.random.fold_in(_key_of(game, draw.seed), sights.step)
+        key = jax.random.fold_in(_keys_of(game, draw.seed)[2], sights.step)
         actions, rewards, written = jax.device_get(_execute(game, sights.states, answers, key))
         for i, lesson in enumerate(taught):
             action, reward = int(actions[i]), float(rewards[i])
@@ -258,6 +258,6 @@ def _execute(game: Game[Any], states: Pytree, answers: Array, key: Key) -> tuple
     return actions, jnp.asarray(result.reward), jax.vmap(game.write_action)(actions)
 
 
-def _key_of(game: Game[Any], seed: int) -> Key:
-    """A game's own chance, whatever other games are taught."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(game.id.encode()))
+def _keys_of(game: Game[Any], seed: int) -> Key:
+    """A game's own chance, whatever other games are taught: of its first states, of the steps, of the moves played."""
+    return jax.random.split(jax.random.fold_in(jax.random.key(seed), zlib.crc32(game.id.encode())), 3)
