@@ -95,7 +95,8 @@ class Checkpoints:
             try:
                 state = self.load(step, template_of(step), warn)
             except DamagedError as error:
-                damaged[step] = str(error)
+                if (self._folder / str(step)).is_dir():  # or a run has deleted its oldest while it was read
+                    damaged[step] = str(error)
                 continue
             damaged |= {} if self._is_reader else self._unlisted(step)
             for other, why in damaged.items():
@@ -115,11 +116,12 @@ class Checkpoints:
         """The state after a step.
 
         Raises:
-            DamagedError: its files are not what was written.
-            ExperimentError: it is gone, or cannot be loaded for another reason; the message says why and what to do.
+            DamagedError: it is gone, or its files are not what was written.
+            ExperimentError: it cannot be loaded for another reason; the message says why and what to do.
         """
         path = self._folder / str(step)
-        require(path.is_dir(), f"{self._folder} has no checkpoint {step} any more")
+        if not path.is_dir():
+            raise DamagedError(f"{self._folder} has no checkpoint {step} any more")
         is_checked = self._check(path)
         if not is_checked:
             warn(f"checkpoint {step} has no checksums, since an earlier version wrote it: damage to it may go unseen")
