@@ -21,7 +21,8 @@ import jax
 
 from g1jax import vlm
 from g1jax.files import ROOM, require_writable
-from g1jax.foreign import read_json
+from g1jax.foreign import excerpt, read_json
+from g1jax.terminal import one_line
 from g1jax.training.config import Experiment, ExperimentError, require
 from g1jax.training.lock import LOCK, FolderLock
 from g1jax.training.metrics_file import cut_after, read_lines
@@ -190,7 +191,7 @@ def read_config(folder: Path) -> Experiment:
     try:
         experiment: Experiment = _from_json(Experiment, read_json(file))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ExperimentError(f"{file} is damaged or of another version: {error}") from error
+        raise ExperimentError(f"{file} is damaged or of another version: {one_line(str(error), 200)}") from error
     return experiment
 
 
@@ -217,12 +218,14 @@ def _check_same(known: Path, config: Mapping[str, Any]) -> None:
     default = flatten(as_json(Experiment(name="")))  # which a setting had that there was not yet
     before = {**{key: default[key] for key in config if key in default}, **before}
     keys = [key for key in {**before, **config} if key.split(".")[0] not in _FREE]
-    different = [f"{k} (was {before.get(k)!r}, is {config.get(k)!r})" for k in keys if before.get(k) != config.get(k)]
+    shown = {k: one_line(k, 80) for k in keys if before.get(k) != config.get(k)}
+    different = [f"{shown[k]} (was {excerpt(before.get(k))}, is {excerpt(config.get(k))})" for k in shown]
     moved = _moved(known.parent, before, config)
     different = [text for text in different if text.split(" ")[0] not in moved]
+    told = one_line("; ".join(different), 1000)
     require(
         not different,
-        f"{known.parent} is a run with another config: {'; '.join(different)}. Give another --workdir, or these values",
+        f"{known.parent} is a run with another config: {told}. Give another --workdir, or these values",
     )
 
 

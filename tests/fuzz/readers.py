@@ -4,8 +4,10 @@ A new reader of foreign files is added to `READERS`; the fuzzer does the rest.
 """
 
 import contextlib
+import dataclasses
 import functools
 import io
+import json
 import os
 import tarfile
 from collections.abc import Callable
@@ -23,6 +25,8 @@ from g1jax.evaluation import EvaluationError, report, results
 from g1jax.evaluation.statistics import Interval, Sums
 from g1jax.foreign_images import open_image
 from g1jax.rl.policy import Policy
+from g1jax.training import checksums, kept, metrics_file
+from g1jax.training import folder as run_folder
 from g1jax.training.dataset import JSONL, PARQUET, Row, read_dataset
 from g1jax.training.dataset_writer import ABOUT, DatasetWriter
 from g1jax.vlm import weights
@@ -189,6 +193,44 @@ def read_curves(folder: Path) -> None:
     report.read_curves(folder)
 
 
+def make_run(folder: Path) -> None:
+    run_folder.RunFolder(tiny.make_experiment("model", folder)).create()
+    levels = {game_id: dataclasses.asdict(envs.make(game_id, **keys).level) for game_id, keys in tiny.LEVELS.items()}
+    (folder / kept.LEVELS).parent.mkdir(parents=True)
+    (folder / kept.LEVELS).write_text(json.dumps(levels))
+    (folder / kept.SOURCES).write_text('{"format": 1, "pictures": {"swap": "0123"}}')
+    make_metrics(folder)
+    checksums.write(folder)
+
+
+def read_config(folder: Path) -> None:
+    """As analysis does it, and as a run does that resumes."""
+    run_folder.read_config(folder)
+    run_folder.RunFolder(tiny.make_experiment("model", folder))
+
+
+def read_levels(folder: Path) -> None:
+    kept.read_games(folder, tiny.LEVELS)
+
+
+def read_metrics(folder: Path) -> None:
+    """What resuming at step 3 does: what cannot be read is taken out, and then all can be."""
+    metrics_file.cut_after(folder / "metrics.jsonl", 3)
+    assert all(line["step"] <= 3 for line in metrics_file.read_lines(folder / "metrics.jsonl"))
+
+
+def check_files(folder: Path) -> None:
+    checksums.check(folder)
+
+
+def make_saved_pictures(folder: Path) -> None:
+    images.save_images(images.load_images("digits", 4), folder / "swap.npz")
+
+
+def read_saved_pictures(folder: Path) -> None:
+    images.load_images(str(folder / "swap.npz"), 2)
+
+
 BATCH = "data_batch_1"
 READERS: dict[str, Reader] = {
     "model config": Reader(make_model, vlm.load_config, {"config.json": mutate_json}),
@@ -223,5 +265,10 @@ READERS: dict[str, Reader] = {
     ),
     "results": Reader(make_results, read_results, {"results.json": mutate_json}),
     "curves": Reader(make_metrics, read_curves, {"metrics.jsonl": mutate_json_lines}),
+    "run's config": Reader(make_run, read_config, {"config.json": mutate_json}),
+    "run's levels": Reader(make_run, read_levels, {kept.LEVELS: mutate_json, kept.SOURCES: mutate_json}, is_slow=True),
+    "run's metrics": Reader(make_run, read_metrics, {"metrics.jsonl": mutate_json_lines}),
+    "run's checksums": Reader(make_run, check_files, {checksums.CHECKSUMS: mutate_json, "config.json": mutate_json}),
+    "run's pictures": Reader(make_saved_pictures, read_saved_pictures, {"swap.npz": mutate_bytes}),
 }
 """Of every reader, its name."""
