@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import jax
@@ -21,14 +22,20 @@ from PIL import Image
 
 from g1jax import envs, vlm
 from g1jax.envs import images
+from g1jax.errors import G1Error
 from g1jax.evaluation import EvaluationError, report, results
+from g1jax.evaluation.endpoint import Client
+from g1jax.evaluation.exchanges import ExchangeLog
 from g1jax.evaluation.statistics import Interval, Sums
+from g1jax.evaluation.transport import read_body
+from g1jax.foreign import ForeignError
 from g1jax.foreign_images import open_image
 from g1jax.rl.policy import Policy
 from g1jax.training import checksums, kept, metrics_file
 from g1jax.training import folder as run_folder
 from g1jax.training.dataset import JSONL, PARQUET, Row, read_dataset
 from g1jax.training.dataset_writer import ABOUT, DatasetWriter
+from g1jax.training.teachers import lesson_of
 from g1jax.vlm import weights
 from tests.conftest import REPOSITORY
 from tests.envs import test_images as cifar
@@ -195,7 +202,8 @@ def read_curves(folder: Path) -> None:
 
 def make_run(folder: Path) -> None:
     run_folder.RunFolder(tiny.make_experiment("model", folder)).create()
-    levels = {game_id: dataclasses.asdict(envs.make(game_id, **keys).level) for game_id, keys in tiny.LEVELS.items()}
+    known: dict[str, dict[str, Any]] = cast(Any, tiny.LEVELS)
+    levels = {game_id: dataclasses.asdict(envs.make(game_id, **keys).level) for game_id, keys in known.items()}
     (folder / kept.LEVELS).parent.mkdir(parents=True)
     (folder / kept.LEVELS).write_text(json.dumps(levels))
     (folder / kept.SOURCES).write_text('{"format": 1, "pictures": {"swap": "0123"}}')
@@ -221,6 +229,35 @@ def read_metrics(folder: Path) -> None:
 
 def check_files(folder: Path) -> None:
     checksums.check(folder)
+
+
+def make_exchanges(folder: Path) -> None:
+    with ExchangeLog(folder / "log.jsonl", {"model": "a", "seed": 0}) as log:
+        for step in range(4):
+            log.append({"episode": 0, "step": step, "board": "2 | -", "response": "<answer>1</answer>", "tries": 1})
+
+
+def read_exchanges(folder: Path) -> None:
+    with contextlib.redirect_stderr(io.StringIO()), ExchangeLog(folder / "log.jsonl", {"model": "a", "seed": 0}) as log:
+        for line in log.answered.values():
+            lesson_of(line)
+
+
+def make_body(folder: Path) -> None:
+    message = {"role": "assistant", "content": "<answer>1</answer>", "reasoning_content": "So."}
+    usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
+    body = {"id": "a", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}
+    (folder / "body.json").write_text(json.dumps(body))
+
+
+def read_completion(folder: Path) -> None:
+    """As a client reads a server's answer: the errors it takes for a failed try are refusals."""
+    client = cast(Client, SimpleNamespace(redact=lambda text: text))
+    try:
+        reply = Client._read(client, read_body((folder / "body.json").read_bytes()))
+    except (ForeignError, TypeError, AttributeError, LookupError) as error:
+        raise G1Error(f"{folder}: {error!r:.200}") from None
+    assert len(json.dumps(vars(reply))) < 2**22
 
 
 def make_saved_pictures(folder: Path) -> None:
@@ -269,6 +306,8 @@ READERS: dict[str, Reader] = {
     "run's levels": Reader(make_run, read_levels, {kept.LEVELS: mutate_json, kept.SOURCES: mutate_json}, is_slow=True),
     "run's metrics": Reader(make_run, read_metrics, {"metrics.jsonl": mutate_json_lines}),
     "run's checksums": Reader(make_run, check_files, {checksums.CHECKSUMS: mutate_json, "config.json": mutate_json}),
+    "exchanges": Reader(make_exchanges, read_exchanges, {"log.jsonl": mutate_json_lines}),
+    "server's answer": Reader(make_body, read_completion, {"body.json": mutate_json}),
     "run's pictures": Reader(make_saved_pictures, read_saved_pictures, {"swap.npz": mutate_bytes}),
 }
 """Of every reader, its name."""
