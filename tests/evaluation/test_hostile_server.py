@@ -9,7 +9,7 @@ import threading
 import tracemalloc
 import urllib.parse
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -332,8 +332,16 @@ def test_it_works_where_an_event_loop_runs(tmp_path: Path) -> None:
     assert list(taught) == ["game_2048"]
 
 
+@pytest.fixture
+def handles_interrupts() -> Iterator[None]:
+    """Python's own handler of SIGINT: a shell starts what runs in its background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("is_nested", [False, True])
-def test_ctrl_c_cancels_what_runs_and_waits_for_it(is_nested: bool) -> None:
+def test_ctrl_c_cancels_what_runs_and_waits_for_it(is_nested: bool, handles_interrupts: None) -> None:
     ended = threading.Event()
 
     async def hang() -> None:
