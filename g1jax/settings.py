@@ -64,6 +64,10 @@ Temperature = Annotated[float, Range(1e-6, 1000, also=0)]
 """0: always the likeliest token."""
 
 
+SECRET = "secret"
+"""`Annotated[str, SECRET]`: a text that may hold a password. No message has it; what it must be, its user checks."""
+
+
 def check(settings: Any, error: type[G1Error], prefix: str = "") -> None:
     """Refuses settings of which one is not what its annotation says, and names it with what it may be.
 
@@ -82,6 +86,8 @@ def check(settings: Any, error: type[G1Error], prefix: str = "") -> None:
 def _reason(name: str, value: Any, hint: Any, span: Range | None) -> str:
     """Why a value cannot be, empty if it can."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated and SECRET in args[1:]:
+        return "" if type(value) is str else f"{name}: expected a text"
     if origin is Annotated:
         return _reason(name, value, args[0], next((part for part in args[1:] if isinstance(part, Range)), span))
     if hint is Any or (hint is type(None) and value is None):

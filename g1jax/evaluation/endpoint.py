@@ -41,7 +41,7 @@ class Endpoint:
     """An endpoint and how it is asked."""
 
     model: str = ""
-    base_url: str = field(default="", repr=False)
+    base_url: Annotated[str, settings.SECRET] = field(default="", repr=False)
     """Empty: $OPENAI_BASE_URL, or OpenAI's own. The key is $OPENAI_API_KEY; local servers need none."""
     temperature: settings.Temperature | None = None
     """None: the endpoint's default."""
