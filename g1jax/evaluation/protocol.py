@@ -32,6 +32,7 @@ from g1jax.vlm.sharding import BATCH, constrain
 NUM_STEPS = 100  # the paper's
 _FIRST_BOARD = np.uint32(1 << 31)  # draws from here on make boards, those below are steps
 _RAW_SCORE = ("game_2048",)
+_ONE_BOARD = ("shisen_sho", "shisen_sho_cifar10")
 
 
 class EvaluationError(G1Error):
@@ -126,6 +127,11 @@ Progress = Callable[[int, int], None]
 def counts_score(game: Game[Any]) -> bool:
     """Whether the paper counts this game's raw score; of the others it counts the steps with a reward above 0."""
     return game.id in _RAW_SCORE
+
+
+def ends_by_itself(game: Game[Any]) -> bool:
+    """Whether the paper's score of this game is that of one board: the pairs found before it ends."""
+    return game.id in _ONE_BOARD
 
 
 def step_score(game: Game[Any], steps: Judged) -> np.ndarray:

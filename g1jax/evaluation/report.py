@@ -76,11 +76,12 @@ def as_html(
 ) -> str:
     """The page."""
     labels = list(dict.fromkeys(label for result in results for label in result.games))
+    columns = tables.score_columns(results)
     data = {
-        "about": _about(results, published),
+        "about": _about(results, published and any(column.is_published for column in columns)),
         "scores": {
-            "head": ["player", *labels],
-            "rows": tables.score_rows(results, labels, published=published),
+            "head": ["player", *(column.title for column in columns)],
+            "rows": tables.score_rows(results, columns, published=published),
             "ours": len(results),
         },
         "figures": [
@@ -126,7 +127,7 @@ def _about(results: Sequence[Result], published: bool) -> str:
     return (
         f"Means with 95% bootstrap intervals over episodes ({'; '.join(sorted(protocols))}). 2048 counts its score, "
         "the other games count steps with a reward above 0."
-    ) + (" Published figures are the paper's, not run here." if published else "")
+    ) + (f" {tables.PUBLISHED_NOTE}" if published else "")
 
 
 def _lead(curves: dict[str, list[tuple[float, float]]]) -> str:

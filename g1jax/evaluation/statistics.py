@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from g1jax.evaluation.protocol import Episodes
+from g1jax.evaluation.protocol import Episodes, ends_by_itself
 
 NUM_RESAMPLES = 10_000
 INTERVAL = (0.025, 0.975)  # 95%, in quantiles
@@ -17,6 +17,8 @@ _CELLS_AT_ONCE = 2**22  # of the matrix of resampling counts
 
 FIGURES = {
     "score": "score",
+    "board": "pairs of the first board",
+    "cleared": "first boards cleared",
     "reward": "reward a step",
     "success": "reward > 0",
     "perception": "P: board read exactly",
@@ -57,7 +59,7 @@ def curves_of(episodes: Episodes) -> dict[str, list[float | None]]:
     """Every figure at each step of the episodes: [T]; None where nothing was counted."""
     out = {}
     for key, (above, below) in _parts(episodes).items():
-        if key == "score":
+        if key in ("score", "board", "cleared"):
             below = np.ones_like(above)  # of a step, not of an episode
         totals = below.sum(0)
         means = np.divide(above.sum(0), totals, out=np.full(totals.shape, np.nan), where=totals > 0)
@@ -79,6 +81,13 @@ def _parts(episodes: Episodes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         "legal": (_as_float(steps.is_legal), one),
         "unreadable": (_as_float(steps.is_invalid), one),
     }
+    if ends_by_itself(game):
+        is_end = _as_float(steps.is_end)
+        pairs = score * (np.cumsum(is_end, axis=1) - is_end == 0)
+        is_cleared = (
+            is_end * (np.cumsum(pairs, axis=1) == game.rows * game.cols // 2) * (np.cumsum(is_end, axis=1) == 1)
+        )
+        parts |= {"board": (pairs, first), "cleared": (is_cleared, first)}
     if steps.is_exact is not None:
         is_exact = _as_float(steps.is_exact)
         parts["perception"] = (is_exact, one)

@@ -3,8 +3,11 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from g1jax.evaluation.results import Result
+from g1jax import envs
+from g1jax.evaluation.protocol import NUM_STEPS
+from g1jax.evaluation.results import Result, describe_level
 from g1jax.evaluation.statistics import FIGURES, Interval
 from g1jax.terminal import one_line
 
@@ -21,7 +24,12 @@ PUBLISHED: Mapping[str, tuple[float, float, float, float]] = {
 }
 """The table of arXiv 2505.13426, by player, in the order of PUBLISHED_GAMES: 10 environments × 100 steps."""
 
-RATES = ("success", "perception", "reasoning", "cells", "format", "legal", "unreadable")
+PUBLISHED_NOTE = (
+    "Published scores are the paper's (arXiv 2505.13426; 10 environments of 100 steps), not run here. They stand only "
+    "beside the same protocol: one board of Shisen-Sho, pictures of CIFAR-10. Whether 2048's are of fresh boards is "
+    "unknown."
+)
+RATES = ("cleared", "success", "perception", "reasoning", "cells", "format", "legal", "unreadable")
 NONE = "–"
 """What stands where nothing is known."""
 
@@ -34,33 +42,69 @@ FILE = "results.md"
 def as_markdown(results: Sequence[Result]) -> str:
     """A page: scores beside the published ones, then all figures of each game."""
     labels = list(dict.fromkeys(label for result in results for label in result.games))
-    lines = ["# Scores", "", *_about(results), "", *table(["player", *labels], score_rows(results, labels)), ""]
+    columns = score_columns(results)
+    head = ["player", *(column.title for column in columns)]
+    lines = ["# Scores", "", *_about(results, columns), "", *table(head, score_rows(results, columns)), ""]
     for label in labels:
         lines += [f"## {escape(label)}", "", *_figures(results, label), ""]
     return "\n".join(lines)
 
 
-def _about(results: Sequence[Result]) -> list[str]:
+@dataclass(frozen=True)
+class Column:
+    """A score of one game."""
+
+    title: str
+    label: str
+    figure: str
+    is_published: bool
+    """Whether the paper's score is of the same protocol: it may stand beside ours then, and else not."""
+
+
+def score_columns(results: Sequence[Result]) -> list[Column]:
+    """The scores of every game: over all steps and, where the paper's is that, of one board."""
+    columns = []
+    for label in dict.fromkeys(label for result in results for label in result.games):
+        played = [result for result in results if label in result.games]
+        has_board = any("board" in result.games[label].figures for result in played)
+        is_paper = all(_is_paper(result, label) for result in played)
+        columns.append(Column(label, label, "score", is_paper and not has_board))
+        if has_board:
+            columns.append(Column(f"{label}, one board", label, "board", is_paper))
+    return columns
+
+
+def _is_paper(result: Result, label: str) -> bool:
+    """Whether a game was played as the paper plays it: its level, its pictures, 100 steps."""
+    if label not in PUBLISHED_GAMES or result.protocol["steps"] != NUM_STEPS:
+        return False
+    level, own = result.games[label].level, describe_level(envs.make(label))
+    return level.get("images", "cifar10") == "cifar10" and all(level.get(key) == own[key] for key in ("rows", "cols"))
+
+
+def _about(results: Sequence[Result], columns: Sequence[Column]) -> list[str]:
     protocols = list(dict.fromkeys(tuple(result.protocol.items()) for result in results))
     ours = "; ".join(", ".join(f"{escape(key)} {value}" for key, value in protocol) for protocol in protocols)
     counts = {label: game.counts for result in results for label, game in result.games.items()}
     return [
         f"Means with 95% bootstrap intervals over episodes ({ours}). "
         f"Counted: {', '.join(f'{escape(label)} {escape(what)}' for label, what in counts.items())}.",
-        "Published figures are the paper's (arXiv 2505.13426; 10 environments of 100 steps), not run here.",
+        *([PUBLISHED_NOTE] if any(column.is_published for column in columns) else []),
     ]
 
 
-def score_rows(results: Sequence[Result], labels: Sequence[str], *, published: bool = True) -> list[list[str]]:
-    """A row a player, ours first, then the published if they are asked for: its name and its score in each game."""
+def score_rows(results: Sequence[Result], columns: Sequence[Column], *, published: bool = True) -> list[list[str]]:
+    """A row a player: ours, then the published where one column or more is of their protocol, if they are asked for."""
     rows = []
     for result in results:
-        cells = [as_text(result.games[label].figures["score"]) if label in result.games else NONE for label in labels]
-        rows.append([result.name, *cells])
-    for player, scores in PUBLISHED.items() if published else ():
-        known = dict(zip(PUBLISHED_GAMES, scores, strict=True))
-        cells = [f"{known[label]:g}" if label in known else NONE for label in labels]
-        rows.append([f"{player} (published, not run)", *cells])
+        games = [result.games.get(column.label) for column in columns]
+        figures = [game and game.figures.get(column.figure) for game, column in zip(games, columns, strict=True)]
+        rows.append([result.name, *(as_text(figure) if figure else NONE for figure in figures)])
+    if published and any(column.is_published for column in columns):
+        for player, scores in PUBLISHED.items():
+            known = dict(zip(PUBLISHED_GAMES, scores, strict=True))
+            cells = [f"{known[column.label]:g}" if column.is_published else NONE for column in columns]
+            rows.append([f"{player} (published, not run)", *cells])
     return rows
 
 

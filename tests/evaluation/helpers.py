@@ -15,6 +15,7 @@ def episodes_of(
     *,
     is_exact: list[list[int]] | None = None,
     is_invalid: list[list[int]] | None = None,
+    is_end: list[list[int]] | None = None,
     game: Any = GAME,
     seed: int = 0,
 ) -> Episodes:
@@ -31,5 +32,6 @@ def episodes_of(
             "num_bytes": np.full(rewards.shape, 10),
             "num_tokens": np.full(rewards.shape, 4),
         }
+    ended = np.zeros(rewards.shape, bool) if is_end is None else np.array(is_end, bool)
     played: dict[str, Any] = {"reward": rewards, "is_legal": ~invalid, "is_invalid": invalid}
-    return Episodes(game, seed, Judged(**played, is_end=np.zeros(rewards.shape, bool), **written))  # type: ignore[arg-type]
+    return Episodes(game, seed, Judged(**played, is_end=ended, **written))  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ def test_it_writes_results_a_report_and_films(tmp_path: Path, capsys: pytest.Cap
     assert {path.name for path in (tmp_path / "a").iterdir()} == names
     printed = capsys.readouterr()
     assert "| random | " in printed.out
-    assert "| G1-7B (published, not run) | 1070 |" in printed.out
+    assert "published" not in printed.out  # of 6 steps there is nothing to compare with
     assert "game_2048: 24 of 24 steps" in printed.err
     assert load(tmp_path / "a").protocol == {"episodes": 4, "steps": 6, "seed": 0}
     assert len(json.loads((tmp_path / "a" / "replays.json").read_text("utf-8"))) == 2

@@ -170,7 +170,10 @@ def test_points_need_no_curves_and_the_published_may_be_left_out() -> None:
     assert data["points"] == {"b": {"seeing": [[5, 0.5, 0.25, 0.75]]}}
     assert len(data["scores"]["rows"]) == 1
     assert "Published" not in data["about"]
-    assert len(data_of(page_of(played()))["scores"]["rows"]) == 9
+    assert len(data_of(page_of(played()))["scores"]["rows"]) == 1  # of few steps there is nothing published
+    paper = page_of(play(envs.make("game_2048"), random_player(), 1, 100, num_recorded=1))
+    assert len(data_of(paper)["scores"]["rows"]) == 9
+    assert "Published" in data_of(paper)["about"]
 
 
 # In the browser

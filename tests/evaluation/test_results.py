@@ -128,15 +128,30 @@ def test_games_of_different_protocols_are_no_result() -> None:
         result_of({"name": "x"}, {"a": episodes_of([[1.0]]), "b": episodes_of([[1.0, 2.0]])})
 
 
+def long_result(*game_ids: str, steps: int = 100, **level: Any) -> Result:
+    games = {game_id: envs.make(game_id, **level) for game_id in game_ids}
+    played = {game_id: episodes_of([[1.0] * steps] * 2, game=game) for game_id, game in games.items()}
+    return result_of({"name": "ours"}, played)
+
+
 def test_the_table_has_ours_and_the_published() -> None:
-    other = dataclasses.replace(result("other"), games={"swap": result("other").games["game_2048"]})
-    lines = as_markdown([result(), other]).splitlines()
+    other = dataclasses.replace(long_result("swap"), player={"name": "other"})
+    lines = as_markdown([long_result("game_2048"), other]).splitlines()
     assert "| player | game_2048 | swap |" in lines
-    assert any(line.startswith("| ours | 11.67 (") and line.endswith("| – |") for line in lines)
-    assert any(line.startswith("| other | – | 11.67 (") for line in lines)
+    assert "| ours | 100 (100–100) | – |" in lines
+    assert "| other | – | 100 (100–100) |" in lines
     assert "| G1-7B (published, not run) | 1070 | 78 |" in lines
     assert sum("(published, not run)" in line for line in lines) == 8
     assert "| legal moves | 100.0% (100.0–100.0) |" in lines
+
+
+def test_the_published_stand_only_beside_the_same_protocol() -> None:
+    table = as_markdown([long_result("shisen_sho", "shisen_sho_cifar10", "swap")])
+    pairs = "shisen_sho | shisen_sho, one board | shisen_sho_cifar10 | shisen_sho_cifar10, one board"
+    assert f"| player | {pairs} | swap |" in table
+    assert "| G1-7B (published, not run) | – | 17.5 | – | – | 78 |" in table  # the pictures are digits
+    for others in (long_result("swap", steps=20), long_result("swap", rows=6), result()):
+        assert "published" not in as_markdown([others]).lower()
 
 
 def test_names_cannot_break_the_table() -> None:

@@ -29,13 +29,25 @@ def test_figures_by_hand() -> None:
         "tokens": 4.0,
         "bytes": 10.0,
     }
-    assert list(means(episodes)) == list(FIGURES)
+    assert list(means(episodes)) == [key for key in FIGURES if key not in ("board", "cleared")]
 
 
 def test_other_games_count_steps_with_a_reward() -> None:
     from g1jax import envs
 
     assert means(episodes_of([[1, -1, 6], [-1, -1, 1]], game=envs.make("swap")))["score"] == 1.5
+
+
+def test_one_board_ends_with_the_first_end() -> None:
+    from g1jax import envs
+
+    episodes = episodes_of(
+        [[1, -1, 1, 1], [1, -1, 1, -1], [-1, -1, -1, -1]],
+        game=envs.make("shisen_sho", rows=2, cols=2),
+        is_end=[[0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]],  # cleared; stuck; never over
+    )
+    found = means(episodes)
+    assert (found["score"], found["board"], found["cleared"]) == (5 / 3, (2 + 1 + 0) / 3, 1 / 3)
 
 
 def test_who_writes_nothing_has_no_figures_of_writing() -> None:
