@@ -25,7 +25,7 @@ from g1jax.envs import images, looks, shisen_sho, text
 from g1jax.vlm import SPECIAL_TOKENS
 
 FOLDER = Path(__file__).parents[1] / "g1jax" / "vlm" / "data"
-VOCAB_SIZE = 1024
+VOCAB_SIZE = 1152
 TAGS = tuple(f"<{end}{name}>" for name in ("perception", "think", "answer") for end in ("", "/"))
 
 # What is one piece, before any merge: a cell with the separator before it, a place on the board, else a word of GPT-2's
@@ -55,7 +55,11 @@ CHAT_TEMPLATE = (
 
 DRILLS = 2000  # times that every cell and place of the paper's levels is read
 OTHER_DRILLS = 150  # and the cells of other levels
-WORDS = (" Take", " Else", "Rows", " Rows", "Columns", " Columns")  # of the teachers, however seldom they say them
+ROWS, COLS = 10, 10  # of the largest boards whose places are tokens
+WORDS = (  # of the teachers, however seldom they say them
+    *("\nTake", " row", " up", " right", " down", " left", "up", "\nright", "\ndown", "\nleft", " -"),
+    *(f"{before}{number}" for number in range(10) for before in ("\n", " ")),
+)
 PROMPT_READINGS = 150
 BOARDS, STEPS, EVERY = 32, 60, 3  # of random play, of which every third board is kept
 RESPONSES = 600  # of each game; those to boards of short games are read again
@@ -132,8 +136,8 @@ def drills() -> Iterator[str]:
     for names, times in ((cells, DRILLS), (others, OTHER_DRILLS)):
         for name in names:
             yield from [f"{name} | {name}\n{name}"] * times
-    for r in range(8):
-        for c in range(8):
+    for r in range(ROWS):
+        for c in range(COLS):
             yield from [f"({r}, {c}) ({r}, {c})"] * DRILLS
     yield from WORDS * DRILLS
 

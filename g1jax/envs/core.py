@@ -171,6 +171,19 @@ class Game(Generic[S]):
         """
         return self.expert(state, key), jnp.zeros(1, jnp.uint8)
 
+    @property
+    def fact_names(self) -> tuple[str, ...]:
+        """What `facts` says, in its order; none for a game that has nothing to say."""
+        return ()
+
+    def facts(self, state: S) -> Array:
+        """What can be seen of each cell beside its kind: bool[R, C, F], named by `fact_names`.
+
+        Relations that a move depends on, such as "the tile to the right is its like". A policy may learn to see them by
+        an extra loss on its visual tokens in the cold start.
+        """
+        return jnp.zeros((self.rows, self.cols, 0), bool)
+
     # What all games share: playing
 
     def reset(self, key: Key, level: TracedLevel | None = None) -> S:

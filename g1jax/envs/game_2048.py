@@ -16,6 +16,7 @@ from g1jax.envs.lines import twins
 from g1jax.typing import Array, HostImages, Key
 
 UP, RIGHT, DOWN, LEFT = range(4)
+_WAYS = ("up", "right", "down", "left")
 
 
 @jax.tree_util.register_dataclass
@@ -129,42 +130,40 @@ class Game2048(core.Game[State]):
         del key
         return best_move(state.board, state.level["spawn_four"])
 
+    @property
+    def fact_names(self) -> tuple[str, ...]:
+        """For each direction, whether the next tile over empty cells is its like, and whether the tile would move."""
+        ways = ("up", "right", "down", "left")
+        return (*(f"like {way}" for way in ways), *(f"moves {way}" for way in ways))
+
+    def facts(self, state: State) -> Array:
+        """Which tiles meet their like, and which move, in each direction."""
+        across, along = see_likes(state.board), see_likes(state.board.T)
+        like_left, like_right, like_up, like_down = *across, *(fact.T for fact in along)
+        moves = [would_move(state.board, jnp.int32(way)) for way in range(4)]
+        return jnp.stack([like_up, like_right, like_down, like_left, *moves], axis=-1)
+
     def teach(self, state: State, key: Key) -> tuple[Array, Array]:
-        """The way of the largest tile that merging makes, else the first of left, down, right, up that moves anything.
+        """The expert's move; the words say of each direction the largest tile that it makes, `-` if nothing moves.
 
-        The words say of each row and column the largest tile it makes, and which ways anything moves. Rows go left,
-        columns down; a tie goes left. Needs no key.
-
-        `Rows: . 4 . 8 Columns: . . 4 . Free: 0 1 . 3 Best: 3.`
+        `up 8` / `right 0` / `down 8` / `left -` / `Take down.`
         """
-        del key
         book, board, is_legal = self._phrasebook, state.board, legal_moves(state.board)
-        made = [largest_merge(lines) for lines in (board, board.T)]
-        in_rows, in_cols = (jnp.max(m) for m in made)
-        action = jnp.where(in_cols > in_rows, DOWN, LEFT)
-        action = jnp.where(jnp.maximum(in_rows, in_cols) == 0, _first_legal(is_legal), action)
-        rows, cols = ([book.name(jnp.minimum(exponent, len(self.cell_names()) - 1)) for exponent in m] for m in made)
-        ways = [book.phrase_if(is_legal[way], f" {way}", " .") for way in range(4)]
-        words: list[Array | str] = [
-            "Rows:",
-            *rows,
-            " Columns:",
-            *cols,
-            " Free:",
-            *ways,
-            " Best:",
-            book.phrase(" 0") + action,
-            ".",
-        ]
-        is_on = jnp.any(is_legal)
-        return jnp.where(is_on, action, self.invalid_action), jnp.where(is_on, book.write(words), jnp.uint8(0))
+        action = self.expert(state, key)
+        made = [jnp.max(largest_merge(lines)) for lines in (board.T, board)]
+        made = [jnp.minimum(made[i], len(self.cell_names()) - 1) for i in (0, 1, 0, 1)]
+        words: list[Array | str] = []
+        for way, name in enumerate(_WAYS):
+            largest = jnp.where(made[way] == 0, book.phrase(" 0"), book.name(made[way]))
+            words += [f"{chr(10) if way else ''}{name}", jnp.where(is_legal[way], largest, book.phrase(" -"))]
+        words += ["\nTake", book.phrase_of(jnp.minimum(action, 3), [f" {name}" for name in _WAYS]), "."]
+        return action, jnp.where(jnp.any(is_legal), book.write(words), jnp.uint8(0))
 
     @functools.cached_property
     def _phrasebook(self) -> text.Phrasebook:
-        tiles = [" .", *(f" {name}" for name in self.cell_names()[1:])]
-        return text.Phrasebook(
-            tiles, 0, 0, ("Rows:", " Columns:", " Free:", " Best:", " 0", " 1", " 2", " 3", ".", " .")
-        )
+        names = [f" {name}" for name in self.cell_names()]
+        ways = [f"{before}{name}" for before in ("", "\n", " ") for name in _WAYS]
+        return text.Phrasebook(names, 0, 0, (*ways, " 0", " -", "\nTake", "."))
 
 
 # Rules
@@ -190,7 +189,7 @@ def slide_and_spawn(board: Array, action: Array, key: Key, spawn_four: Array) ->
     """A whole move: (board int8[R, C], reward float32[], is_legal bool[], is_over bool[])."""
     if board.shape == (packed.SIZE, packed.SIZE):
         is_vertical, is_reversed = _direction(action)
-        lines, reward, is_legal = packed.slide(_tables().slid, board, is_vertical, is_reversed)
+        lines, reward, is_legal = packed.slide(_slid_lines(), board, is_vertical, is_reversed)
         lines, is_over = packed.spawn(lines, is_legal, key, spawn_four)
         return packed.unpack(lines, is_vertical, is_reversed), reward, is_legal, is_over
     slid, reward = slide(board, action)
@@ -203,7 +202,7 @@ def slide(board: Array, action: Array) -> tuple[Array, Array]:
     """Slides and merges, without a new tile: int8[R, C] -> (int8[R, C], sum of the merged tiles' values float32[])."""
     is_vertical, is_reversed = _direction(action)
     if board.shape == (packed.SIZE, packed.SIZE):
-        lines, reward, _ = packed.slide(_tables().slid, board, is_vertical, is_reversed)
+        lines, reward, _ = packed.slide(_slid_lines(), board, is_vertical, is_reversed)
         return packed.unpack(lines, is_vertical, is_reversed), reward
     across, reward_across = slide_lines(board, is_reversed)
     along, reward_along = slide_lines(board.T, is_reversed)
@@ -265,7 +264,7 @@ def spawn_tile(board: Array, key: Key, spawn_four: Array) -> Array:
     return jnp.where(is_chosen.reshape(board.shape), tile, board)
 
 
-# The teacher
+# What can be seen
 
 
 def largest_merge(lines: Array) -> Array:
@@ -277,21 +276,59 @@ def largest_merge(lines: Array) -> Array:
     return jnp.max(made, axis=(1, 2))
 
 
-def _first_legal(is_legal: Array) -> Array:
-    """The first legal move of left, down, right, up: bool[4] -> int32[]."""
-    return LEFT - jnp.argmax(is_legal[::-1]).astype(jnp.int32)
+def see_likes(lines: Array) -> tuple[Array, Array]:
+    """Of each tile, whether the next one to the left, and to the right, over empty cells is its like: bool[n, m] twice.
+
+    `[1 0 1 2] -> [0 0 1 0], [1 0 0 0]`
+    """
+    pairs = twins(lines)
+    return jnp.any(pairs, axis=1), jnp.any(pairs, axis=2)
+
+
+def would_move(board: Array, action: Array) -> Array:
+    """Which tiles leave their cell when the board slides: bool[R, C].
+
+    `[2 0 2 4]` to the left: the second 2, which merges, and the 4.
+    """
+    is_vertical, is_reversed = _direction(action)
+
+    def along(lines: Array) -> Array:
+        towards_start = jnp.where(is_reversed, lines[:, ::-1], lines)
+        has_merged, was_merged, before = (jnp.zeros(len(lines), kind) for kind in (bool, bool, lines.dtype))
+        moves, has_gap = [], jnp.zeros(len(lines), bool)
+        for cell in towards_start.T:
+            is_tile = cell != 0
+            is_merge = is_tile & (cell == before) & ~was_merged
+            has_merged |= is_merge
+            moves.append(is_tile & (has_gap | has_merged))
+            has_gap |= ~is_tile
+            was_merged, before = (jnp.where(is_tile, new, old) for new, old in ((is_merge, was_merged), (cell, before)))
+        moved = jnp.stack(moves, axis=1)
+        return jnp.where(is_reversed, moved[:, ::-1], moved)
+
+    return jnp.where(is_vertical, along(board.T).T, along(board))
 
 
 # The expert
 
+_GAP, _DEAD = 2.0, -50.0
+"""What an empty cell is worth after two moves, in points, and a board that cannot move."""
+
 
 def best_move(board: Array, spawn_four: Array) -> Array:
-    """Expectimax of two moves and the tile between them: int32[], the invalid action if none is legal."""
+    """The move that two moves, over every tile that may appear between them, are expected to score most with: int32[].
+
+    The invalid action if none is legal.
+    """
     is_legal = legal_moves(board)
-    actions = jnp.arange(4, dtype=jnp.int32)
-    values = jax.vmap(lambda action: _value_of_waiting(slide(board, action)[0], spawn_four))(actions)
+    slid, scores = _slide_all(board)
+    values = scores + jax.vmap(_value_of_waiting, (0, None))(slid, spawn_four)
     best = jnp.argmax(jnp.where(is_legal, values, -jnp.inf)).astype(jnp.int32)
     return jnp.where(jnp.any(is_legal), best, 4)
+
+
+def _slide_all(board: Array) -> tuple[Array, Array]:
+    return jax.vmap(lambda action: slide(board, action))(jnp.arange(4, dtype=jnp.int32))
 
 
 def _value_of_waiting(board: Array, spawn_four: Array) -> Array:
@@ -305,46 +342,14 @@ def _value_of_waiting(board: Array, spawn_four: Array) -> Array:
 
 
 def _value_of_moving(board: Array) -> Array:
-    """The best heuristic value that one move reaches: float32[]."""
-    slid = jax.vmap(lambda action: slide(board, action)[0])(jnp.arange(4, dtype=jnp.int32))
-    values = jax.vmap(heuristic)(slid)
-    return jnp.max(jnp.where(legal_moves(board), values, 0.0))
+    """The most that one move scores, with what its empty cells are worth: float32[]."""
+    slid, scores = _slide_all(board)
+    gaps = jnp.sum((slid == 0).astype(jnp.float32), axis=(1, 2), dtype=jnp.float32)
+    return jnp.max(jnp.where(legal_moves(board), scores + _GAP * gaps, _DEAD))
 
 
-def heuristic(board: Array) -> Array:
-    """How good a board is, summed over its rows and columns: float32[]."""
-    return jnp.sum(_score_lines(board)) + jnp.sum(_score_lines(board.T))
-
-
-def _score_lines(lines: Array) -> Array:
-    """The heuristic of each line: int8[n, m] -> float32[n]."""
-    if lines.shape == (packed.SIZE, packed.SIZE):
-        return packed.look_up(_tables().score, packed.line_index(lines))
-    return score_cells([cell.astype(jnp.float32) for cell in lines.T])
-
-
-def score_cells(cells: list[Array]) -> Array:
-    """A line is good if it has gaps, equal neighbours, and falls steadily to one side; big scattered tiles are bad.
-
-    The terms and weights are those of R. Xiao's 2048 AI (github.com/nneonneo/2048-ai). Written for NumPy and JAX
-    arrays of floats alike.
-    """
-    xp = jnp if isinstance(cells[0], jax.Array) else np
-    gaps = merges = weight = rises = falls = xp.zeros_like(cells[0])
-    for i, cell in enumerate(cells):
-        gaps = xp.where(cell == 0, gaps + 1, gaps)
-        weight = weight + cell**3.5
-        if i > 0:
-            before = cells[i - 1]
-            merges = xp.where((cell == before) & (cell != 0), merges + 1, merges)
-            step = cell**4.0 - before**4.0
-            rises, falls = rises + xp.maximum(step, 0), falls - xp.minimum(step, 0)
-    unevenness = xp.minimum(rises, falls)
-    return 200_000.0 + 270.0 * gaps + 700.0 * merges - 47.0 * unevenness - 11.0 * weight
-
-
-def _tables() -> packed.LineTables:
-    return packed.line_tables(merge_cells, score_cells)
+def _slid_lines() -> np.ndarray:
+    return packed.slid_lines(merge_cells)
 
 
 # Sprites

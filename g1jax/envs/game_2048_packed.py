@@ -7,7 +7,6 @@ bit operations. `game_2048` has the same rules for every size, cell by cell; tes
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,19 +24,14 @@ _PLACES = np.uint32(0b01111_01111_01111_01111)  # bit 5·cell + line of a mask o
 _IS_CHANGED = np.uint32(30)
 
 Merge = Callable[[list[np.ndarray]], tuple[list[np.ndarray], list[np.ndarray]]]
-Score = Callable[[list[np.ndarray]], np.ndarray]
-
-
-class LineTables(NamedTuple):
-    """What every line of four cells becomes and is worth, by `line_index`."""
-
-    slid: np.ndarray  # uint32[18⁴]: four cells and the exponents of two merged tiles, 5 bits each; bit 30: it changed
-    score: np.ndarray  # float32[18⁴]
 
 
 @functools.cache
-def line_tables(merge: Merge, score: Score) -> LineTables:
-    """The tables of a merge rule and a line heuristic."""
+def slid_lines(merge: Merge) -> np.ndarray:
+    """What every line of four cells becomes by a merge rule, by `line_index`: uint32[18⁴].
+
+    Four cells and the exponents of two merged tiles, 5 bits each; bit 30: the line changed.
+    """
     index = np.arange(_BASE**SIZE)
     lines = [(index // _BASE**i % _BASE).astype(np.uint32) for i in range(SIZE)]
     cells, merged = merge(list(lines))
@@ -46,7 +40,7 @@ def line_tables(merge: Merge, score: Score) -> LineTables:
     packed = is_changed.astype(np.uint32) << _IS_CHANGED
     for i, exponent in enumerate([*cells, first, merged[2]]):
         packed |= exponent << (np.uint32(i) * _BITS)
-    return LineTables(packed, score([line.astype(np.float64) for line in lines]).astype(np.float32))
+    return packed
 
 
 def line_index(lines: Array, is_reversed: Array | None = None) -> Array:

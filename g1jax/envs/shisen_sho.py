@@ -15,7 +15,7 @@ from g1jax.envs import core, looks, random, sprites, text
 from g1jax.envs import level as level_keys
 from g1jax.envs.batching import fence, loop_while
 from g1jax.envs.level import require, traced
-from g1jax.envs.lines import all_pairs_walk, first_twins, outer_places
+from g1jax.envs.row_words import choose_row, first_pairs, row_book, write_rows
 from g1jax.typing import Array, HostImages, Key
 
 
@@ -140,86 +140,43 @@ class ShisenSho(core.Game[State]):
         del key
         return best_pair(state.board)
 
-    def teach(self, state: State, key: Key) -> tuple[Array, Array]:
-        """Two equal tiles that follow each other where the teacher looks.
-
-        The words name what a random side sees at the end of each line, in an order in which any two of its lines follow
-        each other, up to the first two equal tiles: a path around the outside joins them. If there are none, they name
-        the tiles of every row, or of every column, without the gaps, up to the first two equal ones. Whether two names
-        that follow each other are equal is what a small model learns to see. Where that fails too, the pair of the
-        fewest steps is taken.
-
-        `Top: | Red star | Blue cross | - | Yellow star again: (0, 4) (2, 3).`
-        """
-        book, board = self._phrasebook, state.board
-        side_key, line_key = jax.random.split(key)
-        side = jax.random.randint(side_key, (), 0, len(_SIDES), jnp.int32)
-        seen, is_seen, outer, inner = self._look_from(board, side)
-        is_across, along, is_along, first, second = self._look_along(board, line_key)
-        nearest = nearest_pair(board)
-        pair = jnp.where(is_along, first * board.size + second, nearest)
-        pair = jnp.where(is_seen, outer * board.size + inner, pair)
-        words = book.write(
-            [
-                book.phrase_of(side, _SIDES),
-                *seen,
-                jnp.where(is_seen, book.nothing, book.phrase_if(is_across, _ROWS, _COLUMNS)),
-                *jnp.where(is_seen, book.nothing, along),
-                book.phrase_if(is_seen | is_along, _AGAIN, _JOINED),
-                book.place(pair // board.size),
-                book.place(pair % board.size),
-                ".",
-            ]
+    @property
+    def fact_names(self) -> tuple[str, ...]:
+        """What each tile sees along its row and column, whether it has a partner, and the pair that its row names."""
+        sides = ("left", "right", "up", "down")
+        ahead = (
+            f"partner in {line} {i}"
+            for line, count in (("row", self.rows), ("column", self.cols))
+            for i in range(count)
         )
-        is_over = nearest < 0
-        return jnp.where(is_over, self.invalid_action, pair), jnp.where(is_over, jnp.uint8(0), words)
+        return (*(f"like {side}" for side in sides), *(f"border {side}" for side in sides), "partner", "named", *ahead)
 
-    def _look_from(self, board: Array, side: Array) -> tuple[Array, Array, Array, Array]:
-        """From a side: names up to the first pair, int32[n], whether there is one, and its places, the later first."""
-        order = jnp.asarray(self._looks)[side]
-        places = jnp.where(order < 0, -1, outer_places(board)[side, order])
-        kinds = jnp.where(places < 0, 0, board.reshape(-1)[places]).astype(jnp.int32)
-        is_again = (kinds[1:] == kinds[:-1]) & (kinds[1:] != 0)
-        is_found = jnp.any(is_again)
-        end = jnp.where(is_found, jnp.argmax(is_again).astype(jnp.int32) + 1, len(kinds))
-        is_said = (np.arange(len(kinds), dtype=np.int32) < end) & (order >= 0)
-        names = jnp.where(is_said, self._phrasebook.name(kinds), self._phrasebook.nothing)
-        return names, is_found, places[end], places[end - 1]
+    def facts(self, state: State) -> Array:
+        """The next tile over empty cells is its like, or there is none; partners; where the first one further on is."""
+        is_like, is_open = zip(*(facts for board in (state.board, state.board.T) for facts in ends(board)), strict=True)
+        turned = [[fact if i < 2 else fact.T for i, fact in enumerate(facts)] for facts in (is_like, is_open)]
+        is_match = matches(state.board)
+        is_ahead = is_match & ~np.tri(state.board.size, dtype=bool)
+        partner = jnp.where(jnp.any(is_ahead, axis=1), jnp.argmax(is_ahead, axis=1), -1).reshape(state.board.shape)
+        has_ahead = partner >= 0
+        is_named = has_ahead & (jnp.cumsum(has_ahead.astype(jnp.int32), axis=1, dtype=jnp.int32) == 1)
+        rows = [partner // self.cols == row for row in range(self.rows)]
+        cols = [has_ahead & (partner % self.cols == col) for col in range(self.cols)]
+        has_partner = jnp.any(is_match, axis=1).reshape(state.board.shape)
+        return jnp.stack([*turned[0], *turned[1], has_partner, is_named, *rows, *cols], axis=-1)
 
-    def _look_along(self, board: Array, key: Key) -> tuple[Array, Array, Array, Array, Array]:
-        """Along rows or columns: which, the names up to the first pair, whether there is one, and its places.
-
-        Random ones of those that have a pair; a line of tiles is a line of text.
-        """
-        places = np.arange(board.size, dtype=np.int32).reshape(board.shape)
-        rows, columns = self._names_along(board, places), self._names_along(board.T, places.T)
-        is_across = jax.random.bernoulli(key)
-        is_across = jnp.where(rows[1] == columns[1], is_across, rows[1])
-        names, is_found, first, second = (jnp.where(is_across, a, b) for a, b in zip(rows, columns, strict=True))
-        return is_across, names, is_found, first, second
-
-    def _names_along(self, lines: Array, places: np.ndarray) -> tuple[Array, Array, Array, Array]:
-        """Along each line: the names up to the first pair, whether there is one, and its places on the board."""
-        book = self._phrasebook
-        is_found, first, second = first_twins(lines)
-        kinds, is_tile = lines.astype(jnp.int32), lines != 0
-        is_first = jnp.cumsum(is_tile.astype(jnp.int32), axis=1, dtype=jnp.int32) == 1
-        names = book.name(jnp.where(is_first, kinds + np.int32(len(self.cell_names())), kinds)).reshape(-1)
-        is_said = is_tile.reshape(-1) & (~is_found | (np.arange(lines.size, dtype=np.int32) < second))
-        names = jnp.where(is_said, names, book.nothing)
-        place = jnp.asarray(places.reshape(-1))
-        return names, is_found, place[first], place[second]
+    def teach(self, state: State, key: Key) -> tuple[Array, Array]:
+        """A random one of the pairs that the words name, of each row the first: see `row_words`."""
+        num_cells = self.rows * self.cols
+        first, second = first_pairs(matches(state.board), self.rows)
+        chosen = choose_row(first, key)
+        is_over = first[chosen] < 0
+        action = jnp.where(is_over, self.invalid_action, first[chosen] * num_cells + second[chosen])
+        return action, jnp.where(is_over, jnp.uint8(0), write_rows(self._row_book, first, second, chosen))
 
     @functools.cached_property
-    def _looks(self) -> np.ndarray:
-        """The order in which the lines of each side are looked at: int32[4, n], -1 behind the last."""
-        return np.stack([all_pairs_walk(n, max(self.rows, self.cols)) for n in (self.cols, self.rows) * 2])
-
-    @functools.cached_property
-    def _phrasebook(self) -> text.Phrasebook:
-        names = [f"{before}{name}" for before in (" | ", "\n") for name in self.cell_names()]
-        phrases = (*_SIDES, _ROWS, _COLUMNS, _AGAIN, _JOINED, ".")
-        return text.Phrasebook(names, self.rows, self.cols, phrases)
+    def _row_book(self) -> text.Phrasebook:
+        return row_book(self.rows, self.cols)
 
 
 # Dealing
@@ -332,6 +289,25 @@ def between(words: Array) -> Array:
     return lax.reduce(jnp.where(is_between, words[None, None, :], np.uint32(0)), np.uint32(0), lax.bitwise_or, (2,))
 
 
+def ends(board: Array) -> list[tuple[Array, Array]]:
+    """To the left and to the right of each tile, whether the next tile is its like, and whether there is none.
+
+    int8[R, C] -> two pairs of bool[R, C]; False for empty cells. `[2 0 2 0]`: likes to the right and to the left.
+    """
+
+    def towards_end(lines: Array) -> tuple[Array, Array]:
+        cols = lines.shape[1]
+        place = np.arange(cols, dtype=np.int32)
+        is_after = (place[None, :] > place[:, None])[None] & (lines != 0)[:, None, :]  # [R, from, to]
+        nearest = jnp.min(jnp.where(is_after, place[None, None, :], cols), axis=2)
+        tile = jnp.take_along_axis(jnp.pad(lines, ((0, 0), (0, 1))), nearest, axis=1)
+        is_tile = lines != 0
+        return is_tile & (tile == lines), is_tile & (nearest == cols)
+
+    left = [fact[:, ::-1] for fact in towards_end(board[:, ::-1])]
+    return [(left[0], left[1]), towards_end(board)]
+
+
 # The expert
 
 _MOST_PAIRS = 64
@@ -359,29 +335,6 @@ def best_pair(board: Array) -> Array:
     values = jax.vmap(value)(pairs)
     best = pairs[jnp.argmax(values)]
     return jnp.where(best < 0, num_cells**2, best)
-
-
-# The teacher
-
-_SIDES = ("Top:", "Right:", "Bottom:", "Left:")
-_ROWS, _COLUMNS = " Rows:", " Columns:"
-_AGAIN, _JOINED = " again:", " A path joins"
-
-
-def nearest_pair(board: Array) -> Array:
-    """The pair that matches with the fewest steps between its cells, the first of those in reading order: int32[].
-
-    As an action; -1 if none matches.
-    """
-    num_cells = board.size
-    place = np.arange(num_cells)
-    row, col = place // board.shape[1], place % board.shape[1]
-    steps = abs(row[:, None] - row) + abs(col[:, None] - col)
-    order = steps * num_cells**2 + place[:, None] * num_cells + place[None, :]  # unique, and says which pair it is
-    never = np.int32(np.iinfo(np.int32).max)
-    is_match = matches(board) & ~np.tri(num_cells, dtype=bool)
-    first = jnp.min(jnp.where(is_match, order.astype(np.int32), never))
-    return jnp.where(first == never, -1, first % num_cells**2)
 
 
 # Sprites and names

@@ -13,7 +13,7 @@ from g1jax.envs import core, looks, random, shisen_sho, text
 from g1jax.envs import level as level_keys
 from g1jax.envs.batching import fence, loop_while
 from g1jax.envs.level import require, traced
-from g1jax.envs.swap_scan import look
+from g1jax.envs.row_words import choose_row, first_pairs, row_book, write_rows
 from g1jax.typing import Array, HostImages, Key
 
 
@@ -129,43 +129,30 @@ class Swap(core.Game[State]):
         del key
         return best_swap(state.board)
 
-    def teach(self, state: State, key: Key) -> tuple[Array, Array]:
-        """A swap that lines up three equal tiles which follow each other on a path along two rows or two columns.
-
-        The words name the tiles on such paths (see `swap_scan`), a line of text each, up to the third of three equal
-        ones: that names which follow each other are equal is what a small model learns to see. Where two rows or
-        columns show no such three, another two are looked at; where these do not either, it is any legal swap.
-
-        `Columns 0 1:` / `Red star | Blue cross | Blue cross | Blue cross Take (3, 1) (3, 0).`
-        """
-        book = self._phrasebook
-        num_cells, num_kinds = self.rows * self.cols, len(self.cell_names())
-        pieces, is_found = [], jnp.bool_(False)
-        pair = jnp.argmax(self.legal_actions(state)).astype(jnp.int32)
-        for i, seen in enumerate(look(state.board, key, _LOOKS)):
-            names = book.name(jnp.where(seen.is_first, seen.named, seen.named + np.int32(num_kinds)))
-            said = [book.phrase_of(seen.band, self._bands), *jnp.where(seen.named < 0, book.nothing, names)]
-            if i:
-                said = [book.phrase(_ELSE), book.phrase(" "), *said]
-            pieces += [jnp.where(is_found, book.nothing, piece) for piece in said]
-            pair = jnp.where(~is_found & seen.is_found, seen.source * num_cells + seen.target, pair)
-            is_found |= seen.is_found
-        move = [book.place(pair // num_cells), book.place(pair % num_cells)]
-        words = book.write([*pieces, book.phrase_if(is_found, _TAKE, _ELSE), *move, "."])
-        is_over = ~has_legal_swap(state.board)
-        return jnp.where(is_over, self.invalid_action, pair), jnp.where(is_over, jnp.uint8(0), words)
-
     @property
-    def _bands(self) -> list[str]:
-        rows, cols = (
-            [f"{what} {i} {i + 1}:" for i in range(n - 1)] for what, n in (("Rows", self.rows), ("Columns", self.cols))
-        )
-        return rows + cols
+    def fact_names(self) -> tuple[str, ...]:
+        """Which tiles nearby are the same, which swaps make a run, and which one its row names."""
+        return (*(f"like ({down}, {right})" for down, right in NEARBY), "right", "down", "named right", "named down")
+
+    def facts(self, state: State) -> Array:
+        """Equal tiles at the offsets that runs are made of; legal swaps; the first of each row."""
+        right, down = legal_swaps(state.board)
+        right, down = jnp.pad(right, ((0, 0), (0, 1))), jnp.pad(down, ((0, 1), (0, 0)))
+        is_named = (right | down) & (jnp.cumsum((right | down).astype(jnp.int32), axis=1, dtype=jnp.int32) == 1)
+        return jnp.stack([*likes(state.board), right, down, is_named & right, is_named & down & ~right], axis=-1)
+
+    def teach(self, state: State, key: Key) -> tuple[Array, Array]:
+        """A random one of the swaps that the words name, of each row the first legal one: see `row_words`."""
+        num_cells = self.rows * self.cols
+        first, second = first_pairs(self.legal_actions(state).reshape(num_cells, num_cells), self.rows)
+        chosen = choose_row(first, key)
+        is_over = first[chosen] < 0
+        action = jnp.where(is_over, self.invalid_action, first[chosen] * num_cells + second[chosen])
+        return action, jnp.where(is_over, jnp.uint8(0), write_rows(self._row_book, first, second, chosen))
 
     @functools.cached_property
-    def _phrasebook(self) -> text.Phrasebook:
-        names = [f"{before}{name}" for before in ("\n", " | ") for name in self.cell_names()]
-        return text.Phrasebook(names, self.rows, self.cols, (*self._bands, _TAKE, _ELSE, " ", "."))
+    def _row_book(self) -> text.Phrasebook:
+        return row_book(self.rows, self.cols)
 
 
 # Rules
@@ -252,6 +239,17 @@ def fall(board: Array, is_removed: Array) -> Array:
     target = rows - 1 - num_left_below  # [R, C]
     lands = (target[:, None, :] == np.arange(rows, dtype=np.int32)[None, :, None]) & is_left[:, None, :]
     return jnp.sum(jnp.where(lands, board[:, None, :] + 1, 0), axis=0).astype(jnp.int8) - 1
+
+
+NEARBY = ((0, 1), (0, 2), (0, 3), (1, 0), (2, 0), (3, 0), (1, 1), (1, 2), (2, 1), (1, -1), (1, -2), (2, -1))
+"""Offsets, down and to the right, between two tiles that one swap can bring into a run."""
+
+
+def likes(board: Array) -> list[Array]:
+    """For each offset nearby, whether the tile there is the same: bool[R, C] each."""
+    rows, cols = board.shape
+    padded = jnp.pad(board, 3, constant_values=-1)
+    return [padded[3 + down : 3 + down + rows, 3 + right : 3 + right + cols] == board for down, right in NEARBY]
 
 
 def has_legal_swap(board: Array) -> Array:
@@ -380,11 +378,3 @@ def best_swap(board: Array) -> Array:
     best = jnp.argmax(values)
     action = jnp.asarray(first)[best] * num_cells + jnp.asarray(second)[best]
     return jnp.where(values[best] < 0, num_cells * num_cells, action)
-
-
-# The teacher
-
-_LOOKS = 2
-"""Each takes 80 names on 8×8, and shows a swap on every third fresh board, on every seventh in play."""
-
-_TAKE, _ELSE = " Take", " Else"

@@ -221,6 +221,17 @@ def _check_words(sample: _Sample) -> None:
     _require(not (words == ord("<")).any(), "the teacher's words have a `<`, which would look like a tag")
 
 
+def _check_facts(sample: _Sample) -> None:
+    game, names = sample.game, sample.game.fact_names
+    facts = jax.jit(jax.vmap(game.facts))(sample.states)
+    wanted = (len(sample.actions), game.rows, game.cols, len(names))
+    _require(
+        facts.shape == wanted and facts.dtype == bool,
+        f"facts: {facts.dtype}{list(facts.shape)}, not bool{list(wanted)}",
+    )
+    _require(len(set(names)) == len(names), f"fact_names: {names}, some twice")
+
+
 def _check_bad_actions(sample: _Sample) -> None:
     seen = sample.seen
     for i, action in enumerate(_NO_ACTIONS):
@@ -264,6 +275,7 @@ _CHECKS: tuple[Callable[[_Sample], None], ...] = (
     _check_action_text,
     _check_legal_actions,
     _check_words,
+    _check_facts,
     _check_bad_actions,
     _check_endings,
     _check_frames,

@@ -144,13 +144,17 @@ class Policy:
         num_bytes = self.token_width * said.shape[1]
         return Responses(tokens, mask, out.logprobs, vlm.to_bytes(table, said, is_said, num_bytes))
 
-    def score(self, params: Params, game: Game[Any], frames: Array, tokens: Array, mask: Array) -> vlm.Score:
+    def score(
+        self, params: Params, game: Game[Any], frames: Array, tokens: Array, mask: Array, seen: Array | None = None
+    ) -> vlm.Score:
         """What a policy thinks of responses, int32[B·n, N], bool[B·n, N], to frames, uint8[B, H, W, 3].
 
-        Those to one frame stand together.
+        Those to one frame stand together. `seen`: the frames' visual tokens, if they are there already.
         """
         prompt_tokens, prompt_mask = self.prompts(game, tokens.shape[0])
-        return vlm.score(self.config, params, prompt_tokens, prompt_mask, tokens, mask, frames, sampling=self.sampling)
+        return vlm.score(
+            self.config, params, prompt_tokens, prompt_mask, tokens, mask, frames, sampling=self.sampling, seen=seen
+        )
 
 
 def lesson_text(board: str, words: str, answer: str) -> str:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from g1jax import vlm
+from g1jax.training.facts import facts_of
 from g1jax.training.lessons import Lesson
 from g1jax.training.setup import Setup
 from g1jax.training.steps import COLD, RL, Fixed, cold_step, fixed_of, rl_step, template, with_shardings
@@ -70,8 +71,13 @@ def _lessons_template(setup: Setup) -> tuple[Lesson, ...]:
         shape = (setup.experiment.cold_start.states, *shape)
         return jax.ShapeDtypeStruct(shape, dtype, sharding=setup.sharding(BATCH))
 
-    lessons = []
-    for game in setup.games:
-        n = setup.policy.max_new_tokens(game)
-        lessons.append(Lesson(rows(jnp.uint8, *game.frame_shape), rows(jnp.int32, n), rows(bool, n), rows(bool, n)))
+    cold, lessons = setup.experiment.cold_start, []
+    for game, vec in zip(setup.games, setup.cold_vecs, strict=True):
+        n, facts = setup.policy.max_new_tokens(game), None
+        if cold.facts_weight and not cold.dataset:
+            states = jax.eval_shape(vec.reset, jax.random.key(0)).games[0]
+            shapes = jax.eval_shape(functools.partial(facts_of, game), states)
+            facts = jax.tree.map(lambda leaf: rows(leaf.dtype, *leaf.shape[1:]), shapes)
+        tokens = rows(jnp.int32, n), rows(bool, n), rows(bool, n)
+        lessons.append(Lesson(rows(jnp.uint8, *game.frame_shape), *tokens, facts))
     return tuple(lessons)

@@ -58,6 +58,8 @@ class ColdStart:
     """Share of moves that are random, so that states differ; the others are the teacher's. Not for a dataset."""
     see_weight: Annotated[float, Range(0, 1e6)] = 1.0
     """What a token of the perception counts in the loss, beside 1 for those of the reasoning and the answer."""
+    facts_weight: Annotated[float, Range(0, 1e6)] = 0.0
+    """What the facts of a board count in the loss, asked of the visual tokens (see training/facts.py); 0: not asked."""
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(lr=2e-5))
 
 

@@ -4,6 +4,7 @@
           ├ LORA
           ├ COLD_ENVS ── game
           ├ PLAY_ENVS ── game
+          ├ HEADS ── game
           └ STEPS ── step ─┬ TEACH ── game
                            ├ STATES ── game
                            ├ ROLLOUT ── game
@@ -30,6 +31,7 @@ class OfRun(enum.IntEnum):
     COLD_ENVS = 2
     PLAY_ENVS = 3
     STEPS = 4
+    HEADS = 5
 
 
 class OfStep(enum.IntEnum):

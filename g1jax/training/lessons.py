@@ -14,6 +14,7 @@ from g1jax.envs.core import Game
 from g1jax.envs.vector import VecEnv, VecState
 from g1jax.rl.policy import Policy, lesson_text
 from g1jax.training import keys
+from g1jax.training.facts import Facts, facts_of
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm.sharding import BATCH, constrain
 
@@ -27,6 +28,7 @@ class Lesson:
     tokens: Array  # int32[B, N]
     mask: Array  # bool[B, N], what is not padding
     is_perception: Array  # bool[B, N], the tokens that say what is on the board
+    facts: Facts | None = None  # None: not asked for
 
 
 @jax.tree_util.register_dataclass
@@ -38,11 +40,12 @@ class Script:
     boards: Array  # uint8[B, L], true board texts
     words: Array  # uint8[B, T], why
     answers: Array  # uint8[B, A], the move
+    facts: Facts | None
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="has_facts")
 def next_scripts(
-    vecs: tuple[VecEnv, ...], random_moves: float, states: tuple[VecState, ...], key: Key
+    vecs: tuple[VecEnv, ...], random_moves: float, states: tuple[VecState, ...], key: Key, *, has_facts: bool = False
 ) -> tuple[tuple[VecState, ...], tuple[Script, ...]]:
     """A script for every environment's state, and the states after a move: a random legal one or the teacher's."""
     after, scripts = [], []
@@ -52,8 +55,13 @@ def next_scripts(
         actions, words = jax.vmap(game.teach)(inner, jax.random.split(teach_key, vec.num_envs))
         answers = jax.vmap(game.write_action)(actions)
         boards, words, answers = map(_everywhere, (vec.describe(state), words, answers))
-        scripts.append(Script(constrain(vec.render(state), BATCH, None, None, None), boards, words, answers))
-        is_random = jax.random.bernoulli(coin_key, random_moves, (vec.num_envs,))
+        facts = None
+        if has_facts:
+            facts = jax.tree.map(lambda leaf: constrain(leaf, BATCH, None, None), facts_of(game, inner))
+        scripts.append(Script(constrain(vec.render(state), BATCH, None, None, None), boards, words, answers, facts))
+        # From environments that the teacher plays alone to such that play at random: states of all kinds.
+        shares = jnp.clip(jnp.linspace(0.0, 2.0 * random_moves, vec.num_envs, dtype=jnp.float32), 0.0, 1.0)
+        is_random = jax.random.bernoulli(coin_key, shares)
         actions = jnp.where(is_random, vec.sample_actions(state, move_key), actions)
         after.append(vec.step(state, actions, step_key)[0])
     return tuple(after), tuple(scripts)
@@ -72,7 +80,8 @@ def to_lesson(
         [text.decode(line) for line in np.asarray(column)] for column in (script.boards, script.words, script.answers)
     ]
     responses = [lesson_text(*row) for row in zip(*texts, strict=True)]
-    return Lesson(script.frames, *spread(tokenize(policy, game, responses)))
+    tokens, mask, is_perception = spread(tokenize(policy, game, responses))
+    return Lesson(script.frames, tokens, mask, is_perception, script.facts)
 
 
 def tokenize(policy: Policy, game: Game[Any], responses: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -172,7 +172,8 @@ def _cold_step(
         batches = [book.batch(policy, seed, step, cold.states) for book in setup.books]
         return cold_step(setup, state, fixed, tuple(Lesson(*setup.spread(batch)) for batch in batches))
     key = keys.of_step(state.key, state.step, OfStep.TEACH)
-    after, scripts = next_scripts(setup.cold_vecs, cold.random_moves, state.cold_envs, key)
+    has_facts = cold.facts_weight > 0
+    after, scripts = next_scripts(setup.cold_vecs, cold.random_moves, state.cold_envs, key, has_facts=has_facts)
     wait(COLD)
     lessons = tuple(
         to_lesson(setup.policy, game, script, setup.spread) for game, script in zip(setup.games, scripts, strict=True)

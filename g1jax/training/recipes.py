@@ -31,11 +31,11 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
             iterations=24,
             states=16,
             num_samples=8,
-            source="play",
+            source="legal_walk",
             walk_steps={"game_2048": 100, "shisen_sho": 17, "shisen_sho_cifar10": 17, "swap": 20},
             microbatches=4,
             kl_coefficient=0.0,
-            optimizer=Optimizer(lr=1e-4, final_norm_lr=4e-2, warmup=2, final_lr=0.1, b2=0.95),
+            optimizer=Optimizer(lr=1e-4, warmup=2, final_lr=0.1, b2=0.95),
         ),
         evaluation=Evaluation(episodes=200, cold_start_episodes=100),
         log=Log(checkpoint_every=20, samples_every=20),
@@ -80,16 +80,20 @@ def paper(name: str, games: tuple[str, ...] = ALL_GAMES, *, model: str, has_cold
 def base() -> Experiment:
     """How the base model that ships was made: supervised steps alone, from random weights.
 
-    Half of Swap's boards are of few kinds, on which more tiles have their like around them.
+    Half of the boards are of few kinds: relations between tiles are frequent on them, and so sooner learned.
     """
     return dataclasses.replace(
         small("base"),
-        model="nano",
+        model="mini",
         cold_start=ColdStart(
-            steps=3000,
-            states=16,
-            microbatches=2,
-            mixed_levels={"swap": ({}, {"colors": 3, "shapes": 2})},
+            steps=6000,
+            states=64,
+            mixed_levels={
+                "swap": ({}, {"colors": 3, "shapes": 2}, {}, {"colors": 2, "shapes": 2}),
+                "shisen_sho": ({}, {"tile_types": 5}, {}, {"tile_types": 3}),
+                "shisen_sho_cifar10": ({}, {"tile_types": 5}, {}, {"tile_types": 3}),
+            },
+            facts_weight=3.0,
             optimizer=Optimizer(name="muon", lr=3e-3, warmup=30, final_lr=0.02, b2=0.98, weight_decay=1.0),
         ),
         rl=RL(),

@@ -15,6 +15,7 @@ from g1jax.rl.policy import Policy
 from g1jax.terminal import notice
 from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.config import require
+from g1jax.training.facts import without_heads
 from g1jax.training.folder import read_config
 from g1jax.training.setup import Setup, make_setup
 from g1jax.training.steps import RunState, frozen_of, template
@@ -113,6 +114,7 @@ def _complete(setup: Setup, state: RunState, dtype: str) -> Params:
     trained, frozen = state.trained, frozen_of(setup).frozen
     if dtype != setup.policy.config.param_dtype:
         trained = master.weights_of(trained, state.opt_state)
+    trained = without_heads(trained)
 
     def in_type(params: Params) -> Params:
         typed: Params = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), params)

@@ -24,6 +24,7 @@ from g1jax.rl.update import Passes
 from g1jax.training import kept, keys
 from g1jax.training.config import Experiment, check_experiment, require
 from g1jax.training.dataset import Book, read_dataset
+from g1jax.training.facts import check_facts, without_heads
 from g1jax.training.keys import OfRun
 from g1jax.training.optimizer import make_optimizer
 from g1jax.typing import Pytree
@@ -73,6 +74,7 @@ class Setup:
 
     def complete(self, trained: Params, frozen: Params | None) -> Params:
         """The model's params of those that are trained and those that are not."""
+        trained = without_heads(trained)
         return trained if frozen is None or self.lora is None else lora.attach(frozen, trained, self.lora)
 
     def place(self, tree: Pytree) -> Pytree:
@@ -124,6 +126,8 @@ def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
     policy = _make_policy(e, run_folder)
     for game in games:
         check_length(policy.config, len(policy.prompt_tokens(game)), max(e.max_new_tokens, 1))
+        if e.cold_start.steps and e.cold_start.facts_weight:
+            check_facts(policy, game)
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     _check_divides("cold_start.states", e.cold_start.states, e.cold_start.microbatches, parts)
     _check_divides("rl.states", e.rl.states, e.rl.minibatches * e.rl.microbatches, parts)
@@ -149,9 +153,9 @@ def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
         weights=tuple(_make_weights(e, game) for game in games),
         passes=Passes(epochs=e.rl.epochs, minibatches=e.rl.minibatches, microbatches=e.rl.microbatches),
         mesh=mesh,
-        cold_vecs=_make_vecs(games, e.cold_start.states),
+        cold_vecs=_make_vecs(games, e.cold_start.states, 2 * EPISODE_STEPS),
         cold_levels=tuple(_make_levels(e, game) for game in games),
-        play_vecs=_make_vecs(games, e.rl.states),
+        play_vecs=_make_vecs(games, e.rl.states, EPISODE_STEPS),
         cold_optimizer=make_optimizer(e.cold_start.optimizer, e.cold_start.steps),
         rl_optimizer=make_optimizer(e.rl.optimizer, e.rl.iterations * e.rl.epochs * e.rl.minibatches),
         lora=spec,
@@ -242,8 +246,8 @@ def _make_weights(e: Experiment, game: Game[Any]) -> RewardWeights:
     return RewardWeights(**weights)
 
 
-def _make_vecs(games: tuple[Game[Any], ...], num_states: int) -> tuple[VecEnv, ...]:
-    return tuple(envs.make_vec(game, num_states, autoreset="same_step", max_steps=EPISODE_STEPS) for game in games)
+def _make_vecs(games: tuple[Game[Any], ...], num_states: int, max_steps: int) -> tuple[VecEnv, ...]:
+    return tuple(envs.make_vec(game, num_states, autoreset="same_step", max_steps=max_steps) for game in games)
 
 
 def _make_levels(e: Experiment, game: Game[Any]) -> TracedLevel:

@@ -15,6 +15,7 @@ from g1jax.rl.losses import Metrics
 from g1jax.rl.rollout import Rollout, figures, play_on, respond_and_branch
 from g1jax.rl.update import update
 from g1jax.training import keys
+from g1jax.training.facts import HEADS, init_heads, without_heads
 from g1jax.training.keys import OfRun, OfStep
 from g1jax.training.lessons import Lesson
 from g1jax.training.setup import Setup, load_params
@@ -145,22 +146,27 @@ def _first_state(setup: Setup, trained: Params) -> RunState:
     cold_key = keys.of_run(e.seed, OfRun.COLD_ENVS)
     is_cold = e.cold_start.steps > 0
     optimizer = setup.cold_optimizer if is_cold else setup.rl_optimizer
+    reference = _copy(trained) if needs_reference(setup) else None
+    if is_cold and e.cold_start.facts_weight:
+        trained = {**trained, HEADS: init_heads(setup.policy, setup.games, keys.of_run(e.seed, OfRun.HEADS))}
     return RunState(
         step=jnp.int32(0),
         key=keys.of_run(e.seed, OfRun.STEPS),
         trained=trained,
         opt_state=optimizer.init(trained),
-        reference=_copy(trained) if needs_reference(setup) else None,
+        reference=reference,
         cold_envs=_reset(setup.cold_vecs, cold_key, setup.cold_levels) if is_cold and not e.cold_start.dataset else (),
         play_envs=() if is_cold else _first_play(setup),
     )
 
 
 def _rl_state(setup: Setup, state: RunState) -> RunState:
+    trained = without_heads(state.trained)
     return dataclasses.replace(
         state,
-        opt_state=master.continued(setup.rl_optimizer.init(state.trained), state.opt_state),
-        reference=_copy(state.trained) if needs_reference(setup) else None,
+        trained=trained,
+        opt_state=master.continued(setup.rl_optimizer.init(trained), master.mapped(without_heads, state.opt_state)),
+        reference=_copy(trained) if needs_reference(setup) else None,
         cold_envs=(),
         play_envs=_first_play(setup),
     )
@@ -214,6 +220,7 @@ def cold_step(setup: Setup, state: RunState, fixed: Fixed, lessons: tuple[Lesson
         state.opt_state,
         lessons,
         lambda trained: setup.complete(trained, fixed.frozen),
+        cold.facts_weight,
     )
     after = dataclasses.replace(state, step=state.step + 1, trained=trained, opt_state=opt_state)
     return _settle(setup, after), setup.everywhere(metrics | {"params_norm": _norm(trained)})

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from g1jax import vlm
 from g1jax.envs.core import Game
 from g1jax.rl.losses import Metrics
 from g1jax.rl.policy import Policy
+from g1jax.training.facts import HEADS, facts_loss
 from g1jax.training.lessons import Lesson
 from g1jax.typing import Array, Pytree
 from g1jax.vlm import Params
@@ -29,17 +31,20 @@ def supervised_step(
     opt_state: Pytree,
     lessons: Sequence[Lesson],
     complete: Callable[[Params], Params] = lambda params: params,
+    facts_weight: float = 0.0,
 ) -> tuple[Params, Pytree, Metrics]:
     """New params and optimizer state, and by game the loss and how often the likeliest token is the teacher's.
 
-    The loss is the mean over games of the mean over tokens, those of the perception counted `see_weight` times.
+    The loss is the mean over games of the mean over tokens, those of the perception counted `see_weight` times, and
+    `facts_weight` times the loss of the facts, where the lessons have them and `params` the heads.
     """
     grads: Params | None = None
     metrics: Metrics = {}
     for game, lesson in zip(games, lessons, strict=True):
         weights = jnp.where(lesson.is_perception, see_weight, 1.0) * lesson.mask.astype(jnp.float32)
         weights = weights / (jnp.sum(weights) * len(games))
-        own, figures = _gradient(policy, game, num_micro, complete, params, lesson, weights)
+        share = facts_weight / len(games)
+        own, figures = _gradient(policy, game, share, num_micro, complete, params, lesson, weights)
         grads = own if grads is None else jax.tree.map(jnp.add, grads, own)
         metrics |= {f"{game.id}/{name}": value for name, value in _rates(figures, len(games)).items()}
     updates, opt_state = optimizer.update(grads, opt_state, params)
@@ -50,6 +55,7 @@ def supervised_step(
 def _gradient(
     policy: Policy,
     game: Game[Any],
+    facts_weight: float,
     num_micro: int,
     complete: Callable[[Params], Params],
     params: Params,
@@ -60,10 +66,18 @@ def _gradient(
 
     def loss(params: Params, part: tuple[Lesson, Array]) -> tuple[Array, dict[str, Array]]:
         lesson, weights = part
-        score = policy.score(complete(params), game, lesson.frames, lesson.tokens, lesson.mask)
+        own = complete(params)
+        seen_tokens = vlm.see(policy.config, own, lesson.frames)
+        score = policy.score(own, game, lesson.frames, lesson.tokens, lesson.mask, seen_tokens)
         loss = -jnp.sum(score.logprobs * weights)
+        facts: Metrics = {}
+        total = loss
+        if lesson.facts is not None:
+            facts_own, facts = facts_loss(params[HEADS][game.id], seen_tokens, lesson.facts)
+            total += facts_weight / num_micro * facts_own
         seen, said = lesson.is_perception & lesson.mask, ~lesson.is_perception & lesson.mask
-        return loss, {
+        return total, {
+            **{name: value / num_micro for name, value in facts.items()},
             "loss": loss,
             "seen_nats": -jnp.sum(jnp.where(seen, score.logprobs, 0.0)),
             "said_nats": -jnp.sum(jnp.where(said, score.logprobs, 0.0)),
@@ -85,6 +99,7 @@ def _gradient(
 def _rates(figures: dict[str, Array], num_games: int) -> Metrics:
     """Nats a token of what the policy thinks of the perception and of the rest."""
     return {
+        **{name: figures[name] for name in ("facts_loss", "facts_right", "best_pair_legal") if name in figures},
         "loss": figures["loss"] * num_games,
         "perception_nats": figures["seen_nats"] / figures["seen"],
         "reasoning_nats": figures["said_nats"] / figures["said"],

@@ -27,6 +27,7 @@ from g1jax.vlm.model import (
     num_visual_tokens,
     param_paths,
     param_shapes,
+    see,
 )
 from g1jax.vlm.preprocess import grid_of, patches, pixel_values
 from g1jax.vlm.safetensors import WeightsError
@@ -85,6 +86,7 @@ __all__ = [
     "sample",
     "save",
     "score",
+    "see",
     "sharding",
     "stack_layers",
     "to_bytes",

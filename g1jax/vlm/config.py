@@ -266,6 +266,16 @@ _PRESETS: dict[str, tuple[VisionConfig, TextConfig]] = {
             positions="sequence", rope_theta=10_000.0, max_length=4096,
         ),
     ),
+    "mini": (
+        VisionConfig(
+            depth=4, hidden_size=128, intermediate_size=320, num_heads=4, full_attention_blocks=(0, 1, 2, 3),
+            patch_size=28, merge_size=1, temporal_patch_size=1,
+        ),
+        TextConfig(
+            vocab_size=512, hidden_size=128, intermediate_size=352, num_layers=3, num_heads=4, num_kv_heads=2,
+            positions="mrope", mrope_section=(6, 5, 5), rope_theta=10_000.0, max_length=4096,
+        ),
+    ),
     "micro": (
         VisionConfig(
             depth=3, hidden_size=96, intermediate_size=256, num_heads=4, full_attention_blocks=(2,),
@@ -290,7 +300,10 @@ _PRESETS: dict[str, tuple[VisionConfig, TextConfig]] = {
 
 
 def preset(name: str, *, vocab_size: int | None = None, **changes: Any) -> Config:
-    """A small model: `nano` (0.8M), `micro` (5M) or `small` (26M), one visual token per 28×28 pixels.
+    """A small model: `nano` (0.8M), `mini` (1.8M), `micro` (5M) or `small` (26M), one visual token per 28×28 pixels.
+
+    `mini` is a plain Qwen2.5-VL, without places or positions of our own. Half of its params are in the vision tower:
+    four blocks that see the whole board, one patch a visual token.
 
     `vocab_size` is the tokenizer's, whose special tokens are `SPECIAL_TOKENS`; `changes` are fields of Config.
 

@@ -12,6 +12,7 @@ moments, gradients come in float32, and the params the model computes with are t
 Of float32 params there is no second copy, and nothing about the rule or its state changes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +89,11 @@ def without_rule(state: Any) -> Any:
 def continued(fresh: Any, before: Any) -> Any:
     """A new optimizer's first state with the master weights of the one before, so that no bit of them is lost."""
     return Master(before.weights, fresh.rule) if isinstance(before, Master) else fresh
+
+
+def mapped(function: Callable[[Pytree], Pytree], state: Any) -> Any:
+    """An optimizer's state with a function applied to its master weights, such as one that leaves some out."""
+    return Master(function(state.weights), state.rule) if isinstance(state, Master) else state
 
 
 def _rounded(weight: Array, like: Array) -> Array:

@@ -70,29 +70,36 @@ class VLM(nnx.Module):
         tokens = self.visual(patches(self.config.vision, frames), grid)
         return tokens.reshape(rows, -1, tokens.shape[-1])
 
-    def embed(self, tokens: Array, is_image: Array, frames: Frames) -> Array:
+    def embed(self, tokens: Array, is_image: Array, frames: Frames, seen: Array | None = None) -> Array:
         """Embeddings of tokens, visual ones in the places of image tokens: int32[B, S] -> [B, S, D]."""
         text = self.model.embed_tokens(tokens)
-        seen = _for_rows(self.see(frames), tokens.shape[0])
+        seen = _for_rows(self.see(frames) if seen is None else seen, tokens.shape[0])
         place = jnp.cumsum(is_image.astype(jnp.int32), axis=1) - 1
         place = jnp.clip(place, 0, seen.shape[1] - 1)
         mixed = jnp.where(is_image[:, :, None], jnp.take_along_axis(seen, place[:, :, None], axis=1), text)
         return constrain(mixed, BATCH, None, None)
 
     def read(
-        self, tokens: Array, mask: Array, frames: Frames, prompt_length: int | None = None, start: int = 0
+        self,
+        tokens: Array,
+        mask: Array,
+        frames: Frames,
+        prompt_length: int | None = None,
+        start: int = 0,
+        seen: Array | None = None,
     ) -> Reading:
         """Looks at frames and reads tokens: int32[B, S], bool[B, S].
 
         Only the first `prompt_length` tokens may stand for visual ones: a policy that writes the image token has
-        written text. None: all may. start: the first place whose hidden state is wanted.
+        written text. None: all may. start: the first place whose hidden state is wanted. seen: the visual tokens of
+        the frames, where the caller has them already.
         """
         is_image = (tokens == self.config.image_token_id) & mask
         if prompt_length is not None:
             is_image &= (jnp.arange(tokens.shape[1], dtype=jnp.int32) < prompt_length)[None]
         grids = (_for_rows(grid, tokens.shape[0]) for grid in row_grids(self.config, frames))
         positions, following = token_positions(self.config, is_image, mask, *grids)
-        embeddings = self.embed(tokens, is_image, frames)
+        embeddings = self.embed(tokens, is_image, frames, seen)
         return Reading(*self.model(embeddings, positions, causal_mask(mask), start=start), following)
 
     def logits(self, hidden: Array) -> Array:
@@ -112,6 +119,11 @@ def apply(config: Config, params: Params, tokens: Array, mask: Array, frames: Fr
     """
     model = bind(config, params)
     return model.logits(model.read(tokens, mask, frames).hidden)
+
+
+def see(config: Config, params: Params, frames: Frames) -> Array:
+    """The visual tokens of frames, as `score` takes them: [B, T, D]. To be jitted, `config` static."""
+    return bind(config, params).see(frames)
 
 
 def init(config: Config, key: Key, *, place: Callable[[ParamPath, Array], Array] | None = None) -> Params:

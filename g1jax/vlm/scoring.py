@@ -34,11 +34,13 @@ def score(
     frames: Frames,
     *,
     sampling: Sampling = PLAIN,
+    seen: Array | None = None,
 ) -> Score:
     """Log-probabilities of given responses, int32[B, N], bool[B, N], under the distribution that `sampling` draws from.
 
     They equal those that `generate` gave. If B·N·V is large, the logits are made for a part of the tokens at a time,
-    and once more for a gradient. To be jitted, with `config` and `sampling` static.
+    and once more for a gradient. `seen`: the visual tokens of the frames, where `see` has made them already. To be
+    jitted, with `config` and `sampling` static.
     """
     check_length(config, prompt_tokens.shape[1], response_tokens.shape[1])
     model = bind(config, params)
@@ -46,7 +48,7 @@ def score(
     prompt_length = prompt_tokens.shape[1]
     tokens = jnp.concatenate([prompt_tokens, response_tokens], axis=1)
     mask = jnp.concatenate([prompt_mask, response_mask], axis=1)
-    hidden = model.read(tokens, mask, frames, prompt_length, start=prompt_length - 1).hidden[:, :-1]
+    hidden = model.read(tokens, mask, frames, prompt_length, start=prompt_length - 1, seen=seen).hidden[:, :-1]
 
     def score_some(hidden: Array, tokens: Array) -> tuple[Array, Array]:
         logprobs = log_distribution(sampling, model.logits(hidden))

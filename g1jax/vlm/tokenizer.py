@@ -32,8 +32,8 @@ class Tokenizer:
 
     >>> tokenizer = Tokenizer.load("games")
     >>> tokenizer.encode("Red circle | Blue star")
-    [795, 614]
-    >>> tokenizer.decode([795, 614])
+    [819, 688]
+    >>> tokenizer.decode([819, 688])
     'Red circle | Blue star'
     """
 

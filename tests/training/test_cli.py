@@ -24,7 +24,10 @@ from tests.training import tiny
             "--rl.source=dream",
             "invalid choice 'dream' for argument '--rl.source'. Expected one of ('walk', 'legal_walk', 'play').",
         ),
-        ("--model=nanoo", "model='nanoo': not one of base, nano, micro, small, and no such folder; did you mean nano"),
+        (
+            "--model=nanoo",
+            "model='nanoo': not one of base, nano, mini, micro, small, and no such folder; did you mean nano",
+        ),
         ("--model=nano --games chess", "unknown game 'chess'"),
         ("--model=nano --mesh.fsdp=3", "mesh: 1 devices do not divide into fsdp=3 × tensor=1"),
         ("--model=nano --mesh.data=2", "a mesh of data=2 × fsdp=1 × tensor=1 is 2 devices, and there are 1"),

@@ -10,7 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from g1jax import vlm
+from g1jax import envs, vlm
+from g1jax.rl.policy import Policy
+from g1jax.training.recipes import PROMPTS
+from g1jax.training.setup import BASE_MODEL
 from g1jax.vlm import lora, weights
 from g1jax.vlm.model import param_paths
 from g1jax.vlm.rotary import token_positions
@@ -187,3 +190,31 @@ def test_padding_changes_nothing(tmp_path: Path) -> None:
         tokens, mask = (np.pad(x, ((0, 0), (left, right))) for x in (batch.tokens, batch.mask))
         padded = np.asarray(apply(config, params, tokens, mask, batch.frames))
         np.testing.assert_allclose(padded[:, left : left + plain.shape[1]], plain, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("game_id", ["game_2048", "swap"])
+def test_the_base_model_is_a_plain_qwen_and_writes_the_same_tokens_in_transformers(game_id: str) -> None:
+    tokenizer, (config, params) = vlm.Tokenizer.load(BASE_MODEL), vlm.load(BASE_MODEL)
+    model = transformers.AutoModelForImageTextToText.from_pretrained(BASE_MODEL, dtype=torch.float32).eval()
+    policy = Policy(config, tokenizer, dataclasses.replace(vlm.PLAIN, temperature=0.0))
+    game = envs.make(game_id, prompt=PROMPTS[game_id])
+    frame = game.render(game.reset(jax.random.key(1)))[None]
+    respond = jax.jit(lambda params, table, frame, key: policy.respond(params, table, game, frame, key))
+    ours = respond(params, policy.table(), frame, jax.random.key(0))
+    wanted = np.asarray(ours.tokens[0])[np.asarray(ours.mask[0])]
+
+    prompt = torch.tensor(policy.prompt_tokens(game)[None].astype(np.int64))
+    rows, columns = (side // config.vision.patch_size for side in game.frame_shape[:2])
+    written = model.generate(
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
+        pixel_values=torch.tensor(np.asarray(vlm.pixel_values(config.vision, np.asarray(frame)))),
+        image_grid_thw=torch.tensor([[1, rows, columns]]),
+        mm_token_type_ids=(prompt == config.image_token_id).int(),
+        max_new_tokens=len(wanted),
+        do_sample=False,
+        eos_token_id=list(tokenizer.stop_tokens),
+        pad_token_id=tokenizer.pad_token,
+    )
+    np.testing.assert_array_equal(written[0, prompt.shape[1] :].numpy(), wanted)
+    assert bool(game.perception_exact(jnp.asarray(ours.bytes[0]), game.reset(jax.random.key(1))))

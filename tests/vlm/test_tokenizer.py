@@ -152,7 +152,7 @@ def test_ids_are_special_tokens_tags_and_bytes_in_this_order() -> None:
     assert [GAMES.token(name) for name in (*vlm.SPECIAL_TOKENS, *TAGS)] == list(range(13))
     words = [GAMES.backend.id_to_token(token) for token in range(13, 269)]
     assert sorted(byte_characters()[str(word)] for word in words) == list(range(256))
-    assert GAMES.vocab_size == GAMES.backend.get_vocab_size() <= 1024
+    assert GAMES.vocab_size == GAMES.backend.get_vocab_size() <= 1152
 
 
 def test_every_cell_of_the_default_levels_is_one_token() -> None:
@@ -403,7 +403,7 @@ def test_the_games_tokenizer_fits_the_presets() -> None:
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused(qwen: Tokenizer) -> None:
-    with pytest.raises(ConfigError, match=r"has 1024 tokens, the model 512.*vocab_size=1024"):
+    with pytest.raises(ConfigError, match=r"has 1152 tokens, the model 512.*vocab_size=1152"):
         check_tokenizer(GAMES, vlm.preset("nano", vocab_size=512))
     with pytest.raises(ConfigError, match=r"<\|image_pad\|> is token \d+ of the tokenizer, but image_token_id=5"):
         check_tokenizer(qwen, vlm.preset("nano", vocab_size=1024))

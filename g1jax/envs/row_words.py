@@ -1,0 +1,63 @@
+"""The rationale of games whose action is two cells: of each row one legal pair, then which row's is taken.
+
+    0 -
+    1 (1, 3) (2, 3)
+    2 -
+    3 (3, 0) (3, 1)
+    Take row 3.
+
+A row's number says where to look, so a policy finds a row's pair by its number, and the chosen pair by its row's.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from g1jax.envs.text import Phrasebook
+from g1jax.typing import Array, Key
+
+_NONE, _TAKE, _END = " -", "\nTake row", "."
+
+
+def row_book(rows: int, cols: int) -> Phrasebook:
+    """The words for a board of this size."""
+    labels = [f"{_line(row)}{row}" for row in range(rows)]
+    return Phrasebook([], rows, cols, (*labels, *(f" {row}" for row in range(rows)), _NONE, _TAKE, _END))
+
+
+def first_pairs(is_legal: Array, rows: int) -> tuple[Array, Array]:
+    """The pair that each row names: of its first cell with a legal partner further on, and the first such partner.
+
+    bool[R·C, R·C] -> int32[R], int32[R], places in reading order, -1 where a row has none.
+    """
+    num_cells = is_legal.shape[0]
+    is_ahead = is_legal & ~np.tri(num_cells, dtype=bool)
+    has_partner = jnp.any(is_ahead, axis=1).reshape(rows, -1)
+    cols = num_cells // rows
+    first = jnp.argmax(has_partner, axis=1).astype(jnp.int32) + np.arange(rows, dtype=np.int32) * cols
+    second = jnp.argmax(is_ahead[first], axis=1).astype(jnp.int32)
+    is_named = jnp.any(has_partner, axis=1)
+    return jnp.where(is_named, first, -1), jnp.where(is_named, second, -1)
+
+
+def choose_row(first: Array, key: Key) -> Array:
+    """A random row that names a pair: int32[R] -> int32[]."""
+    return jnp.argmax(jnp.where(first >= 0, jax.random.uniform(key, first.shape, jnp.float32), -1.0)).astype(jnp.int32)
+
+
+def write_rows(book: Phrasebook, first: Array, second: Array, chosen: Array) -> Array:
+    """The words for these pairs and the chosen row: int32[R], int32[R], int32[] -> uint8[T]."""
+    rows = first.shape[0]
+    pieces: list[Array | str] = []
+    for row in range(rows):
+        pieces += [
+            f"{_line(row)}{row}",
+            book.phrase_if(first[row] < 0, _NONE),
+            book.place(first[row]),
+            book.place(second[row]),
+        ]
+    return book.write([*pieces, _TAKE, book.phrase_of(chosen, [f" {row}" for row in range(rows)]), _END])
+
+
+def _line(row: int) -> str:
+    return "\n" if row else ""
