@@ -89,7 +89,8 @@ def describe_level(game: Game[Any]) -> dict[str, Any]:
 def save(result: Result, folder: Path) -> None:
     """Writes results.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps(as_json(result), indent=1, allow_nan=False) + "\n", "utf-8")
+    text = json.dumps(as_json(result), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    (folder / FILE).write_bytes(text.encode("utf-8", "replace"))  # a name may have lone surrogates, which no file holds
 
 
 def as_json(result: Result) -> dict[str, Any]:
