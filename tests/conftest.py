@@ -1,6 +1,8 @@
 """How all tests run: strict promotion, compiled programs kept between runs, few random examples, no slow tests."""
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -35,3 +37,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="slow: run with -m slow"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_programs_of_other_files() -> Iterator[None]:
+    """Frees what a file compiled: a process has room for some 60,000 memory maps, and a program takes dozens of them."""
+    yield
+    jax.clear_caches()
+    gc.collect()
