@@ -21,7 +21,7 @@ STEPS = (
     ["mypy"],
     ["scripts/random_play.py", "--games", "16", "--expert-games", "4", "--steps", "10"],
     ["train/main.py", "--experiment=g1_multigame", "--workdir={temporary}/run", *BRIEF.split()],
-    ["pytest", "-q", "-n", "2", "--dist", "loadfile", "--durations=25"],
+    ["pytest", "-q", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations=25"],
 )
 
 

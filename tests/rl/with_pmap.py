@@ -9,7 +9,7 @@ needs their number, and the gradients are summed over the devices. On a mesh thi
 import json
 import os
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 
 import functools
 from typing import Any

@@ -81,7 +81,7 @@ def environment(num_devices: int = 1) -> dict[str, str]:
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         # A busy machine may leave a device or a process waiting for the others longer than XLA thinks right.
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices} "
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices} "
         "--xla_cpu_collective_call_terminate_timeout_seconds=900",
     }
 
