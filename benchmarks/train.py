@@ -28,12 +28,14 @@ import numpy as np
 from vlm import take_turns
 
 from envs import Row, count, print_machine, print_table  # the benchmarks beside this one
+from g1jax.programs import train
 from g1jax.rl.rewards import reward
 from g1jax.rl.update import update
-from g1jax.training import cli, lessons, load_experiment, loop, run, steps
-from g1jax.training.ahead import compiling
-from g1jax.training.communication import SHARES, Traffic, sent_bytes, traffic_of
+from g1jax.sft import demonstrations
+from g1jax.training import load_experiment, loop, run, steps
+from g1jax.training.collectives import SHARES, Traffic, sent_bytes, traffic_of
 from g1jax.training.config import Experiment
+from g1jax.training.precompile import compiling
 from g1jax.training.progress import Progress
 from g1jax.training.setup import Setup, load_params, make_setup
 from g1jax.training.steps import Fixed, RunState
@@ -73,7 +75,7 @@ def main() -> None:
             print_communication(name, args.meshes)
         return
     experiment = make_experiment(args)
-    cli.use_cores_for(experiment)
+    train.use_cores_for(experiment)
     if args.first_steps:
         print(json.dumps(first_seconds(experiment)))
         return
@@ -235,11 +237,11 @@ def cold_programs(setup: Setup, state: RunState, fixed: Fixed) -> Programs:
     cold, key = setup.experiment.cold_start, jax.random.key(0)
     learner, runner = Kept(state), Kept(state)
     arguments = (setup.cold_vecs, cold.random_moves, copy(state.cold_envs), key)
-    _, scripts = lessons.next_scripts(*arguments)
+    _, scripts = demonstrations.next_scripts(*arguments)
 
     def tokens() -> Any:
         pairs = zip(setup.games, scripts, strict=True)
-        return tuple(lessons.to_lesson(setup.policy, game, script, setup.spread) for game, script in pairs)
+        return tuple(demonstrations.to_lesson(setup.policy, game, script, setup.spread) for game, script in pairs)
 
     learned = tokens()
 
@@ -252,7 +254,7 @@ def cold_programs(setup: Setup, state: RunState, fixed: Fixed) -> Programs:
         return jax.block_until_ready((runner.value, metrics))
 
     return {
-        "states, frames, the teacher": lambda: jax.block_until_ready(lessons.next_scripts(*arguments)),
+        "states, frames, the teacher": lambda: jax.block_until_ready(demonstrations.next_scripts(*arguments)),
         "words to tokens, on the host": lambda: jax.block_until_ready(tokens()),
         "update": learn,
         "the step": step,

@@ -28,7 +28,7 @@ import optax
 
 from envs import Row, count, print_machine, print_table  # the benchmark beside this one
 from g1jax import vlm
-from g1jax.machine import use_cores
+from g1jax.programs.machine import use_cores
 from g1jax.vlm import qwen, weights
 from g1jax.vlm.accumulation import accumulated_grad
 from g1jax.vlm.sharding import make_mesh, placer, shard_batch

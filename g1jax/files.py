@@ -1,4 +1,4 @@
-"""Folders that a program needs: found out to be unusable before the work that is to be written there, not after."""
+"""Files and folders that a program writes: whole or not at all, and found unusable before the work, not after it."""
 
 import contextlib
 import os
@@ -80,3 +80,15 @@ def _reason(folder: Path, names: Iterable[str], room: int) -> str:
 
 def _spell(size: int) -> str:
     return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """All of the text or, if that fails, what was there before."""
+    draft = path.with_suffix(path.suffix + ".part")
+    draft.write_text(text, "utf-8")
+    draft.replace(path)
+
+
+def file_name(label: str) -> str:
+    """A game's label as the name of a file: `swap:noisy` -> `swap-noisy`."""
+    return label.replace(":", "-")

@@ -26,10 +26,10 @@ def main() -> None:
 
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={MAX_DEVICES}"
-    from g1jax.vlm import memory, qwen
+    from g1jax.vlm import memory_plan, qwen
     from g1jax.vlm.lora import LoRA
 
-    work = memory.Work(
+    work = memory_plan.Work(
         rows=args.rows,
         samples=args.samples,
         prompt_length=args.prompt_length,
@@ -49,7 +49,9 @@ def main() -> None:
         config = qwen.shape_of(size, dtype="bfloat16", param_dtype="bfloat16", is_remat=True, is_scanned=True)
         for trained, lora in (("all", None), (f"LoRA, rank {args.rank}", LoRA(rank=args.rank))):
             for count in map(int, args.devices.split(",")):
-                found = memory.estimate(config, work, mesh=(1, count, 1), lora=lora, is_compiled=not args.no_compile)
+                found = memory_plan.estimate(
+                    config, work, mesh=(1, count, 1), lora=lora, is_compiled=not args.no_compile
+                )
                 numbers = (
                     found.params, found.master, found.moments, found.reference, found.gradients, found.activations,
                     found.cache, found.training, found.writing, found.inference,

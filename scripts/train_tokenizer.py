@@ -21,7 +21,8 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from g1jax import envs
-from g1jax.envs import images, looks, shisen_sho, text
+from g1jax.envs import appearance, images, text
+from g1jax.envs.games import shisen_sho
 from g1jax.vlm import SPECIAL_TOKENS
 
 FOLDER = Path(__file__).parents[1] / "g1jax" / "vlm" / "data"
@@ -30,7 +31,7 @@ TAGS = tuple(f"<{end}{name}>" for name in ("perception", "think", "answer") for 
 
 # What is one piece, before any merge: a cell with the separator before it, a place on the board, else a word of GPT-2's
 # kind, with the space before it. A tile's name is two words.
-_TILE = rf"\p{{L}}+ (?:{'|'.join(looks.SHAPES)})\b"
+_TILE = rf"\p{{L}}+ (?:{'|'.join(appearance.SHAPES)})\b"
 PIECES = "|".join(
     [
         rf"(?: \| |\n)(?:-(?!\S)|\p{{N}}+|{_TILE}|\p{{L}}+)",
@@ -132,7 +133,7 @@ def drills() -> Iterator[str]:
     tiles = shisen_sho.tile_names(6, 6)
     numbers = ["-", *(str(2**e) for e in range(1, 12))]
     cells = [*tiles, *numbers, *images.CIFAR10_CLASSES, *images.DIGIT_CLASSES]
-    others = [name for name in shisen_sho.tile_names(len(looks.COLORS), 6) if name not in tiles]
+    others = [name for name in shisen_sho.tile_names(len(appearance.COLORS), 6) if name not in tiles]
     for names, times in ((cells, DRILLS), (others, OTHER_DRILLS)):
         for name in names:
             yield from [f"{name} | {name}\n{name}"] * times

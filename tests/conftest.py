@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_programs_of_other_files() -> Iterator[None]:
-    """Frees what a file compiled: a process has room for some 60,000 memory maps, and a program takes dozens of them."""
+    """Frees what a file compiled: a process may have 65,530 memory maps, and a program takes dozens of them."""
     yield
     jax.clear_caches()
     gc.collect()

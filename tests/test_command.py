@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from g1jax import command
 from g1jax.errors import G1Error
+from g1jax.programs import command_line
 from g1jax.training.progress import Display
 from tests.conftest import REPOSITORY
 
@@ -33,7 +33,7 @@ def test_output_that_lacks_letters(encoding: str, monkeypatch: pytest.MonkeyPatc
         Display().say("π ≥ 0 \udc80")
         raise OSError("no “room”")
 
-    assert command.main("program", Options, work, [], "") == 1
+    assert command_line.main("program", Options, work, [], "") == 1
     for stream, text in zip(streams, ("8×8 …\nπ ≥ 0 \udc80\n", "program: no “room”\n"), strict=True):
         stream.flush()
         assert stream.buffer.getvalue() == text.encode(encoding, "backslashreplace")
@@ -54,7 +54,7 @@ def test_errors_are_one_line(arguments: list[str], line: str, capsys: pytest.Cap
         assert options.count == 2
         raise G1Error("a\n  refusal")
 
-    assert command.main("program", Options, work, arguments, "") == 1
+    assert command_line.main("program", Options, work, arguments, "") == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"program: {line}")
@@ -67,7 +67,7 @@ def test_a_working_directory_that_is_gone(
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    assert command.main("program", Options, lambda options: None, [], "") == 1
+    assert command_line.main("program", Options, lambda options: None, [], "") == 1
     assert capsys.readouterr().err == "program: the working directory is gone: change to one that is there\n"
 
 
@@ -75,7 +75,7 @@ def test_an_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
     def work(options: Options) -> None:
         raise KeyboardInterrupt
 
-    assert command.main("program", Options, work, [], "", interrupted="what was done is kept") == 130
+    assert command_line.main("program", Options, work, [], "", interrupted="what was done is kept") == 130
     assert capsys.readouterr().err == "program: what was done is kept\n"
 
 
@@ -83,7 +83,7 @@ def test_the_libraries_below_report_errors_alone() -> None:
     absl = logging.getLogger("absl")
     before, absl.level = absl.level, logging.INFO
     try:
-        with command.own_process():
+        with command_line.own_process():
             assert absl.level == logging.ERROR
         assert absl.level == logging.INFO
     finally:
@@ -130,7 +130,7 @@ import g1jax
 
 for module in pkgutil.walk_packages(g1jax.__path__, "g1jax."):
     importlib.import_module(module.name)
-from g1jax.training.final import write_curves
+from g1jax.training.run_evaluation import write_curves
 
 folder = Path(tempfile.mkdtemp())
 lines = [{"step": step, "phase": "rl", "game_2048/reward": 1.0} for step in (1, 2)]

@@ -12,11 +12,12 @@ from typing import Any, NoReturn
 import pytest
 
 from g1jax import envs, files
-from g1jax.errors import G1Error
-from g1jax.evaluation import analysis, program
-from g1jax.evaluation.protocol import EvaluationError
-from g1jax.training import ExperimentError, dataset_program
-from g1jax.training.folder import RunFolder
+from g1jax.errors import EvaluationError, G1Error
+from g1jax.programs import analyze as analyze_program
+from g1jax.programs import dataset as dataset_program
+from g1jax.programs import evaluate as evaluate_program
+from g1jax.training import ExperimentError
+from g1jax.training.run_folder import RunFolder
 from tests.training import tiny
 
 FOLDERS = [
@@ -42,11 +43,11 @@ def never(*_: Any, **__: Any) -> NoReturn:
 
 
 def evaluate(out: Path) -> None:
-    program.evaluate(program.Options(games="game_2048", episodes=1, steps=1, film="gif", out=out))
+    evaluate_program.evaluate(evaluate_program.Options(games="game_2048", episodes=1, steps=1, film="gif", out=out))
 
 
 def analyze(out: Path) -> None:
-    analysis.analyze(analysis.Options(runs=(Path("run"),), out=out))
+    analyze_program.analyze(analyze_program.Options(runs=(Path("run"),), out=out))
 
 
 def make_dataset(out: Path) -> None:
@@ -63,9 +64,9 @@ def test_a_folder_that_cannot_be_written(
     begin: Callable[[Path], None], name: str, message: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = SimpleNamespace(setup=SimpleNamespace(games=(envs.make("game_2048"),)), steps=(1,), folder=Path("run"))
-    monkeypatch.setattr(analysis, "_open", lambda folders: {"run": run})
-    monkeypatch.setattr(analysis, "_moments", never)
-    monkeypatch.setattr(program, "play", never)
+    monkeypatch.setattr(analyze_program, "_open", lambda folders: {"run": run})
+    monkeypatch.setattr(analyze_program, "_moments", never)
+    monkeypatch.setattr(evaluate_program, "play", never)
     monkeypatch.setattr(dataset_program, "make_rows", never)
     before = tree(place)
     with pytest.raises((G1Error, OSError)) as caught:
@@ -77,7 +78,7 @@ def test_a_folder_that_cannot_be_written(
 
 
 def test_every_file_of_an_evaluation_is_looked_at(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program, "play", never)
+    monkeypatch.setattr(evaluate_program, "play", never)
     for name in ("results.json", "results.md", "replays.json", "report.html", "game_2048.gif"):
         (place / "out" / name).mkdir(parents=True)
         with pytest.raises(EvaluationError, match=f"{name} cannot be written: it is no file"):
@@ -96,7 +97,7 @@ def test_every_folder_of_a_run_is_looked_at(name: str, place: Path) -> None:
 
 
 def test_a_film_that_nothing_can_write(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program, "play", never)
+    monkeypatch.setattr(evaluate_program, "play", never)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EvaluationError, match="films need two packages"):
         evaluate(place / "out")

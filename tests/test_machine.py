@@ -12,7 +12,7 @@ import os
 os.sched_getaffinity = lambda pid: set(range({cores}))
 import jax
 {before}
-from g1jax.machine import use_cores
+from g1jax.programs.machine import use_cores
 use_cores({arguments})
 print(len(jax.devices()))
 """
@@ -82,7 +82,7 @@ def keep(environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
     known = {
         key: os.environ[key] for key in os.environ.keys() - {"JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "HOME"}
     }
-    script = "import pwd; pwd.getpwuid = {}.__getitem__; import jax; from g1jax.machine import keep_programs"
+    script = "import pwd; pwd.getpwuid = {}.__getitem__; import jax; from g1jax.programs.machine import keep_programs"
     script += "; keep_programs(); print(jax.config.jax_compilation_cache_dir or '')"
     command = [sys.executable, "-W", "error", "-c", script]
     done = subprocess.run(command, env=known | environment, capture_output=True, text=True, timeout=120, check=False)
@@ -91,7 +91,7 @@ def keep(environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
 
 
 def test_no_device_is_one_line() -> None:
-    script = "from g1jax.machine import MachineError, require_devices\n"
+    script = "from g1jax.programs.machine import MachineError, require_devices\n"
     script += "try: require_devices()\nexcept MachineError as error: print(error)"
     environment = {**os.environ, "JAX_PLATFORMS": "nonesuch"}
     done = subprocess.run(

@@ -14,11 +14,12 @@ import optax
 import pytest
 
 from g1jax import envs, rl, settings, vlm
+from g1jax.endpoint import client
 from g1jax.errors import G1Error
-from g1jax.evaluation import analysis, endpoint, program
+from g1jax.programs import analyze, dataset, evaluate, train
 from g1jax.rl.rewards import RewardWeights
 from g1jax.settings import Range
-from g1jax.training import ExperimentError, cli, dataset_program, experiment_names, load_experiment, loop
+from g1jax.training import ExperimentError, experiment_names, load_experiment, loop
 from g1jax.training.config import Experiment, Optimizer, Weights
 from g1jax.training.optimizer import make_optimizer
 from g1jax.training.setup import make_setup
@@ -110,10 +111,10 @@ def test_a_number_of_an_experiment(path: tuple[str, ...], tmp_path: Path, monkey
 @pytest.mark.parametrize(
     "basis",
     [
-        program.Options(),
-        analysis.Options(),
-        dataset_program.Options(out=Path("out")),
-        endpoint.Endpoint(),
+        evaluate.Options(),
+        analyze.Options(),
+        dataset.Options(out=Path("out")),
+        client.Endpoint(),
         rl.Algorithm(),
         RewardWeights(),
         vlm.Sampling(),
@@ -154,16 +155,20 @@ def test_a_number_of_a_level(game_id: str) -> None:
 @pytest.mark.parametrize(
     ("run", "options", "message"),
     [
-        (program.evaluate, program.Options(temperature=float("nan")), "temperature=nan: expected 0, or a number from"),
         (
-            program.evaluate,
-            program.Options(seed=2**31),
+            evaluate.evaluate,
+            evaluate.Options(temperature=float("nan")),
+            "temperature=nan: expected 0, or a number from",
+        ),
+        (
+            evaluate.evaluate,
+            evaluate.Options(seed=2**31),
             "seed=2147483648: expected a whole number from 0 to 2147483647",
         ),
-        (analysis.analyze, analysis.Options(temperature=-1.0), "temperature=-1.0: expected"),
-        (analysis.analyze, analysis.Options(episodes=0), "episodes=0: expected"),
-        (dataset_program.make_dataset, dataset_program.Options(out=Path("out"), states=0), "states=0: expected"),
-        (dataset_program.make_dataset, dataset_program.Options(out=Path("out"), seed=2**40), "seed=1099511627776: exp"),
+        (analyze.analyze, analyze.Options(temperature=-1.0), "temperature=-1.0: expected"),
+        (analyze.analyze, analyze.Options(episodes=0), "episodes=0: expected"),
+        (dataset.make_dataset, dataset.Options(out=Path("out"), states=0), "states=0: expected"),
+        (dataset.make_dataset, dataset.Options(out=Path("out"), seed=2**40), "seed=1099511627776: exp"),
     ],
 )
 def test_programs_check_first(
@@ -205,7 +210,7 @@ def test_what_is_no_experiment(changes: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("name", experiment_names())
 def test_a_run_that_must_not_learn_can_be_set_up(name: str) -> None:
-    e = cli.parse([f"--experiment={name}", "--rl.lr=0", "--cold-start.lr=0", "--log.every=0"], "")
+    e = train.parse([f"--experiment={name}", "--rl.lr=0", "--cold-start.lr=0", "--log.every=0"], "")
     assert e.rl.optimizer.lr == e.cold_start.optimizer.lr == 0
     assert e == load_experiment(name) or e.name == name
 

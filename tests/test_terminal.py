@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from g1jax.errors import G1Error
+from g1jax.errors import EvaluationError, G1Error
 from g1jax.evaluation import save
-from g1jax.evaluation.program import Options, evaluate, progress_line
-from g1jax.evaluation.protocol import EvaluationError
 from g1jax.evaluation.tables import as_markdown
+from g1jax.programs.evaluate import Options, evaluate, progress_line
 from g1jax.terminal import notice, one_line, printable, printable_lines
 from g1jax.training.progress import Display, Progress
 from tests.evaluation.test_results import result

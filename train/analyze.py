@@ -11,9 +11,9 @@ from the output folder, so a run under way can be analysed again and again.
 
 import sys
 
-from g1jax import command
-from g1jax.evaluation.analysis import Options, analyze
-from g1jax.machine import all_devices
+from g1jax.programs import command_line
+from g1jax.programs.analyze import Options, analyze
+from g1jax.programs.machine import all_devices
 
 INTERRUPTED = "interrupted; what was played is kept"
 
@@ -21,7 +21,7 @@ INTERRUPTED = "interrupted; what was played is kept"
 def main(arguments: list[str]) -> int:
     """Does what the arguments ask for; gives the exit status."""
     work = all_devices()(analyze)
-    return command.main("analyze", Options, work, arguments, __doc__ or "", interrupted=INTERRUPTED)
+    return command_line.main("analyze", Options, work, arguments, __doc__ or "", interrupted=INTERRUPTED)
 
 
 if __name__ == "__main__":

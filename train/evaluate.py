@@ -11,14 +11,14 @@ endpoint's key is read from OPENAI_API_KEY.
 
 import sys
 
-from g1jax import command
-from g1jax.evaluation.program import Options, evaluate
-from g1jax.machine import all_devices
+from g1jax.programs import command_line
+from g1jax.programs.evaluate import Options, evaluate
+from g1jax.programs.machine import all_devices
 
 
 def main(arguments: list[str]) -> int:
     """Does what the arguments ask for; gives the exit status."""
-    return command.main("evaluate", Options, all_devices()(evaluate), arguments, __doc__ or "")
+    return command_line.main("evaluate", Options, all_devices()(evaluate), arguments, __doc__ or "")
 
 
 if __name__ == "__main__":

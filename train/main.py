@@ -15,9 +15,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 def main(arguments: list[str]) -> int:
     """Runs the experiment that the arguments ask for; gives the exit status."""
-    from g1jax.training import cli
+    from g1jax.programs import train
 
-    return cli.main(arguments, __doc__ or "")
+    return train.main(arguments, __doc__ or "")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from g1jax import command
-from g1jax.machine import keep_programs, require_devices
+from g1jax.programs import command_line
+from g1jax.programs.dataset import Options, make_dataset
+from g1jax.programs.machine import keep_programs, require_devices
 from g1jax.terminal import printable
-from g1jax.training.dataset_program import Options, make_dataset
 
 INTERRUPTED = "interrupted; the same command goes on from here"
 
@@ -30,7 +30,7 @@ def work(options: Options) -> None:
 
 def main(arguments: list[str]) -> int:
     """Does what the arguments ask for; gives the exit status."""
-    return command.main("make_dataset", Options, work, arguments, __doc__ or "", interrupted=INTERRUPTED)
+    return command_line.main("make_dataset", Options, work, arguments, __doc__ or "", interrupted=INTERRUPTED)
 
 
 if __name__ == "__main__":

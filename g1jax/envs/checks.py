@@ -6,20 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from g1jax.errors import G1Error
+from g1jax.errors import InputError
 from g1jax.typing import Array, ArrayLike
 
 _LARGEST = 2**31 - 1
-
-
-class InputError(G1Error):
-    """Something of a wrong shape or type was given to a game or a batch; the message says what is wanted."""
-
-
-def check(condition: bool, message: str) -> None:
-    """Raises InputError(message) unless the condition holds."""
-    if not condition:
-        raise InputError(message)
 
 
 def as_int32(what: str, values: ArrayLike | int, *shapes: tuple[int | None, ...]) -> Array:
@@ -37,7 +27,7 @@ def as_int32(what: str, values: ArrayLike | int, *shapes: tuple[int | None, ...]
         for shape in shapes
     )
     is_integer = jnp.issubdtype(numbers.dtype, jnp.integer)
-    check(fits and is_integer, f"{what}: {_spell(numbers)}; give integers, {wanted}")
+    InputError.require(fits and is_integer, f"{what}: {_spell(numbers)}; give integers, {wanted}")
     if numbers.dtype.itemsize >= 4 and numbers.dtype != np.int32:
         lowest = -1 if jnp.issubdtype(numbers.dtype, jnp.signedinteger) else 0
         numbers = numbers.clip(numbers.dtype.type(lowest), numbers.dtype.type(_LARGEST))
@@ -52,7 +42,7 @@ def check_bytes(what: str, texts: ArrayLike, *shape: int | None) -> None:
     """
     fits = len(shape) == texts.ndim and all(n in (None, m) for n, m in zip(shape, texts.shape, strict=True))
     wanted = ", ".join("N" if n is None else str(n) for n in shape)
-    check(fits and texts.dtype == np.uint8, f"{what}: {_spell(texts)}; give bytes, uint8[{wanted}]")
+    InputError.require(fits and texts.dtype == np.uint8, f"{what}: {_spell(texts)}; give bytes, uint8[{wanted}]")
 
 
 def check_seed(seed: Any) -> None:
@@ -62,7 +52,7 @@ def check_seed(seed: Any) -> None:
         InputError: it is not.
     """
     if not isinstance(seed, jax.Array | np.ndarray):
-        check(is_whole(seed) and 0 <= seed < 2**32, f"seed={seed!r}: a whole number, 0 to 2^32 - 1")
+        InputError.require(is_whole(seed) and 0 <= seed < 2**32, f"seed={seed!r}: a whole number, 0 to 2^32 - 1")
 
 
 def is_whole(value: Any) -> bool:

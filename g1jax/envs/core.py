@@ -8,6 +8,7 @@ come from here.
 
 import dataclasses
 import functools
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -17,10 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from g1jax.envs import random, text
+from g1jax.envs import prng, text
 from g1jax.envs.checks import as_int32, check_seed
-from g1jax.envs.level import Level, LevelError, make_level, names_of, require, traced_keys, unknown
+from g1jax.envs.level import Level, make_level, names_of, traced_keys
 from g1jax.envs.render import Renderer
+from g1jax.errors import LevelError, unknown
 from g1jax.foreign import read_text
 from g1jax.typing import Array, ArrayLike, HostImages, Key
 
@@ -209,8 +211,8 @@ class Game(Generic[S]):
         """A random action, int32[]: of the legal ones (the invalid action if there is none), or of all."""
         bits = jax.random.bits(key, dtype=jnp.uint32)
         if not legal:
-            return random.dice(bits, self.num_actions)[0]
-        return jnp.minimum(random.choose(self.legal_actions(state), bits), self.invalid_action)
+            return prng.dice(bits, self.num_actions)[0]
+        return jnp.minimum(prng.choose(self.legal_actions(state), bits), self.invalid_action)
 
     def branch(self, state: S, actions: Array, key: Key, *, common: bool = True) -> tuple[S, StepResult]:
         """One state under K actions, int32[K]: the K next states and results, each leaf with a leading K.
@@ -313,16 +315,18 @@ class Game(Generic[S]):
         """
         rules = traced_keys(self.level)
         for key in changes:
-            require(key in rules, f"{self.id}: {unknown('traced level key', key, rules)}")
+            LevelError.require(key in rules, f"{self.id}: {unknown('traced level key', key, rules)}")
         names = {key: value for key, value in changes.items() if value != ANY}
         level = make_level(type(self.level), self.id, {**_fields(self.level), **names})
         for key, value in changes.items():
             rule = rules[key]
             own: Any = getattr(self.level, key)
-            require(rule != "at_most" or value <= own, f"{key}={value}: the game was made for at most {own}")
-            require(rule != "if_on" or own > 0, f"{key}={value}: make the game with {key} above 0 to compile it in")
+            LevelError.require(rule != "at_most" or value <= own, f"{key}={value}: the game was made for at most {own}")
+            LevelError.require(
+                rule != "if_on" or own > 0, f"{key}={value}: make the game with {key} above 0 to compile it in"
+            )
             if rule == "choice" and value != ANY:
-                require(value in names_of(own), unknown(f"{key} of this game", value, names_of(own)))
+                LevelError.require(value in names_of(own), unknown(f"{key} of this game", value, names_of(own)))
         out = {}
         for key, rule in rules.items():
             value = getattr(level, key)
@@ -360,7 +364,7 @@ class Game(Generic[S]):
         fields = self.prompt_fields()
 
         def fill(match: re.Match[str]) -> str:
-            require(match[1] in fields, f"{self.id}: prompt: {unknown('placeholder', match[1], fields)}")
+            LevelError.require(match[1] in fields, f"{self.id}: prompt: {unknown('placeholder', match[1], fields)}")
             return fields[match[1]]
 
         return re.sub(r"\{(\w+)\}", fill, template)
@@ -377,6 +381,15 @@ class Game(Generic[S]):
             "places": " ".join(f"({r}, {c})" for r in range(self.rows) for c in range(self.cols)),
             "format": ANSWER_FORMAT,
         }
+
+
+def describe_level(game: Game[Any]) -> dict[str, Any]:
+    """The keys of a game's level, as JSON has them; what `auto` pictures turned out to be."""
+    level = json.loads(json.dumps(dataclasses.asdict(game.level)))
+    pictures = getattr(game, "pictures", None)
+    if pictures is not None:
+        level["images"] = pictures.name
+    return dict(level)
 
 
 def _fields(level: Level) -> dict[str, Any]:

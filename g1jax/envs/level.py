@@ -6,16 +6,14 @@ changing it compiles nothing. `Game.traced_level(...)` makes the traced values, 
 """
 
 import dataclasses
-import difflib
 import types
 import typing
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from g1jax.envs import looks
-from g1jax.errors import G1Error
+from g1jax.envs import appearance
+from g1jax.errors import LevelError, unknown
 from g1jax.settings import show
 
 MOST_PIXELS = 30 * 512
@@ -27,10 +25,6 @@ TracedRule = Literal["free", "at_most", "if_on", "choice"]
 `free`: any valid value. `at_most`: up to the game's own, which sized its tables. `if_on`: any, if the game's own is not
 zero (an effect that is off is compiled out). `choice`: one of the game's own names, or "any" to draw one per episode.
 """
-
-
-class LevelError(G1Error):
-    """A level that cannot be played, or a key that does not exist; the message names the key and says why."""
 
 
 def traced(default: Any, rule: TracedRule = "free") -> Any:
@@ -53,9 +47,9 @@ class Level:
     frame_size: tuple[int, int] | None = None
     """(height, width) of the frame in pixels, the board in its middle. None: just the board."""
     palette: str | tuple[str, ...] = traced("classic", "choice")
-    """Colours of the tiles: a name of `looks.PALETTES`, or several, of which an episode draws one."""
+    """Colours of the tiles: a name of `appearance.PALETTES`, or several, of which an episode draws one."""
     background: str | tuple[str, ...] = traced("light", "choice")
-    """Colours behind the tiles: a name of `looks.BACKGROUNDS`, or several, of which an episode draws one."""
+    """Colours behind the tiles: a name of `appearance.BACKGROUNDS`, or several, of which an episode draws one."""
     noise: float = traced(0.0, "if_on")
     """Standard deviation of the pixel noise, in grey levels of 255. New noise whenever the board changes."""
     jitter: int = traced(0, "at_most")
@@ -84,57 +78,43 @@ class Level:
 
     def check(self) -> None:
         """Refuses what cannot be played. A subclass calls `super().check()` first."""
-        require(1 <= self.rows <= 30, f"rows={self.rows}: a board has 1 to 30 rows")
-        require(1 <= self.cols <= 30, f"cols={self.cols}: a board has 1 to 30 columns")
-        require(4 <= self.cell_size <= 512, f"cell_size={self.cell_size}: a cell has 4 to 512 pixels a side")
+        LevelError.require(1 <= self.rows <= 30, f"rows={self.rows}: a board has 1 to 30 rows")
+        LevelError.require(1 <= self.cols <= 30, f"cols={self.cols}: a board has 1 to 30 columns")
+        LevelError.require(4 <= self.cell_size <= 512, f"cell_size={self.cell_size}: a cell has 4 to 512 pixels a side")
         if self.frame_size is not None:
-            require(
+            LevelError.require(
                 max(self.frame_size) <= MOST_PIXELS,
                 f"frame_size={self.frame_size}: at most {MOST_PIXELS} pixels a side",
             )
             height, width = self.rows * self.cell_size, self.cols * self.cell_size
-            require(
+            LevelError.require(
                 self.frame_size[0] >= height and self.frame_size[1] >= width,
                 f"frame_size={self.frame_size}: the board alone is {height}×{width} pixels; "
                 "make the frame larger or cell_size smaller",
             )
         height, width = self.frame_size or (self.rows * self.cell_size, self.cols * self.cell_size)
-        require(
+        LevelError.require(
             height * width <= _MAX_PIXELS,
             f"a frame of {height}×{width} pixels, and at most {_MAX_PIXELS} are drawn: "
             "make frame_size, cell_size or the board smaller",
         )
-        for key, known in (("palette", looks.PALETTES), ("background", looks.BACKGROUNDS)):
+        for key, known in (("palette", appearance.PALETTES), ("background", appearance.BACKGROUNDS)):
             for name in names_of(getattr(self, key)):
-                require(name in known, unknown(key, name, known))
-            require(len(names_of(getattr(self, key))) > 0, f"{key}: name at least one of {', '.join(known)}")
-        require(0 <= self.noise <= 255, f"noise={self.noise}: a standard deviation in grey levels, 0 to 255")
-        require(
+                LevelError.require(name in known, unknown(key, name, known))
+            LevelError.require(len(names_of(getattr(self, key))) > 0, f"{key}: name at least one of {', '.join(known)}")
+        LevelError.require(0 <= self.noise <= 255, f"noise={self.noise}: a standard deviation in grey levels, 0 to 255")
+        LevelError.require(
             0 <= self.jitter <= self.cell_size // 4,
             f"jitter={self.jitter}: 0 to a quarter of a cell, {self.cell_size // 4} pixels",
         )
-        require(0 <= self.distractors <= 1, f"distractors={self.distractors}: a chance, 0 to 1")
+        LevelError.require(0 <= self.distractors <= 1, f"distractors={self.distractors}: a chance, 0 to 1")
         if self.prompt.startswith("@"):
-            require(Path(self.prompt[1:]).is_file(), f"prompt={self.prompt!r}: no such file")
+            LevelError.require(Path(self.prompt[1:]).is_file(), f"prompt={self.prompt!r}: no such file")
 
 
 def names_of(value: str | tuple[str, ...]) -> tuple[str, ...]:
     """The names a `choice` key stands for."""
     return (value,) if isinstance(value, str) else value
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises LevelError(message) unless the condition holds."""
-    if not condition:
-        raise LevelError(message)
-
-
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """The message for an unknown name: it, the near ones, and all there are."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
-    return f"unknown {what} {name!r}{hint} There are: {', '.join(known)}"
 
 
 def make_level(level_type: type[Level], game_id: str, keys: dict[str, Any]) -> Level:
@@ -145,7 +125,7 @@ def make_level(level_type: type[Level], game_id: str, keys: dict[str, Any]) -> L
     """
     known = [f.name for f in dataclasses.fields(level_type)]
     for key in keys:
-        require(key in known, unknown("level key", key, known))
+        LevelError.require(key in known, unknown("level key", key, known))
     try:
         return level_type(**keys)
     except LevelError as error:

@@ -7,7 +7,8 @@ from typing import Any
 
 import g1jax
 from g1jax.envs.core import Game
-from g1jax.envs.level import LevelError, make_level, require, unknown
+from g1jax.envs.level import make_level
+from g1jax.errors import LevelError, unknown
 from g1jax.foreign import name_of, read_toml
 
 _GAMES: dict[str, type[Game[Any]]] = {}
@@ -40,11 +41,11 @@ def make(game_id: str, preset: str | None = None, **keys: Any) -> Game[Any]:
     Raises:
         LevelError: an unknown game, preset or key (the near ones are named), or a level that cannot be played.
     """
-    require(game_id in _GAMES, unknown("game", game_id, _GAMES))
+    LevelError.require(game_id in _GAMES, unknown("game", game_id, _GAMES))
     level: dict[str, Any] = {}
     for name in preset.split("+") if preset else []:
         known = presets(game_id)
-        require(name in known, f"{game_id}: {unknown('preset', name, known)}")
+        LevelError.require(name in known, f"{game_id}: {unknown('preset', name, known)}")
         level.update(known[name])
     game_type = _GAMES[game_id]
     try:
@@ -68,7 +69,7 @@ def presets(game_id: str) -> Mapping[str, dict[str, Any]]:
     tables = read_toml(file, error=LevelError)
     out = {}
     for name, table in tables.items():
-        require(isinstance(table, dict), f"{file}: {name} stands outside of a [preset]")
+        LevelError.require(isinstance(table, dict), f"{file}: {name} stands outside of a [preset]")
         out[name] = {key: _beside(file, key, value) for key, value in table.items() if key != "about"}
     return out
 
@@ -77,7 +78,7 @@ def _preset_file(game_id: str) -> Path:
     named = os.environ.get(PRESETS_VARIABLE)
     folder = Path(named) if named else _shipped()
     file = folder / f"{game_id}.toml"
-    require(
+    LevelError.require(
         file.is_file(),
         f"no presets for {game_id}: {file.name} is not in {folder.absolute()}. "
         f"Name the folder that has it in the variable {PRESETS_VARIABLE}, or give level keys instead.",

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from g1jax.envs import looks, sprites
-from g1jax.envs.batching import fenced
+from g1jax.envs import appearance, sprites
 from g1jax.envs.level import Level, names_of
+from g1jax.envs.vmap_loop import fenced
 from g1jax.typing import Array, HostImages
 
 DrawTiles = Callable[[str, str], HostImages]
@@ -48,7 +48,7 @@ class Renderer:
         for palette in self.palettes:
             for background in self.backgrounds:
                 tiles = draw_tiles(palette, background)
-                margin = looks.BACKGROUNDS[background][2]
+                margin = appearance.BACKGROUNDS[background][2]
                 self.num_kinds = len(tiles)
                 variants = sprites.with_marks(tiles, self.num_marks)  # [K, marks, Z, Z, 3]
                 variants = sprites.with_shifts(variants, self.jitter)  # [K, marks, shifts, Z + 2·jitter, Z, 3]

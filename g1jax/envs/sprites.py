@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from g1jax.envs.looks import BACKGROUNDS, Color, luminance, mix
+from g1jax.envs.appearance import BACKGROUNDS, Color, luminance, mix
 from g1jax.typing import HostImages
 
 if TYPE_CHECKING:

@@ -16,16 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from g1jax.envs import pool, random
-from g1jax.envs.batching import loop_while, where
-from g1jax.envs.checks import as_int32, check, check_bytes, is_whole
+from g1jax.envs import pool, prng
+from g1jax.envs.checks import as_int32, check_bytes, is_whole
 from g1jax.envs.core import Game, TracedLevel
-from g1jax.envs.level import LevelError, require, unknown
 from g1jax.envs.pool import Pool
 from g1jax.envs.registry import make
 from g1jax.envs.render import reader
+from g1jax.envs.vmap_loop import loop_while, where
+from g1jax.errors import InputError, LevelError, unknown
 from g1jax.typing import Array, ArrayLike, Key, Pytree
 
+EPISODE_STEPS = 100
+"""Steps after which the paper's evaluation truncates an episode."""
 _MOST_STEPS = 2**31 - 1
 _MOST_ENVS = 2**26
 _LIMIT = f", a whole number up to {_MOST_ENVS}"
@@ -123,7 +125,7 @@ class VecEnv:
             levels = [game.traced_level() for game in self.games]
         elif isinstance(levels, dict):
             levels = [levels] * len(self.games)
-        check(len(levels) == len(self.games), f"levels: {len(levels)} of them for {len(self.games)} games")
+        InputError.require(len(levels) == len(self.games), f"levels: {len(levels)} of them for {len(self.games)} games")
         levels = [_spread(level, count) for level, count in zip(levels, self.counts, strict=True)]
         keys = jax.random.split(reset_key, self.num_envs)
         states = tuple(
@@ -144,7 +146,7 @@ class VecEnv:
         """
         self._check_state(state.games)
         is_pooled = self.autoreset != "pool" or len(state.pools) == len(self.games)
-        check(is_pooled, "state: without pools; a batch with autoreset='pool' steps from its own `reset`")
+        InputError.require(is_pooled, "state: without pools; a batch with autoreset='pool' steps from its own `reset`")
         actions = as_int32("actions", actions, (self.num_envs,))
         move_key, reset_key = jax.random.split(key)
         was_done = state.terminated | state.truncated
@@ -189,13 +191,13 @@ class VecEnv:
 
     def _renew(self, state: VecState, is_wanted: Array, key: Key) -> VecState:
         """Begins anew where wanted, bool[B], with the same level; only the wanted ones are computed."""
-        seed = random.seed_of(key)
+        seed = prng.seed_of(key)
         index = jnp.arange(self.num_envs, dtype=jnp.uint32)
 
         def begin(game: Game[Any], state: Any, is_wanted: Array, index: Array) -> Any:
             def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
                 _, index, seed, state = carry
-                key = jax.random.wrap_key_data(random.words(seed, index, 2), impl="threefry2x32")
+                key = jax.random.wrap_key_data(prng.words(seed, index, 2), impl="threefry2x32")
                 return jnp.bool_(False), index, seed, game.reset(key, state.level)
 
             return loop_while(lambda carry: carry[0], body, (is_wanted, index, seed, state))[-1]
@@ -364,7 +366,7 @@ class VecEnv:
     def _check_state(self, games: tuple[Pytree, ...]) -> None:
         """Refuses states of another batch, whose rows would be taken for those of this one."""
         sizes = [states.terminated.shape for states in games]
-        check(
+        InputError.require(
             sizes == [(count,) for count in self.counts],
             f"state: environments by game {sizes}, and this batch has {[(count,) for count in self.counts]}",
         )
@@ -397,23 +399,25 @@ def make_vec(
     """
     listed = [games] if isinstance(games, str | Game) else list(games)
     made = [make(game) if isinstance(game, str) else game for game in listed]
-    require(len(made) > 0, "make_vec: name at least one game")
-    require(autoreset in get_args(AutoReset), unknown("autoreset mode", str(autoreset), get_args(AutoReset)))
-    require(
+    LevelError.require(len(made) > 0, "make_vec: name at least one game")
+    LevelError.require(autoreset in get_args(AutoReset), unknown("autoreset mode", str(autoreset), get_args(AutoReset)))
+    LevelError.require(
         max_steps is None or (is_whole(max_steps) and 1 <= max_steps <= _MOST_STEPS),
         f"max_steps={max_steps!r}: at least 1, or None; a whole number up to {_MOST_STEPS}",
     )
-    require(is_whole(pool_size) and 1 <= pool_size <= _MOST_ENVS, f"pool_size={pool_size!r}: at least 1{_LIMIT}")
-    require(is_whole(num_envs) and num_envs <= _MOST_ENVS, f"num_envs={num_envs!r}: at least 1{_LIMIT}")
+    LevelError.require(
+        is_whole(pool_size) and 1 <= pool_size <= _MOST_ENVS, f"pool_size={pool_size!r}: at least 1{_LIMIT}"
+    )
+    LevelError.require(is_whole(num_envs) and num_envs <= _MOST_ENVS, f"num_envs={num_envs!r}: at least 1{_LIMIT}")
     counts = _split(num_envs, [1.0] * len(made) if shares is None else list(shares), len(made))
     return VecEnv(made, counts, autoreset, max_steps, pool_size)
 
 
 def _split(num_envs: int, shares: list[float], num_games: int) -> list[int]:
     """Whole numbers in the proportions of the shares: each rounded down, the rest to the largest remainders."""
-    require(len(shares) == num_games, f"shares: {len(shares)} of them for {num_games} games")
+    LevelError.require(len(shares) == num_games, f"shares: {len(shares)} of them for {num_games} games")
     is_share = all(isinstance(share, int | float) and 0 < share < math.inf for share in shares)
-    require(is_share, f"shares={shares}: each must be above 0, a finite number")
+    LevelError.require(is_share, f"shares={shares}: each must be above 0, a finite number")
     exact = np.array(shares) / sum(shares) * num_envs
     counts = np.floor(exact).astype(int)
     for i in np.argsort(counts - exact, kind="stable")[: num_envs - int(counts.sum())]:
@@ -441,5 +445,7 @@ def _with_noise(game: Game[Any], states: Pytree, canvases: Array) -> Array:
 def _spread(level: TracedLevel, count: int) -> TracedLevel:
     """A traced level for each of a game's environments."""
     for key, value in level.items():
-        check(value.shape in ((), (count,)), f"levels: {key} has shape {value.shape}; give () or ({count},)")
+        InputError.require(
+            value.shape in ((), (count,)), f"levels: {key} has shape {value.shape}; give () or ({count},)"
+        )
     return {key: jnp.broadcast_to(value, (count,)) for key, value in level.items()}

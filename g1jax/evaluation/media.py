@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from g1jax.evaluation.protocol import EvaluationError
+from g1jax.errors import EvaluationError
 from g1jax.typing import HostImages
 
 _MISSING = "films need two packages: pip install imageio imageio-ffmpeg"

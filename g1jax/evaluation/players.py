@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,9 @@ from g1jax.envs import text
 from g1jax.envs.core import Game
 from g1jax.envs.text import CELL_SEPARATOR
 from g1jax.evaluation.protocol import Answers, Player
+from g1jax.rl.policy import Policy
 from g1jax.typing import Array, Key, Pytree
-
-if TYPE_CHECKING:
-    from g1jax.rl.policy import Policy
-    from g1jax.vlm import Params, TokenBytes
+from g1jax.vlm import Params, TokenBytes
 
 
 def random_player() -> Player:
@@ -32,9 +30,9 @@ def expert_player() -> Player:
 
 
 def policy_player(
-    policy: "Policy",
-    params: "Params",
-    table: "TokenBytes | None" = None,
+    policy: Policy,
+    params: Params,
+    table: TokenBytes | None = None,
     *,
     name: str = "policy",
     batch_size: int = 64,
@@ -73,7 +71,7 @@ def _respond_as_expert(params: Pytree, game: Game[Any], states: Pytree, keys: Ke
 
 @dataclass(frozen=True)
 class _PolicyRespond:
-    policy: "Policy"
+    policy: Policy
     sees: bool
     shown: Game[Any] | None  # that shows the boards, if another than the one played
 
@@ -91,7 +89,7 @@ def _relooked(state: Any, traced: Mapping[str, Array]) -> Any:
     return dataclasses.replace(state, level={**state.level, **traced})
 
 
-def _true_perceptions(policy: "Policy", game: Game[Any], states: Pytree) -> tuple[Array, Array]:
+def _true_perceptions(policy: Policy, game: Game[Any], states: Pytree) -> tuple[Array, Array]:
     """The tokens of the true perceptions: int32[B, S], bool[B, S]. They are made on the host, step by step."""
     room = _most_tokens(policy, game)
 
@@ -116,7 +114,7 @@ def _perception(board: str) -> str:
     return f"<perception>{board}</perception>"
 
 
-def _most_tokens(policy: "Policy", game: Game[Any]) -> int:
+def _most_tokens(policy: Policy, game: Game[Any]) -> int:
     """Room for the perception of any board: what the longest takes that is all of one kind, and a quarter more."""
     rows = [CELL_SEPARATOR.join([name] * game.cols) for name in game.cell_names()]
     boards = [_perception("\n".join([row] * game.rows)) for row in rows]

@@ -21,22 +21,18 @@ import numpy as np
 from jax import lax
 
 from g1jax import settings
-from g1jax.envs import random, text
-from g1jax.envs.batching import loop_while
+from g1jax.envs import prng, text
 from g1jax.envs.core import Game, StepResult
-from g1jax.errors import G1Error
+from g1jax.envs.vector import EPISODE_STEPS
+from g1jax.envs.vmap_loop import loop_while
+from g1jax.errors import EvaluationError
 from g1jax.rl.rewards import has_format
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm.sharding import BATCH, constrain
 
-NUM_STEPS = 100  # the paper's
 _FIRST_BOARD = np.uint32(1 << 31)  # draws from here on make boards, those below are steps
 _RAW_SCORE = ("game_2048",)
 _ONE_BOARD = ("shisen_sho", "shisen_sho_cifar10")
-
-
-class EvaluationError(G1Error):
-    """What cannot be evaluated, compared or shown, and why, in one line."""
 
 
 @jax.tree_util.register_dataclass
@@ -65,7 +61,7 @@ class Player:
     params: Pytree = ()
     batch_size: int = 2048
     """Episodes at a time, at most."""
-    steps_per_call: int = NUM_STEPS
+    steps_per_call: int = EPISODE_STEPS
     """Steps of one compiled program, at most; progress is told after each."""
 
 
@@ -144,7 +140,7 @@ def play(
     game: Game[Any],
     player: Player,
     num_episodes: int,
-    num_steps: int = NUM_STEPS,
+    num_steps: int = EPISODE_STEPS,
     seed: int = 0,
     *,
     num_recorded: int = 0,
@@ -309,13 +305,13 @@ def no_boards(game: Game[Any], seed: Array | int, index: np.ndarray) -> Boards:
 
 @jax.jit
 def _words(seed: Array | int, index: Array | np.ndarray) -> Array:
-    root = random.seed_of(jax.random.key(seed))
-    return jax.vmap(lambda episode: random.words(root, episode, 2))(index)
+    root = prng.seed_of(jax.random.key(seed))
+    return jax.vmap(lambda episode: prng.words(root, episode, 2))(index)
 
 
 def step_keys(words: Array, step: Array) -> tuple[Key, Key]:
     """For the game and for the player at a step, of every episode's words uint32[B, 2]: key<fry>[B] each."""
-    drawn = jax.vmap(lambda words: random.words(words, step, 4))(words)
+    drawn = jax.vmap(lambda words: prng.words(words, step, 4))(words)
     return _as_keys(drawn[:, :2]), _as_keys(drawn[:, 2:])
 
 
@@ -324,7 +320,7 @@ def renew(game: Game[Any], boards: Boards) -> Boards:
 
     def begin(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         _, _, words, number = carry
-        key = _as_keys(random.words(words, _FIRST_BOARD + number, 2))
+        key = _as_keys(prng.words(words, _FIRST_BOARD + number, 2))
         return jnp.bool_(False), game.reset(key), words, number + 1
 
     def one(*carry: Any) -> tuple[Any, ...]:

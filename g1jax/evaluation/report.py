@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from g1jax.errors import G1Error
+from g1jax.errors import EvaluationError, G1Error
 from g1jax.evaluation import tables
-from g1jax.evaluation.bootstrapping import in_words, lead_lag
-from g1jax.evaluation.protocol import EvaluationError
+from g1jax.evaluation.lead_lag import in_words, lead_lag
 from g1jax.evaluation.results import Result
 from g1jax.foreign import name_of, read_json_lines
 

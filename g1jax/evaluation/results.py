@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from g1jax.envs.core import Game
-from g1jax.evaluation.protocol import Episodes, EvaluationError, counts_score
+from g1jax.envs.core import describe_level
+from g1jax.errors import EvaluationError
+from g1jax.evaluation.protocol import Episodes, counts_score
 from g1jax.evaluation.statistics import Interval, Sums, curves_of, differences, intervals, sums_of
 from g1jax.foreign import excerpt, read_json
 from g1jax.terminal import printable
@@ -72,15 +73,6 @@ def _game_result(played: Episodes) -> GameResult:
     counts = "score" if counts_score(played.game) else "steps with reward > 0"
     level = describe_level(played.game)
     return GameResult(played.game.id, level, counts, intervals(sums), curves_of(played), sums)
-
-
-def describe_level(game: Game[Any]) -> dict[str, Any]:
-    """The keys of a game's level, as JSON has them; what `auto` pictures turned out to be."""
-    level = json.loads(json.dumps(dataclasses.asdict(game.level)))
-    pictures = getattr(game, "pictures", None)
-    if pictures is not None:
-        level["images"] = pictures.name
-    return dict(level)
 
 
 # Files

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from g1jax import envs
-from g1jax.evaluation.protocol import NUM_STEPS
-from g1jax.evaluation.results import Result, describe_level
+from g1jax.envs.core import describe_level
+from g1jax.envs.vector import EPISODE_STEPS
+from g1jax.evaluation.results import Result
 from g1jax.evaluation.statistics import FIGURES, Interval
 from g1jax.terminal import one_line
 
@@ -76,7 +77,7 @@ def score_columns(results: Sequence[Result]) -> list[Column]:
 
 def _is_paper(result: Result, label: str) -> bool:
     """Whether a game was played as the paper plays it: its level, its pictures, 100 steps."""
-    if label not in PUBLISHED_GAMES or result.protocol["steps"] != NUM_STEPS:
+    if label not in PUBLISHED_GAMES or result.protocol["steps"] != EPISODE_STEPS:
         return False
     level, own = result.games[label].level, describe_level(envs.make(label))
     return level.get("images", "cifar10") == "cifar10" and all(level.get(key) == own[key] for key in ("rows", "cols"))

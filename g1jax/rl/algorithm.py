@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal
 
 import jax
 
-from g1jax.envs.level import unknown
-from g1jax.errors import G1Error
+from g1jax.errors import AlgorithmError, unknown
 from g1jax.settings import Range, Share, check
 from g1jax.typing import Array
 
@@ -48,10 +47,6 @@ policy is near the reference, and that of k1 is noise around zero. So k1 belongs
 
 
 Weight = Annotated[float, Range(0, 1e6)]
-
-
-class AlgorithmError(G1Error):
-    """An algorithm that does not exist or cannot be computed; the message names the key and says why."""
 
 
 @jax.tree_util.register_dataclass
@@ -120,9 +115,9 @@ class Algorithm:
     def check_batch(self, batch: Batch, num_samples: int) -> None:
         """Refuses a batch that this algorithm cannot learn from; its shapes are enough to know."""
         rows = batch.rewards.shape[0]
-        _require(num_samples >= 1, f"num_samples={num_samples}: 1 or more")
-        _require(rows % num_samples == 0, f"{rows} rows are no groups of num_samples={num_samples}")
-        _require(
+        AlgorithmError.require(num_samples >= 1, f"num_samples={num_samples}: 1 or more")
+        AlgorithmError.require(rows % num_samples == 0, f"{rows} rows are no groups of num_samples={num_samples}")
+        AlgorithmError.require(
             num_samples > 1 or not self.compares_groups,
             f"num_samples=1: {self.name} compares the responses to one state; sample 2 or more, or use reinforce_pp",
         )
@@ -130,7 +125,7 @@ class Algorithm:
 
     def check_reference(self, batch: Batch) -> None:
         """Refuses a batch that lacks the reference's log-probabilities if this algorithm needs them."""
-        _require(
+        AlgorithmError.require(
             batch.reference_logprobs is not None or not self.needs_reference,
             f"kl={self.kl!r} needs reference_logprobs: score the responses with the reference policy, or set kl='none'",
         )
@@ -142,10 +137,10 @@ def make_algorithm(name: str, **changes: Any) -> Algorithm:
     Raises:
         AlgorithmError: there is no such algorithm or key, or the key cannot have this value.
     """
-    _require(name in _PRESETS, unknown("algorithm", name, _PRESETS))
+    AlgorithmError.require(name in _PRESETS, unknown("algorithm", name, _PRESETS))
     known = [f.name for f in dataclasses.fields(Algorithm)]
     for key in changes:
-        _require(key in known, unknown("key of an algorithm", key, known))
+        AlgorithmError.require(key in known, unknown("key of an algorithm", key, known))
     return dataclasses.replace(_PRESETS[name](), **{"name": name, **changes})
 
 
@@ -223,9 +218,3 @@ def reinforce_pp_baseline() -> Algorithm:
 _PRESETS: dict[str, Callable[[], Algorithm]] = {
     preset.__name__: preset for preset in (grpo, dr_grpo, rloo, dapo, gspo, reinforce_pp, reinforce_pp_baseline)
 }
-
-
-def _require(condition: bool, message: str) -> None:
-    """Raises AlgorithmError(message) unless the condition holds."""
-    if not condition:
-        raise AlgorithmError(message)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from g1jax.envs import text
 from g1jax.envs.core import Game, StepResult
-from g1jax.rl.algorithm import AlgorithmError
+from g1jax.errors import AlgorithmError
 from g1jax.settings import Range, check
 from g1jax.typing import Array
 

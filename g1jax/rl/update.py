@@ -16,8 +16,9 @@ import optax
 from jax import lax
 
 from g1jax.envs.core import Game
+from g1jax.errors import AlgorithmError
 from g1jax.rl.advantages import prepare
-from g1jax.rl.algorithm import Algorithm, AlgorithmError, Batch
+from g1jax.rl.algorithm import Algorithm, Batch
 from g1jax.rl.losses import Metrics, TokenWeights, policy_loss, token_weights
 from g1jax.rl.policy import Policy
 from g1jax.rl.rollout import Rollout

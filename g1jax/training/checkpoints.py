@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from g1jax import foreign
+from g1jax.errors import ExperimentError
 from g1jax.training import checksums
 from g1jax.training.checksums import DamagedError
-from g1jax.training.config import ExperimentError, require
 from g1jax.training.processes import any_process
 from g1jax.training.steps import RunState
 
@@ -104,7 +104,7 @@ class Checkpoints:
                 warn(f"checkpoint {other} is damaged, and {where}: {why}")
             self.last = step
             return state
-        require(
+        ExperimentError.require(
             not damaged,
             f"{self._folder}: every checkpoint is damaged ({', '.join(map(str, damaged))}), and nothing was changed: "
             f"{next(iter(damaged.values()), '')}. Put back a copy of a checkpoint, or give another --workdir",
@@ -126,7 +126,7 @@ class Checkpoints:
         if not is_checked:
             warn(f"checkpoint {step} has no checksums, since an earlier version wrote it: damage to it may go unseen")
         unlike = _unlike(path, template)
-        require(
+        ExperimentError.require(
             not unlike,
             f"{path} holds another state than this run's: {unlike}. Use the version of g1jax that wrote it, or give "
             "another --workdir",

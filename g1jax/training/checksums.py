@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from g1jax import __version__
+from g1jax.errors import ExperimentError
 from g1jax.foreign import parse_json
-from g1jax.training.config import ExperimentError
 
 CHECKSUMS = "checksums.json"
 _CHUNK = 4 * 2**20

@@ -7,18 +7,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from g1jax import envs
-from g1jax.envs.level import unknown
-from g1jax.errors import G1Error
+from g1jax.errors import ExperimentError, unknown
 from g1jax.settings import Count, CountOrNone, EpisodesOrNone, Range, Seed, Share, Size, Steps, Temperature, check
 
 ALL_GAMES = ("game_2048", "shisen_sho", "shisen_sho_cifar10", "swap")
 MOST_STEPS = 2**31 - 1  # that are counted on a device
 Rate = Annotated[float, Range(1e-15, 10, also=0)]
 Coefficient = Annotated[float, Range(-1e6, 1e6)]
-
-
-class ExperimentError(G1Error):
-    """A run that cannot be; the message says what is wrong and what to do, in one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +54,7 @@ class ColdStart:
     see_weight: Annotated[float, Range(0, 1e6)] = 1.0
     """What a token of the perception counts in the loss, beside 1 for those of the reasoning and the answer."""
     facts_weight: Annotated[float, Range(0, 1e6)] = 0.0
-    """What the facts of a board count in the loss, asked of the visual tokens (see training/facts.py); 0: not asked."""
+    """What the facts of a board count in the loss, asked of the visual tokens (see sft/facts.py); 0: not asked."""
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(lr=2e-5))
 
 
@@ -215,13 +210,17 @@ def check_experiment(experiment: Experiment) -> None:
     """
     e = experiment
     check(e, ExperimentError)
-    require(e.name != "", "name: an experiment needs one")
-    require(len(e.games) > 0, "games: name at least one")
-    require(len(set(e.games)) == len(e.games), f"games={list(e.games)}: each once")
-    require(e.num_steps > 0, "nothing to do: cold_start.steps and rl.iterations are both 0")
-    require(e.num_steps <= MOST_STEPS, f"cold_start.steps + rl.iterations: {e.num_steps}, more than {MOST_STEPS}")
+    ExperimentError.require(e.name != "", "name: an experiment needs one")
+    ExperimentError.require(len(e.games) > 0, "games: name at least one")
+    ExperimentError.require(len(set(e.games)) == len(e.games), f"games={list(e.games)}: each once")
+    ExperimentError.require(e.num_steps > 0, "nothing to do: cold_start.steps and rl.iterations are both 0")
+    ExperimentError.require(
+        e.num_steps <= MOST_STEPS, f"cold_start.steps + rl.iterations: {e.num_steps}, more than {MOST_STEPS}"
+    )
     updates = e.rl.iterations * e.rl.epochs * e.rl.minibatches
-    require(updates <= MOST_STEPS, f"rl.iterations × epochs × minibatches: {updates}, more than {MOST_STEPS}")
+    ExperimentError.require(
+        updates <= MOST_STEPS, f"rl.iterations × epochs × minibatches: {updates}, more than {MOST_STEPS}"
+    )
     known = envs.game_ids()
     for name, mapping in (
         ("levels", e.levels),
@@ -230,12 +229,6 @@ def check_experiment(experiment: Experiment) -> None:
         ("rl.weights_by_game", e.rl.weights_by_game),
     ):
         for game in mapping:
-            require(game in known, f"{name}: {unknown('game', game, known)}")
+            ExperimentError.require(game in known, f"{name}: {unknown('game', game, known)}")
     for game, levels in e.cold_start.mixed_levels.items():
-        require(len(levels) > 0, f"cold_start.mixed_levels[{game!r}]: name at least one level")
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises ExperimentError(message) unless the condition holds."""
-    if not condition:
-        raise ExperimentError(message)
+        ExperimentError.require(len(levels) > 0, f"cold_start.mixed_levels[{game!r}]: name at least one level")

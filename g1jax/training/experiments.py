@@ -1,13 +1,12 @@
 """Experiments by name: files that give a config."""
 
-import difflib
 import importlib.util
 import traceback
 from pathlib import Path
 
 import g1jax
-from g1jax.errors import G1Error
-from g1jax.training.config import Experiment, ExperimentError, require
+from g1jax.errors import ExperimentError, G1Error, unknown
+from g1jax.training.config import Experiment
 
 _INSTALLED = Path(g1jax.__file__).parent / "experiments"
 FOLDER = _INSTALLED if _INSTALLED.is_dir() else Path(g1jax.__file__).parents[1] / "experiments"
@@ -27,7 +26,7 @@ def load_experiment(name: str) -> Experiment:
         ExperimentError: there is none of this name, or its file gives no config.
     """
     path = Path(name) if name.endswith(".py") else _find(name)
-    require(path.is_file(), f"no experiment file {path}")
+    ExperimentError.require(path.is_file(), f"no experiment file {path}")
     spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -42,7 +41,9 @@ def load_experiment(name: str) -> Experiment:
         place = f"{path}, line {line[-1]}" if line else str(path)
         said = str(error) or "no message"
         raise ExperimentError(f"{place}: {type(error).__name__}: {said}") from error
-    require(isinstance(config, Experiment), f"{path}: get_config() gives no Experiment but {type(config).__name__}")
+    ExperimentError.require(
+        isinstance(config, Experiment), f"{path}: get_config() gives no Experiment but {type(config).__name__}"
+    )
     experiment: Experiment = config
     return experiment
 
@@ -51,6 +52,4 @@ def _find(name: str) -> Path:
     names = experiment_names()
     if name in names:
         return FOLDER / f"{name}.py"
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise ExperimentError(f"unknown experiment {name!r}{hint} There are: {', '.join(names)}")
+    raise ExperimentError(unknown("experiment", name, names))

@@ -7,7 +7,7 @@ import socket
 import weakref
 from pathlib import Path
 
-from g1jax.training.config import ExperimentError
+from g1jax.errors import ExperimentError
 
 LOCK = "run.lock"
 _UNKNOWN = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # a file system without locks

@@ -13,18 +13,19 @@ from typing import Any
 
 import jax
 
+from g1jax import keys, vlm
 from g1jax.files import ROOM
-from g1jax.training import keys
-from g1jax.training.ahead import compiling
+from g1jax.keys import OfStep
+from g1jax.sft.demonstrations import Lesson, next_scripts, to_lesson
 from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.config import Experiment
-from g1jax.training.folder import RunFolder
-from g1jax.training.kept import is_kept, keep
-from g1jax.training.keys import OfStep
-from g1jax.training.lessons import Lesson, next_scripts, to_lesson
-from g1jax.training.memory import give_back
+from g1jax.training.heap import give_back
+from g1jax.training.precompile import compiling
 from g1jax.training.processes import any_process
 from g1jax.training.progress import Progress
+from g1jax.training.run_evaluation import evaluate, table_of, write_curves
+from g1jax.training.run_folder import RunFolder
+from g1jax.training.run_setup import is_kept, keep
 from g1jax.training.samples import write_samples
 from g1jax.training.setup import Setup, load_params, make_setup, weights_folder
 from g1jax.training.steps import COLD, RL, Fixed, RunState, begin, begin_rl, cold_step, frozen_of, rl_step, template
@@ -71,7 +72,7 @@ def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
         stop = stack.enter_context(_signals())
         folder = RunFolder(experiment)
         setup = make_setup(experiment, folder.path if folder.has_begun else None)
-        progress.begin(setup, folder.path)
+        progress.begin(_title(setup, folder.path), [game.id for game in setup.games], experiment.num_steps)
         stack.callback(progress.end)
         stack.enter_context(jax.set_mesh(setup.mesh))
         is_known = any_process(folder.checkpoints.is_dir())
@@ -95,6 +96,17 @@ def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
     return folder.path
 
 
+def _title(setup: Setup, folder: Path) -> tuple[str, str]:
+    """What will be done, and with what."""
+    e = setup.experiment
+    size = vlm.count_params(setup.policy.config)
+    mesh = " × ".join(f"{axis} {count}" for axis, count in setup.mesh.shape.items())
+    return (
+        f"{e.name}: {e.cold_start.steps} steps of cold start, {e.rl.iterations} of {setup.algorithm.name}",
+        f"model {e.model}, {size / 1e6:.1f}M parameters; mesh {mesh}; folder {folder}",
+    )
+
+
 def _size(state: RunState) -> int:
     """The bytes of a state, as a checkpoint has them."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
@@ -103,7 +115,15 @@ def _size(state: RunState) -> int:
 def _keep(folder: Path, setup: Setup) -> None:
     """Writes what the run is made of, unless it is there."""
     if not is_kept(folder):
-        keep(folder, setup, weights_folder(setup))
+        keep(
+            folder,
+            setup.games,
+            setup.policy,
+            setup.books,
+            dataset=setup.experiment.cold_start.dataset,
+            weights=weights_folder(setup),
+            is_frozen=setup.lora is not None,
+        )
 
 
 class _Stopped(Exception):
@@ -190,15 +210,11 @@ def _turn_to_rl(run: _Run, state: RunState, fixed: Fixed) -> RunState:
 def _finish(run: _Run, state: RunState, fixed: Fixed) -> None:
     """What a run ends with: the picture of its curves and the evaluation."""
     if jax.process_index() == 0:
-        from g1jax.training.final import write_curves
-
         write_curves(run.folder.path)
     _evaluate(run, state, fixed, "final", run.setup.experiment.evaluation.episodes)
 
 
 def _evaluate(run: _Run, state: RunState, fixed: Fixed, name: str, num_episodes: int) -> None:
-    from g1jax.training.final import evaluate, table_of
-
     if num_episodes == 0 or any_process(table_of(run.folder.path, name).is_file()):
         return
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from g1jax.errors import ExperimentError
 from g1jax.foreign import ForeignError, parse_json, read_json_lines
-from g1jax.training.config import ExperimentError
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.live import Live
@@ -12,9 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from g1jax.terminal import printable
-
-if TYPE_CHECKING:
-    from g1jax.training.setup import Setup
 
 _LINE_SECONDS = 10.0
 _SHOWN = {
@@ -26,8 +21,8 @@ _SHOWN = {
 class Progress:
     """Shows nothing but warnings; the base of the two that show more."""
 
-    def begin(self, setup: "Setup", folder: Path) -> None:
-        """The run is about to begin."""
+    def begin(self, title: Sequence[str], games: Sequence[str], num_steps: int) -> None:
+        """The run starts: lines that say what it is, the ids of its games, and its steps in all."""
 
     def step(self, step: int, phase: str, figures: Mapping[str, float], timings: Mapping[str, float]) -> None:
         """A step is done."""
@@ -56,17 +51,11 @@ class Display(Progress):
         self._games: tuple[str, ...] = ()
         self._num_steps = 0
 
-    def begin(self, setup: "Setup", folder: Path) -> None:
+    def begin(self, title: Sequence[str], games: Sequence[str], num_steps: int) -> None:
         """Says what will be done, and with what."""
-        from g1jax import vlm
-
-        e = setup.experiment
-        self._games, self._num_steps = tuple(game.id for game in setup.games), e.num_steps
-        size, shape = vlm.count_params(setup.policy.config), setup.mesh.shape
-        mesh = " × ".join(f"{axis} {count}" for axis, count in shape.items())
-        self.say(f"{e.name}: {e.cold_start.steps} steps of cold start, {e.rl.iterations} of {setup.algorithm.name}")
-        self.say(f"model {e.model}, {size / 1e6:.1f}M parameters; mesh {mesh}; folder {folder}")
-        self.say("compiling the first step …")
+        self._games, self._num_steps = tuple(games), num_steps
+        for line in (*title, "compiling the first step …"):
+            self.say(line)
         if self._console.is_terminal:
             self._live = Live(console=self._console, refresh_per_second=4)
             self._live.start()

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from g1jax.envs import text
+from g1jax.files import write_atomically
 from g1jax.rl.rollout import Rollout
-from g1jax.training.folder import write_atomically
 from g1jax.training.setup import Setup
 
 _STATES, _RESPONSES = 2, 2

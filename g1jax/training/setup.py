@@ -1,7 +1,6 @@
 """From an experiment to what a run works with: games, policy, optimizers, mesh. All that can be wrong is found here."""
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,18 +13,19 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from g1jax import envs, vlm
+from g1jax import envs, keys, vlm
 from g1jax.envs.core import Game, TracedLevel
-from g1jax.envs.vector import VecEnv
+from g1jax.envs.vector import EPISODE_STEPS, VecEnv
+from g1jax.errors import ExperimentError, unknown
+from g1jax.keys import OfRun
 from g1jax.rl.algorithm import Algorithm, make_algorithm
 from g1jax.rl.policy import Policy
 from g1jax.rl.rewards import RewardWeights
 from g1jax.rl.update import Passes
-from g1jax.training import kept, keys
-from g1jax.training.config import Experiment, check_experiment, require
-from g1jax.training.dataset import Book, read_dataset
-from g1jax.training.facts import check_facts, without_heads
-from g1jax.training.keys import OfRun
+from g1jax.sft.dataset import Book, read_dataset
+from g1jax.sft.facts import check_facts, without_heads
+from g1jax.training import run_setup
+from g1jax.training.config import Experiment, check_experiment
 from g1jax.training.optimizer import make_optimizer
 from g1jax.typing import Pytree
 from g1jax.vlm import Params, lora
@@ -34,7 +34,6 @@ from g1jax.vlm.sharding import BATCH, make_mesh, placer, tree_shardings
 
 BASE_MODEL = Path(__file__).parents[1] / "data" / "base"
 """The small trained model that ships."""
-EPISODE_STEPS = 100  # of the paper's evaluation; environments that the policy plays begin anew after them
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +65,10 @@ class Setup:
         cold, folder = self.experiment.cold_start, self.run_folder
         if not cold.steps or not cold.dataset:
             return None
-        where = Path(cold.dataset) if folder is None else kept.dataset_of(folder, cold.dataset)
+        where = Path(cold.dataset) if folder is None else run_setup.dataset_of(folder, cold.dataset)
         books = read_dataset(where, self.games, self.policy)
         if folder is not None:
-            kept.check_dataset(folder, where, books)
+            run_setup.check_dataset(folder, where, books)
         return books
 
     def complete(self, trained: Params, frozen: Params | None) -> Params:
@@ -120,7 +119,7 @@ def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
     """
     e = experiment
     check_experiment(e)
-    run_folder = run_folder if run_folder is not None and kept.is_kept(run_folder) else None
+    run_folder = run_folder if run_folder is not None and run_setup.is_kept(run_folder) else None
     games = _make_games(e, run_folder)
     mesh = _make_mesh(e)
     policy = _make_policy(e, run_folder)
@@ -137,7 +136,7 @@ def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
     if e.rl.entropy_coefficient:
         changes["entropy_coefficient"] = e.rl.entropy_coefficient
     algorithm = make_algorithm(e.rl.algorithm, **changes)
-    require(
+    ExperimentError.require(
         e.rl.num_samples > 1 or (e.rl.num_samples == 1 and not algorithm.compares_groups),
         f"rl.num_samples={e.rl.num_samples}: {algorithm.name} compares the responses to one state; sample 2 or more, "
         "or use reinforce_pp",
@@ -146,7 +145,7 @@ def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
     if spec is not None:
         lora.targets(policy.config, spec)
     return Setup(
-        experiment=e if run_folder is None else kept.with_prompts(e, games),
+        experiment=e if run_folder is None else run_setup.with_prompts(e, games),
         games=games,
         policy=policy,
         algorithm=algorithm,
@@ -183,7 +182,7 @@ def weights_folder(setup: Setup) -> Path | None:
     if setup.run_folder is None:
         return _folder_of(model)
     named = BASE_MODEL if model == "base" else Path(model)
-    return kept.weights_of(setup.run_folder, named if named.is_dir() else None)
+    return run_setup.weights_of(setup.run_folder, named if named.is_dir() else None)
 
 
 # Its parts
@@ -197,8 +196,8 @@ def _from_host(leaf: Any, sharding: NamedSharding) -> Any:
 def _make_mesh(e: Experiment) -> jax.sharding.Mesh:
     count, axes = len(jax.devices()), e.mesh
     rest = axes.fsdp * axes.tensor
-    require(rest > 0, f"mesh: fsdp={axes.fsdp}, tensor={axes.tensor}: each is 1 or more")
-    require(
+    ExperimentError.require(rest > 0, f"mesh: fsdp={axes.fsdp}, tensor={axes.tensor}: each is 1 or more")
+    ExperimentError.require(
         axes.data > 0 or count % rest == 0,
         f"mesh: {count} devices do not divide into fsdp={axes.fsdp} × tensor={axes.tensor}",
     )
@@ -207,13 +206,17 @@ def _make_mesh(e: Experiment) -> jax.sharding.Mesh:
 
 def _make_games(e: Experiment, run_folder: Path | None) -> tuple[Game[Any], ...]:
     if run_folder is not None:
-        return kept.read_games(run_folder, e.games)
-    return tuple(kept.resolved(envs.make(name, preset=e.preset or None, **e.levels.get(name, {}))) for name in e.games)
+        return run_setup.read_games(run_folder, e.games)
+    return tuple(
+        run_setup.resolved(envs.make(name, preset=e.preset or None, **e.levels.get(name, {}))) for name in e.games
+    )
 
 
 def _make_policy(e: Experiment, run_folder: Path | None) -> Policy:
     sampling = vlm.Sampling(temperature=e.sampling.temperature, top_k=e.sampling.top_k, top_p=e.sampling.top_p)
-    folder, source = (None, "") if run_folder is None else (run_folder / kept.MODEL, str(run_folder / kept.MODEL))
+    folder, source = (
+        (None, "") if run_folder is None else (run_folder / run_setup.MODEL, str(run_folder / run_setup.MODEL))
+    )
     if folder is None:
         folder = _folder_of(e.model)
         source = e.tokenizer or ("games" if folder is None or not (folder / "tokenizer.json").exists() else str(folder))
@@ -235,9 +238,7 @@ def _folder_of(model: str) -> Path | None:
     if model in vlm.preset_names():
         return None
     known = ["base", *vlm.preset_names()]
-    near = difflib.get_close_matches(model, known, n=2)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    require(Path(model).is_dir(), f"model={model!r}: not one of {', '.join(known)}, and no such folder{hint}")
+    ExperimentError.require(Path(model).is_dir(), unknown("model, and no folder", model, known))
     return Path(model)
 
 
@@ -258,8 +259,8 @@ def _make_levels(e: Experiment, game: Game[Any]) -> TracedLevel:
 
 
 def _check_divides(key: str, count: int, portions: int, parts: int) -> None:
-    require(portions > 0 and count > 0, f"{key}={count} in {portions} portions: each is 1 or more")
-    require(
+    ExperimentError.require(portions > 0 and count > 0, f"{key}={count} in {portions} portions: each is 1 or more")
+    ExperimentError.require(
         count % (portions * parts) == 0,
         f"{key}={count} does not divide into {portions} minibatches × microbatches on {parts} devices (data × fsdp): "
         f"the next that does is {-(-count // (portions * parts)) * portions * parts}",

@@ -8,18 +8,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from g1jax import vlm
+from g1jax import keys, vlm
 from g1jax.envs.core import TracedLevel
 from g1jax.envs.vector import VecEnv, VecState
+from g1jax.keys import OfRun, OfStep
 from g1jax.rl.losses import Metrics
 from g1jax.rl.rollout import Rollout, figures, play_on, respond_and_branch
 from g1jax.rl.update import update
-from g1jax.training import keys
-from g1jax.training.facts import HEADS, init_heads, without_heads
-from g1jax.training.keys import OfRun, OfStep
-from g1jax.training.lessons import Lesson
+from g1jax.sft.demonstrations import Lesson
+from g1jax.sft.facts import HEADS, init_heads, without_heads
+from g1jax.sft.step import supervised_step
 from g1jax.training.setup import Setup, load_params
-from g1jax.training.supervised import supervised_step
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm import Params, TokenBytes, lora, master
 from g1jax.vlm.sharding import BATCH

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from g1jax.errors import ConfigError
 from g1jax.typing import Array, Pytree
-from g1jax.vlm.config import require
 
 Loss = Callable[[Any, Any], tuple[Array, Any]]
 """(params, batch) -> a scalar, and a tree of further scalars or arrays to be averaged."""
@@ -26,7 +26,7 @@ def accumulated_grad(loss: Loss, num_parts: int) -> Callable[[Pytree, Pytree], t
         ConfigError: when traced, if the arrays have different numbers of rows, as frames of several games have (take a
             part of every game then), or the rows do not divide.
     """
-    require(num_parts > 0, f"num_parts={num_parts}: 1 or more")
+    ConfigError.require(num_parts > 0, f"num_parts={num_parts}: 1 or more")
     gradient = jax.value_and_grad(loss, has_aux=True)
 
     def accumulate(params: Pytree, batch: Pytree) -> tuple[tuple[Array, Any], Pytree]:
@@ -64,9 +64,9 @@ def is_narrow(x: Any) -> bool:
 def _split(batch: Pytree, num_parts: int) -> Pytree:
     """[B, …] -> [num_parts, B / num_parts, …], every array."""
     rows = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
-    require(len(rows) == 1, f"arrays of a batch with different numbers of rows: {sorted(rows)}")
+    ConfigError.require(len(rows) == 1, f"arrays of a batch with different numbers of rows: {sorted(rows)}")
     count = rows.pop()
-    require(count % num_parts == 0, f"a batch of {count} rows does not divide into {num_parts} parts")
+    ConfigError.require(count % num_parts == 0, f"a batch of {count} rows does not divide into {num_parts} parts")
     return jax.tree.map(lambda x: deal(x, num_parts), batch)
 
 

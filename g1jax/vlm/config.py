@@ -1,12 +1,10 @@
 """The one config of the policy: its shapes, its positions, how it computes. From a preset or a config.json."""
 
 import dataclasses
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from g1jax.errors import G1Error
+from g1jax.errors import ConfigError, unknown
 
 Positions = Literal["mrope", "sequence"]
 """What a token's rotary position is.
@@ -49,10 +47,6 @@ SPECIAL_TOKENS = (
 """The special tokens of the presets; a token's id is its place here. The names are Qwen2.5-VL's."""
 
 
-class ConfigError(G1Error):
-    """A config that no model can have, or one this package does not know; the message names the key and says why."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
     """The vision tower: patches of pixels to one visual token per merge_size × merge_size patches."""
@@ -82,8 +76,10 @@ class VisionConfig:
         _require_integers("vision", "full_attention_blocks", self.full_attention_blocks, self.depth)
         _require_heads("vision", self.hidden_size, self.num_heads, multiple=4)
         for block in self.full_attention_blocks:
-            require(0 <= block < self.depth, f"vision: full_attention_blocks names block {block} of {self.depth}")
-        require(
+            ConfigError.require(
+                0 <= block < self.depth, f"vision: full_attention_blocks names block {block} of {self.depth}"
+            )
+        ConfigError.require(
             self.window_size >= self.token_size,
             f"vision: window_size={self.window_size} is less than a visual token, {self.token_size} pixels",
         )
@@ -127,18 +123,18 @@ class TextConfig:
     def __post_init__(self) -> None:
         _check_numbers(self, "text")
         _require_integers("text", "mrope_section", self.mrope_section, 3)
-        require(type(self.is_tied) is bool, f"text: is_tied={self.is_tied!r}: true or false")
+        ConfigError.require(type(self.is_tied) is bool, f"text: is_tied={self.is_tied!r}: true or false")
         _require_heads("text", self.hidden_size, self.num_heads, multiple=2)
-        require(
+        ConfigError.require(
             self.num_heads % self.num_kv_heads == 0,
             f"text: num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}",
         )
-        require(
+        ConfigError.require(
             self.positions in ("mrope", "sequence"), unknown("text: positions", self.positions, ["mrope", "sequence"])
         )
         if self.positions == "mrope":
             section, half = self.mrope_section, self.head_dim // 2
-            require(
+            ConfigError.require(
                 len(section) == 3 and sum(section) == half and min(section) >= 0,
                 f"text: mrope_section={list(section)}: three parts that add up to {half}, half a head",
             )
@@ -183,28 +179,16 @@ class Config:
             ("param_dtype", ["float32", "bfloat16"]),
             ("attention", ["xla", "cudnn"]),
         ):
-            require(getattr(self, key) in known, unknown(key, getattr(self, key), known))
-        require(self.attention == "xla" or self.dtype == "bfloat16", "attention='cudnn' computes in bfloat16 only")
+            ConfigError.require(getattr(self, key) in known, unknown(key, getattr(self, key), known))
+        ConfigError.require(
+            self.attention == "xla" or self.dtype == "bfloat16", "attention='cudnn' computes in bfloat16 only"
+        )
         for key in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
             token, size = getattr(self, key), self.text.vocab_size
             is_token = type(token) is int and 0 <= token < size
-            require(is_token, f"{key}={_shown(token)}: not in the vocabulary of {size} tokens")
+            ConfigError.require(is_token, f"{key}={_shown(token)}: not in the vocabulary of {size} tokens")
         count = _estimated_params(self.vision, self.text)
-        require(count <= MAX_PARAMS, f"a model of {count:.1e} params, and the largest has {MAX_PARAMS:.0e}")
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises ConfigError(message) unless the condition holds."""
-    if not condition:
-        raise ConfigError(message)
-
-
-def unknown(what: str, name: object, known: Iterable[str]) -> str:
-    """The message for an unknown name: it, the near ones, and all there are."""
-    known = list(known)
-    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
-    return f"unknown {what} {name!r}{hint} There are: {', '.join(known)}"
+        ConfigError.require(count <= MAX_PARAMS, f"a model of {count:.1e} params, and the largest has {MAX_PARAMS:.0e}")
 
 
 def _check_numbers(part: VisionConfig | TextConfig, name: str, can_be_zero: tuple[str, ...] = ()) -> None:
@@ -213,16 +197,16 @@ def _check_numbers(part: VisionConfig | TextConfig, name: str, can_be_zero: tupl
         value, most = getattr(part, field.name), _MOST.get(field.name)
         if most is not None:
             kinds = (int, float) if type(most) is float else (int,)
-            require(type(value) in kinds, f"{name}: {field.name}={_shown(value)}: a number above 0")
+            ConfigError.require(type(value) in kinds, f"{name}: {field.name}={_shown(value)}: a number above 0")
             is_least = value > 0 or (field.name in can_be_zero and value == 0)
             least = "0 or more" if field.name in can_be_zero else "a number above 0"
-            require(is_least, f"{name}: {field.name}={_shown(value)}: {least}")
-            require(value <= most, f"{name}: {field.name}={_shown(value)}: {most} at most")
+            ConfigError.require(is_least, f"{name}: {field.name}={_shown(value)}: {least}")
+            ConfigError.require(value <= most, f"{name}: {field.name}={_shown(value)}: {most} at most")
 
 
 def _require_integers(name: str, key: str, values: tuple[int, ...], most: int) -> None:
     is_right = type(values) is tuple and len(values) <= most and all(type(value) is int for value in values)
-    require(is_right, f"{name}: {key}={_shown(values)}: up to {most} whole numbers")
+    ConfigError.require(is_right, f"{name}: {key}={_shown(values)}: up to {most} whole numbers")
 
 
 def _shown(value: object) -> str:
@@ -242,12 +226,12 @@ def _estimated_params(vision: VisionConfig, text: TextConfig) -> int:
 
 
 def _require_heads(name: str, hidden_size: int, num_heads: int, multiple: int) -> None:
-    require(
+    ConfigError.require(
         hidden_size % num_heads == 0,
         f"{name}: hidden_size={hidden_size} must be a multiple of num_heads={num_heads}",
     )
     head_dim = hidden_size // num_heads
-    require(
+    ConfigError.require(
         head_dim % multiple == 0,
         f"{name}: a head is {head_dim} wide (hidden_size / num_heads); rotary positions need a multiple of {multiple}",
     )
@@ -310,13 +294,13 @@ def preset(name: str, *, vocab_size: int | None = None, **changes: Any) -> Confi
     Raises:
         ConfigError: no such preset or field.
     """
-    require(name in _PRESETS, unknown("preset", name, _PRESETS))
+    ConfigError.require(name in _PRESETS, unknown("preset", name, _PRESETS))
     vision, text = _PRESETS[name]
     if vocab_size is not None:
         text = dataclasses.replace(text, vocab_size=vocab_size)
     known = [field.name for field in dataclasses.fields(Config)]
     for key in changes:
-        require(key in known, unknown("field of Config", key, known))
+        ConfigError.require(key in known, unknown("field of Config", key, known))
     return Config(**{"vision": vision, "text": text, **changes})
 
 

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from g1jax.errors import ConfigError, unknown
 from g1jax.foreign import excerpt
-from g1jax.vlm.config import Config, ConfigError, TextConfig, VisionConfig, require, unknown
+from g1jax.vlm.config import Config, TextConfig, VisionConfig
 
 
 def from_hf(hf: Mapping[str, Any], **changes: Any) -> Config:
@@ -17,9 +18,9 @@ def from_hf(hf: Mapping[str, Any], **changes: Any) -> Config:
         ConfigError: another architecture, a key that is missing or of the wrong type, a size that no model has, or an
             option this package does not have.
     """
-    require(isinstance(hf, Mapping), f"a JSON object is wanted, not {type(hf).__name__}")
+    ConfigError.require(isinstance(hf, Mapping), f"a JSON object is wanted, not {type(hf).__name__}")
     model_type = hf.get("model_type")
-    require(model_type == "qwen2_5_vl", f"model_type={excerpt(model_type)}: only qwen2_5_vl is known here")
+    ConfigError.require(model_type == "qwen2_5_vl", f"model_type={excerpt(model_type)}: only qwen2_5_vl is known here")
     vision_hf, text_hf = hf.get("vision_config"), hf.get("text_config", hf)
     if not isinstance(vision_hf, Mapping) or not isinstance(text_hf, Mapping):
         raise ConfigError("vision_config and text_config must be dicts")
@@ -27,11 +28,11 @@ def from_hf(hf: Mapping[str, Any], **changes: Any) -> Config:
     text = _text_from_hf(text_hf, is_tied=any(is_tied))
     positions = hf.get("g1jax_positions", "mrope")
     known = ["mrope", "sequence"]
-    require(positions in known, unknown("g1jax_positions", str(positions)[:80], known))
+    ConfigError.require(positions in known, unknown("g1jax_positions", str(positions)[:80], known))
     if positions == "sequence":
         text = dataclasses.replace(text, positions="sequence", mrope_section=())
     out_size = _get(vision_hf, "vision_config", "out_hidden_size", _is_integer)
-    require(
+    ConfigError.require(
         out_size == text.hidden_size,
         f"vision_config: out_hidden_size={excerpt(out_size)}, but the text model is {text.hidden_size} wide",
     )
@@ -51,7 +52,7 @@ def _vision_from_hf(hf: Mapping[str, Any]) -> VisionConfig:
     where = "vision_config"
     _require_value(hf, where, "hidden_act", "silu")
     channels = hf.get("in_channels", hf.get("in_chans", 3))
-    require(channels == 3, f"{where}: in_channels={excerpt(channels)}: frames have 3")
+    ConfigError.require(channels == 3, f"{where}: in_channels={excerpt(channels)}: frames have 3")
     rope = _get(hf, where, "rope_parameters", _is_object, None) or {}
     return VisionConfig(
         depth=_get(hf, where, "depth", _is_integer),
@@ -77,12 +78,12 @@ def _text_from_hf(hf: Mapping[str, Any], *, is_tied: bool) -> TextConfig:
     rope = {**ropes[0], **ropes[1]}
     kind = rope.get("rope_type", rope.get("type", "default"))
     known = ("default", "mrope")
-    require(kind in known, f"{where}: rope_type={excerpt(kind)}: only 'default' and 'mrope' are known here")
+    ConfigError.require(kind in known, f"{where}: rope_type={excerpt(kind)}: only 'default' and 'mrope' are known here")
     num_heads = _get(hf, where, "num_attention_heads", _is_integer)
     hidden_size = _get(hf, where, "hidden_size", _is_integer)
-    require(num_heads > 0, f"{where}: num_attention_heads={excerpt(num_heads)}: a number above 0")
+    ConfigError.require(num_heads > 0, f"{where}: num_attention_heads={excerpt(num_heads)}: a number above 0")
     head_dim = _get(hf, where, "head_dim", _is_integer, None) or hidden_size // num_heads
-    require(
+    ConfigError.require(
         head_dim * num_heads == hidden_size,
         f"{where}: hidden_size={excerpt(hidden_size)} is not num_attention_heads={excerpt(num_heads)} × "
         f"head_dim={excerpt(head_dim)}",
@@ -139,19 +140,19 @@ def _get(
     Raises:
         ConfigError: it is missing, or `check` says what it should be.
     """
-    require(key in hf or default is not _MISSING, f"{where}: {key} is missing")
+    ConfigError.require(key in hf or default is not _MISSING, f"{where}: {key} is missing")
     value = hf.get(key, default)
     if value is None and default is None:
         return None
     wanted = "" if key not in hf else check(value)
-    require(not wanted, f"{where}: {key}={excerpt(value)}: {wanted} is wanted")
+    ConfigError.require(not wanted, f"{where}: {key}={excerpt(value)}: {wanted} is wanted")
     return value
 
 
 def _require_value(hf: Mapping[str, Any], where: str, key: str, value: object) -> None:
     found = hf.get(key, value)
     is_known = found == value or (found is None and not value)
-    require(is_known, f"{where}: {key}={excerpt(found)}: only {value!r} is known here")
+    ConfigError.require(is_known, f"{where}: {key}={excerpt(found)}: only {value!r} is known here")
 
 
 def to_hf(config: Config) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from g1jax.errors import ConfigError
 from g1jax.typing import Array, Key
-from g1jax.vlm.config import Config, require
+from g1jax.vlm.config import Config
 from g1jax.vlm.decoder import Cache
 from g1jax.vlm.model import VLM, Frames, Params, bind, check_length, left_pad
 from g1jax.vlm.sampling import PLAIN, Sampling, sample, typed_key
@@ -68,10 +69,14 @@ def generate(
     Raises:
         ConfigError: the prompts with so many new tokens are longer than the context, or there is no key for each.
     """
-    require(max_new_tokens > 0 and num_samples > 0, f"max_new_tokens={max_new_tokens}, num_samples={num_samples}")
+    ConfigError.require(
+        max_new_tokens > 0 and num_samples > 0, f"max_new_tokens={max_new_tokens}, num_samples={num_samples}"
+    )
     check_length(config, prompt_tokens.shape[1], max_new_tokens)
     key, rows = typed_key(key), prompt_tokens.shape[0] * num_samples
-    require(key.shape in ((), (rows,)), f"key{list(key.shape)}: one for all, or one for each of {rows} responses")
+    ConfigError.require(
+        key.shape in ((), (rows,)), f"key{list(key.shape)}: one for all, or one for each of {rows} responses"
+    )
     model = bind(config, _in_compute_type(config, params))
     prompt_tokens, prompt_mask = left_pad(prompt_tokens, prompt_mask)
     reading = model.read(prompt_tokens, prompt_mask, frames, start=prompt_tokens.shape[1] - 1)

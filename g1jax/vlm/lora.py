@@ -15,9 +15,10 @@ from typing import Annotated, Any, cast
 import jax
 import jax.numpy as jnp
 
+from g1jax.errors import ConfigError, unknown
 from g1jax.settings import Range, check
 from g1jax.typing import Array, Key
-from g1jax.vlm.config import Config, ConfigError, require, unknown
+from g1jax.vlm.config import Config
 from g1jax.vlm.model import ParamPath, Params, param_paths, param_shapes
 
 _LEAVES = ("lora_a", "lora_b")
@@ -38,7 +39,7 @@ class LoRA:
 
     def __post_init__(self) -> None:
         is_tuple = type(self.targets) is tuple and len(self.targets) > 0  # a string would be taken letter by letter
-        require(is_tuple, f"LoRA: targets={self.targets!r}: a tuple of names")
+        ConfigError.require(is_tuple, f"LoRA: targets={self.targets!r}: a tuple of names")
         check(self, ConfigError, "LoRA: ")
 
     @property
@@ -57,7 +58,7 @@ def targets(config: Config, spec: LoRA) -> list[ParamPath]:
     owners = [path for path in owners if path not in _WITHOUT]
     for target in spec.targets:
         names = sorted({str(path[-1]) for path in owners})
-        require(any(_is_meant(target, path) for path in owners), unknown("LoRA target", target, names))
+        ConfigError.require(any(_is_meant(target, path) for path in owners), unknown("LoRA target", target, names))
     return [path for path in owners if any(_is_meant(target, path) for target in spec.targets)]
 
 
@@ -90,7 +91,9 @@ def attach(params: Params, lora_params: Params, spec: LoRA) -> Params:
     """
     for path in _owners(lora_params):
         own, kernel = _get(lora_params, path), _get(params, path).get("kernel")
-        require(kernel is not None, f"LoRA params for {'.'.join(map(str, path))}, which the params do not have")
+        ConfigError.require(
+            kernel is not None, f"LoRA params for {'.'.join(map(str, path))}, which the params do not have"
+        )
         params = _put(params, path, {"lora_a": own["lora_a"], "lora_b": own["lora_b"] * spec.scale})
     return params
 

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from g1jax.errors import ConfigError
 from g1jax.typing import Array, ArrayLike, Key
-from g1jax.vlm.config import Config, require
+from g1jax.vlm.config import Config
 from g1jax.vlm.decoder import Cache, Decoder, causal_mask
 from g1jax.vlm.layers import Linear
 from g1jax.vlm.preprocess import grid_of, patches
@@ -204,7 +205,9 @@ def _for_rows(values: Array, num_rows: int) -> Array:
     """What belongs to each row's frames, [I, …] -> [B, …]. Rows that share frames, seen once, stand together."""
     if values.shape[0] == num_rows:
         return values
-    require(num_rows % values.shape[0] == 0, f"{num_rows} rows cannot share the frames of {values.shape[0]} evenly")
+    ConfigError.require(
+        num_rows % values.shape[0] == 0, f"{num_rows} rows cannot share the frames of {values.shape[0]} evenly"
+    )
     return jnp.repeat(values, num_rows // values.shape[0], axis=0)
 
 
@@ -236,16 +239,18 @@ def check_prompts(config: Config, tokens: ArrayLike, mask: ArrayLike, frames: Fr
             with `num_new` more tokens is longer than the context.
     """
     tokens, mask = np.asarray(tokens), np.asarray(mask, bool)
-    require(tokens.ndim == 2 and tokens.shape == mask.shape, f"tokens and mask: {tokens.shape} and {mask.shape}")
+    ConfigError.require(
+        tokens.ndim == 2 and tokens.shape == mask.shape, f"tokens and mask: {tokens.shape} and {mask.shape}"
+    )
     wanted = num_visual_tokens(config, frames)
-    require(len(wanted) == len(tokens), f"{len(tokens)} prompts, but frames for {len(wanted)}")
+    ConfigError.require(len(wanted) == len(tokens), f"{len(tokens)} prompts, but frames for {len(wanted)}")
     check_length(config, int(mask.sum(axis=1).max(initial=0)), num_new)
     for row, (line, line_mask) in enumerate(zip(tokens, mask, strict=True)):
         line = line[line_mask]
         is_known = (line >= 0) & (line < config.text.vocab_size)
-        require(bool(is_known.all()), f"row {row}: token {line[~is_known][:1]} is not in the vocabulary")
+        ConfigError.require(bool(is_known.all()), f"row {row}: token {line[~is_known][:1]} is not in the vocabulary")
         found = int((line == config.image_token_id).sum())
-        require(found == wanted[row], f"row {row}: {found} image tokens, but its images have {wanted[row]}")
+        ConfigError.require(found == wanted[row], f"row {row}: {found} image tokens, but its images have {wanted[row]}")
 
 
 def check_length(config: Config, prompt_length: int, num_new: int) -> None:
@@ -256,7 +261,9 @@ def check_length(config: Config, prompt_length: int, num_new: int) -> None:
     """
     longest, limit = prompt_length + num_new, config.text.max_length
     parts = f"{prompt_length} of the prompt and {num_new} new ones"
-    require(longest <= limit, f"a sequence of {longest} tokens is longer than the context, {limit}: {parts}")
+    ConfigError.require(
+        longest <= limit, f"a sequence of {longest} tokens is longer than the context, {limit}: {parts}"
+    )
 
 
 def left_pad(tokens: Array, mask: Array) -> tuple[Array, Array]:

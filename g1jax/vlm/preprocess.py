@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 
+from g1jax.errors import ConfigError
 from g1jax.typing import Array, ArrayLike
-from g1jax.vlm.config import VisionConfig, require
+from g1jax.vlm.config import VisionConfig
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -17,7 +18,7 @@ def grid_of(config: VisionConfig, height: int, width: int) -> tuple[int, int]:
         ConfigError: the image is not made of whole visual tokens.
     """
     size = config.token_size
-    require(
+    ConfigError.require(
         height > 0 and width > 0 and height % size == 0 and width % size == 0,
         f"an image of {height}×{width} pixels is not made of whole visual tokens, {size}×{size} pixels each; "
         f"the next size that is: {-(-max(height, 1) // size) * size}×{-(-max(width, 1) // size) * size}",
@@ -31,7 +32,7 @@ def patches(config: VisionConfig, frames: ArrayLike) -> Array:
     Patches of one visual token stand together, and visual tokens from left to right, top to bottom. A patch's numbers
     are ordered by color, row, column.
     """
-    require(
+    ConfigError.require(
         frames.ndim == 4 and frames.shape[3] == 3 and frames.dtype == jnp.uint8,
         f"frames are uint8[n, H, W, 3], not {frames.dtype}{list(frames.shape)}",
     )

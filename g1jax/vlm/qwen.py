@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from g1jax.vlm.config import Config, TextConfig, VisionConfig, require, unknown
+from g1jax.errors import ConfigError, unknown
+from g1jax.vlm.config import Config, TextConfig, VisionConfig
 
 _VISION = VisionConfig(
     depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, full_attention_blocks=(7, 15, 23, 31)
@@ -31,5 +32,5 @@ def shape_of(name: str, **changes: Any) -> Config:
     Raises:
         ConfigError: no such size.
     """
-    require(name in _TEXT, unknown("size of Qwen2.5-VL", name, _TEXT))
+    ConfigError.require(name in _TEXT, unknown("size of Qwen2.5-VL", name, _TEXT))
     return Config(**{"vision": _VISION, "text": _TEXT[name], **_TOKENS, **changes})

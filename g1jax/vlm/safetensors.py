@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from g1jax.errors import G1Error
+from g1jax.errors import WeightsError
 from g1jax.foreign import excerpt, parse_json, read_bytes
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -31,10 +31,6 @@ _EXPONENT: dict[str, tuple[Any, int]] = {
 _MAX_HEADER = 2**24  # bytes; a tensor takes about a hundred
 _MAX_RANK = 8
 _CHUNK = 1 << 24  # numbers looked at together
-
-
-class WeightsError(G1Error):
-    """Weights that are damaged or belong to another model; the message names files and tensors."""
 
 
 @dataclass(frozen=True)

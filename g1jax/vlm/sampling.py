@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from g1jax.errors import ConfigError
 from g1jax.settings import CountOrNone, Range, Temperature, check
 from g1jax.typing import Array, ArrayLike, Key
-from g1jax.vlm.config import ConfigError, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,9 @@ def typed_key(key: ArrayLike) -> Key:
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key
     is_raw = key.dtype == jnp.uint32 and key.ndim > 0
-    require(is_raw, f"key: {key.dtype}{list(key.shape)} is no random key: make one with jax.random.key(seed)")
+    ConfigError.require(
+        is_raw, f"key: {key.dtype}{list(key.shape)} is no random key: make one with jax.random.key(seed)"
+    )
     return jax.random.wrap_key_data(key)
 
 

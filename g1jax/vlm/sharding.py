@@ -18,8 +18,9 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from g1jax.errors import ConfigError
 from g1jax.typing import Array, ArrayLike, Pytree
-from g1jax.vlm.config import Config, require
+from g1jax.vlm.config import Config
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
@@ -44,9 +45,9 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, *, devices: Sequenc
     devices = jax.devices() if devices is None else list(devices)
     shape = (data, fsdp, tensor)
     text = " × ".join(f"{name}={size}" for name, size in zip(AXES, shape, strict=True))
-    require(min(shape) > 0, f"a mesh of {text}: every axis is 1 or more")
+    ConfigError.require(min(shape) > 0, f"a mesh of {text}: every axis is 1 or more")
     needed = math.prod(shape)
-    require(needed == len(devices), f"a mesh of {text} is {needed} devices, and there are {len(devices)}")
+    ConfigError.require(needed == len(devices), f"a mesh of {text} is {needed} devices, and there are {len(devices)}")
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
@@ -121,7 +122,7 @@ def shard_batch(mesh: Mesh, batch: Pytree) -> Pytree:
     """
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     for leaf in jax.tree.leaves(batch):
-        require(
+        ConfigError.require(
             leaf.shape[0] % parts == 0, f"a batch of {leaf.shape[0]} rows does not divide over data × fsdp = {parts}"
         )
     return jax.device_put(batch, batch_sharding(mesh))

@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from g1jax.vlm.config import Config, require
+from g1jax.errors import ConfigError
+from g1jax.vlm.config import Config
 
 _LAYERS = ("model", "layers")
 ParamPath = tuple[str | int, ...]
@@ -30,7 +31,7 @@ def stack_layers(params: dict[str, Any]) -> dict[str, Any]:
         return params
     parts = [layers[i] for i in sorted(layers)]
     alike = {jax.tree.structure(part) for part in parts}
-    require(len(alike) == 1, "layers with different params cannot be stacked")
+    ConfigError.require(len(alike) == 1, "layers with different params cannot be stacked")
     return _with_layers(params, jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts))
 
 

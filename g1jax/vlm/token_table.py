@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from g1jax.errors import ConfigError
 from g1jax.typing import Array
-from g1jax.vlm.config import require
 from g1jax.vlm.tokenizer import Tokenizer
 
 
@@ -50,7 +50,7 @@ def token_texts(tokenizer: Tokenizer) -> list[bytes]:
     from tokenizers import decoders
 
     backend = tokenizer.backend
-    require(
+    ConfigError.require(
         isinstance(backend.decoder, decoders.ByteLevel),
         f"a tokenizer with {backend.decoder!r}: only those with a ByteLevel decoder have a table of bytes",
     )

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from g1jax.errors import ConfigError
 from g1jax.terminal import one_line
-from g1jax.vlm.config import Config, ConfigError, require
+from g1jax.vlm.config import Config
 from g1jax.vlm.tokenizer_files import CONFIG_FILE, FILE, chat_template, load_file, load_hf
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Tokenizer:
             ConfigError: there is none, it is damaged, or transformers is needed and not installed.
         """
         path = _DATA / FILE if source == GAMES else Path(source)
-        require(path.exists(), f"no tokenizer at {path}: give '{GAMES}', a {FILE}, or a folder with one")
+        ConfigError.require(path.exists(), f"no tokenizer at {path}: give '{GAMES}', a {FILE}, or a folder with one")
         if (path / CONFIG_FILE).is_file() and chat_template(path) != chat_template(_DATA):
             hf = load_hf(path)
             return Tokenizer(hf.backend_tokenizer, _template_chat(hf, path), hf)
@@ -102,12 +103,14 @@ class Tokenizer:
             ConfigError: the text has a special token in it, or the turn has not the one place for the image that it
                 should have.
         """
-        require(num_visual_tokens >= 0, f"num_visual_tokens={num_visual_tokens}: 0 (no image) or more")
+        ConfigError.require(num_visual_tokens >= 0, f"num_visual_tokens={num_visual_tokens}: 0 (no image) or more")
         self.encode_batch([text], ["the prompt"])
         turn = self.encode(self.chat(text, num_visual_tokens > 0))
         image, found = self.image_token, turn.count(self.image_token)
         wanted = int(num_visual_tokens > 0)
-        require(found == wanted, f"a prompt with {found} image tokens, not {wanted}: the text or the template is wrong")
+        ConfigError.require(
+            found == wanted, f"a prompt with {found} image tokens, not {wanted}: the text or the template is wrong"
+        )
         if found:
             place = turn.index(image)
             turn[place : place + 1] = [image] * num_visual_tokens
@@ -125,7 +128,7 @@ class Tokenizer:
         """
         longest = max(map(len, lines), default=0)
         length = longest if length is None else length
-        require(longest <= length, f"a line of {longest} tokens does not fit in {length}")
+        ConfigError.require(longest <= length, f"a line of {longest} tokens does not fit in {length}")
         tokens = np.full((len(lines), length), self.pad_token, np.int32)
         mask = np.zeros((len(lines), length), bool)
         for row, line in enumerate(lines):
@@ -196,7 +199,7 @@ def check_tokenizer(tokenizer: Tokenizer, config: Config) -> None:
         ConfigError: a special token the model needs is not there or has another id, or there are too many tokens.
     """
     size, limit = tokenizer.vocab_size, config.text.vocab_size
-    require(
+    ConfigError.require(
         size <= limit,
         f"the tokenizer has {size} tokens, the model {limit}: preset(…, vocab_size={size}) makes room for them",
     )
@@ -206,14 +209,16 @@ def check_tokenizer(tokenizer: Tokenizer, config: Config) -> None:
         ("<|vision_end|>", "vision_end_token_id"),
     ):
         token, wanted = tokenizer.token(name), getattr(config, key)
-        require(token == wanted, f"{name} is token {token} of the tokenizer, but {key}={wanted} of the model")
+        ConfigError.require(
+            token == wanted, f"{name} is token {token} of the tokenizer, but {key}={wanted} of the model"
+        )
 
 
 # Loading
 
 
 def _template_chat(hf: Any, folder: Path) -> Chat:
-    require(bool(hf.chat_template), f"{folder}: the tokenizer has no chat template")
+    ConfigError.require(bool(hf.chat_template), f"{folder}: the tokenizer has no chat template")
 
     def chat(text: str, has_image: bool) -> str:
         content = [{"type": "image"}] if has_image else []

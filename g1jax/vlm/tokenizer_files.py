@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from g1jax.errors import ConfigError
 from g1jax.foreign import excerpt, read_bytes, read_json, read_text
 from g1jax.terminal import one_line
-from g1jax.vlm.config import ConfigError, require
 
 if TYPE_CHECKING:
     import tokenizers
@@ -33,7 +33,7 @@ def load_file(path: Path) -> "tokenizers.Tokenizer":
         import tokenizers
     except ImportError:
         raise ConfigError("tokenizers is not installed: pip install tokenizers") from None
-    require(path.is_file(), f"{path.parent} has no {path.name}")
+    ConfigError.require(path.is_file(), f"{path.parent} has no {path.name}")
     check_tokenizer_json(path)
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
@@ -45,21 +45,25 @@ def load_file(path: Path) -> "tokenizers.Tokenizer":
 def check_tokenizer_json(path: Path) -> None:
     """Refuses what the library would take minutes, or all memory, to find wrong."""
     content = read_json(path, max_values=_MAX_VALUES, error=ConfigError)
-    require(isinstance(content, dict), f"{path} is no tokenizer: not an object")
+    ConfigError.require(isinstance(content, dict), f"{path} is no tokenizer: not an object")
     model = content.get("model")
-    require(isinstance(model, dict), f"{path} is no tokenizer: it has no model")
+    ConfigError.require(isinstance(model, dict), f"{path} is no tokenizer: it has no model")
     vocab = model.get("vocab")
     is_numbered = isinstance(vocab, dict) and all(type(i) is int and 0 <= i < MAX_TOKENS for i in vocab.values())
-    require(is_numbered, f"{path}: its vocabulary is not of texts with numbers below {MAX_TOKENS}")
+    ConfigError.require(is_numbered, f"{path}: its vocabulary is not of texts with numbers below {MAX_TOKENS}")
     _check_added(content.get("added_tokens"), path)
     for part in _parts(content.get("normalizer"), "normalizers"):
         kind = part.get("type")
-        require(kind in _NORMALIZERS, f"{path}: a normalizer {excerpt(kind)}; known are {', '.join(_NORMALIZERS)}")
+        ConfigError.require(
+            kind in _NORMALIZERS, f"{path}: a normalizer {excerpt(kind)}; known are {', '.join(_NORMALIZERS)}"
+        )
         length = len(str(part.get("prepend", "")))
-        require(length <= 16, f"{path}: a normalizer that prepends {length} characters, and at most 16 are known")
+        ConfigError.require(
+            length <= 16, f"{path}: a normalizer that prepends {length} characters, and at most 16 are known"
+        )
     for part in _parts(content.get("pre_tokenizer"), "pretokenizers"):
         length = len(str(part.get("pattern", "")))
-        require(
+        ConfigError.require(
             length <= _MAX_PATTERN, f"{path}: a pattern of {length} characters, and at most {_MAX_PATTERN} are read"
         )
 
@@ -68,7 +72,7 @@ def _check_added(tokens: Any, path: Path) -> None:
     """Refuses options that the library does not know, of which it would tell, as they are, on standard output."""
     for token in tokens if isinstance(tokens, list) else []:
         unknown = sorted(set(token) - _ADDED_KEYS) if isinstance(token, dict) else []
-        require(not unknown, f"{path}: an added token with the option {excerpt(unknown[:1])}")
+        ConfigError.require(not unknown, f"{path}: an added token with the option {excerpt(unknown[:1])}")
 
 
 def _parts(part: Any, key: str) -> list[dict[str, Any]]:
@@ -106,10 +110,12 @@ def load_hf(folder: Path) -> Any:
         hf = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except BaseException as error:  # anything, from a missing file to a class of another version
         raise _as_config_error(error, f"transformers cannot load the tokenizer in {folder}") from error
-    require(hasattr(hf, "backend_tokenizer"), f"{folder}: {type(hf).__name__} is not one of the tokenizers library")
+    ConfigError.require(
+        hasattr(hf, "backend_tokenizer"), f"{folder}: {type(hf).__name__} is not one of the tokenizers library"
+    )
     template = hf.chat_template
     is_short = not isinstance(template, str) or len(template) <= _MAX_TEMPLATE
-    require(is_short, f"{folder}: a chat template of more than {_MAX_TEMPLATE} characters")
+    ConfigError.require(is_short, f"{folder}: a chat template of more than {_MAX_TEMPLATE} characters")
     plain(hf.backend_tokenizer, str(folder))
     return hf
 
@@ -136,11 +142,15 @@ def plain(backend: "tokenizers.Tokenizer", where: str) -> "tokenizers.Tokenizer"
     backend.no_truncation()
     backend.no_padding()
     vocab = backend.get_vocab(with_added_tokens=True)
-    require(len(vocab) > 0, f"{where}: a tokenizer without tokens")
+    ConfigError.require(len(vocab) > 0, f"{where}: a tokenizer without tokens")
     size, longest = max(vocab.values()) + 1, max(map(len, vocab))
-    require(size <= MAX_TOKENS, f"{where}: a tokenizer of {size} tokens, and at most {MAX_TOKENS} are known")
+    ConfigError.require(
+        size <= MAX_TOKENS, f"{where}: a tokenizer of {size} tokens, and at most {MAX_TOKENS} are known"
+    )
     is_small = size * longest <= MAX_TABLE
-    require(is_small, f"{where}: {size} tokens of up to {longest} characters: a table of more than {MAX_TABLE} bytes")
+    ConfigError.require(
+        is_small, f"{where}: {size} tokens of up to {longest} characters: a table of more than {MAX_TABLE} bytes"
+    )
     return backend
 
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from g1jax.errors import ConfigError
 from g1jax.typing import Array
-from g1jax.vlm.config import Config, VisionConfig, require
+from g1jax.vlm.config import Config, VisionConfig
 from g1jax.vlm.layers import Linear, RMSNorm, SwiGLU, attend, join_heads, split_heads, zeros
 from g1jax.vlm.rotary import patch_angles, rotate
 from g1jax.vlm.sharding import BATCH, constrain
@@ -159,7 +160,7 @@ class PlaceEmbed(nnx.Module):
             ConfigError: there are fewer places than that.
         """
         text = f"an image of {grid[0]} × {grid[1]} visual tokens, and the model knows {self.num_places} places a side"
-        require(max(grid) <= self.num_places, text)
+        ConfigError.require(max(grid) <= self.num_places, text)
         places = self.rows[: grid[0], None] + self.columns[None, : grid[1]]
         return places.reshape(grid[0] * grid[1], -1)
 

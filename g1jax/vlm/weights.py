@@ -9,13 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from g1jax.errors import ConfigError, WeightsError
 from g1jax.foreign import file_inside, read_json
 from g1jax.typing import Array
 from g1jax.vlm import safetensors
-from g1jax.vlm.config import Config, ConfigError, VisionConfig
+from g1jax.vlm.config import Config, VisionConfig
 from g1jax.vlm.config_hf import from_hf, to_hf
 from g1jax.vlm.model import ParamPath, Params, param_paths, param_shapes
-from g1jax.vlm.safetensors import Entry, WeightsError, join_names
+from g1jax.vlm.safetensors import Entry, join_names
 from g1jax.vlm.stacking import layer_paths
 
 Place = Callable[[ParamPath, np.ndarray], Array]

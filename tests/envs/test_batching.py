@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from g1jax.envs.batching import fence, fenced, loop_while
+from g1jax.envs.vmap_loop import fence, fenced, loop_while
 from g1jax.typing import Array
 from tests.envs import helpers
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from g1jax import envs
-from g1jax.envs import game_2048
-from g1jax.envs import game_2048_packed as packed
+from g1jax.envs import packed_lines as packed
+from g1jax.envs.games import game_2048
 from g1jax.typing import Array
 from tests.envs import helpers
 from tests.oracles import game_2048 as oracle

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from g1jax import envs
-from g1jax.envs import looks
+from g1jax.envs import appearance
 from g1jax.envs.level import Level, make_level, traced, traced_keys
 from tests.envs import helpers
 
@@ -219,7 +219,13 @@ def test_a_tuple_of_looks_is_no_traced_choice() -> None:
 CURRICULA: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
     (
         "game_2048",
-        {"noise": 9.0, "jitter": 2, "distractors": 0.5, "palette": looks.PALETTES, "background": ("light", "dark")},
+        {
+            "noise": 9.0,
+            "jitter": 2,
+            "distractors": 0.5,
+            "palette": appearance.PALETTES,
+            "background": ("light", "dark"),
+        },
         [
             {},
             {"spawn_four": 0.5, "start_tiles": 4},

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from g1jax.envs import random
+from g1jax.envs import prng
 from tests.envs import helpers
 
 SIZES = [1, 2, 31, 32, 33, 36, 64, 65, 112, 1296, 4096, 5000]
@@ -20,7 +20,7 @@ def test_the_nth_marked_place_is_found(size: int) -> None:
     masks[0], masks[1], masks[1, -1] = True, False, True
     nth = rng.integers(0, np.maximum(1, masks.sum(axis=1)) + 1).astype(np.int32)
     nth[0] = size - 1
-    found = np.asarray(jax.jit(jax.vmap(random.nth_marked))(masks, nth))
+    found = np.asarray(jax.jit(jax.vmap(prng.nth_marked))(masks, nth))
     for mask, n, place in zip(masks, nth, found, strict=True):
         marked = np.flatnonzero(mask)
         if n < len(marked):
@@ -39,10 +39,10 @@ def test_the_nth_bit_is_found(words: list[int]) -> None:
         assert min(found[len(bits) :], default=32) >= 32
 
 
-_nth_bits = jax.jit(jax.vmap(jax.vmap(random.nth_bit, (None, 0)), (0, None)))
+_nth_bits = jax.jit(jax.vmap(jax.vmap(prng.nth_bit, (None, 0)), (0, None)))
 
 EDGES = [0, 1, 2, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 65536, 2**32 - 2, 2**32 - 1]
-_dice = jax.jit(jax.vmap(random.dice))
+_dice = jax.jit(jax.vmap(prng.dice))
 
 
 @given(
@@ -62,7 +62,7 @@ def test_dice_are_the_two_words_of_the_product(bits: list[int], sides: list[int]
 @pytest.mark.parametrize("sides", [1, 2, 7, 36, 1296])
 def test_dice_fall_evenly_and_apart_from_the_fraction(sides: int) -> None:
     bits = jax.random.bits(jax.random.key(sides), (sides * 200,))
-    numbers, fractions = jax.jit(jax.vmap(random.dice, (0, None)))(bits, sides)
+    numbers, fractions = jax.jit(jax.vmap(prng.dice, (0, None)))(bits, sides)
     table = np.zeros((sides, 4))
     np.add.at(table, (np.asarray(numbers), (np.asarray(fractions) * 4).astype(int)), 1)
     helpers.assert_fits(table, np.full((sides, 4), 50))
@@ -71,9 +71,9 @@ def test_dice_fall_evenly_and_apart_from_the_fraction(sides: int) -> None:
 def test_a_choice_is_any_marked_place_alike() -> None:
     mask = np.random.default_rng(0).random(1296) < 0.05
     bits = jax.random.bits(jax.random.key(0), (20_000,))
-    chosen = np.asarray(jax.jit(jax.vmap(random.choose, (None, 0)))(mask, bits))
+    chosen = np.asarray(jax.jit(jax.vmap(prng.choose, (None, 0)))(mask, bits))
     helpers.assert_fits(np.bincount(chosen, minlength=1296), mask * 20_000 / mask.sum())
-    assert int(random.choose(jnp.zeros(70, bool), bits[0])) >= 70
+    assert int(prng.choose(jnp.zeros(70, bool), bits[0])) >= 70
 
 
 @pytest.mark.parametrize("size", [1, 2, 36, 128, 129, 900])
@@ -82,21 +82,21 @@ def test_a_shuffle_is_an_order(size: int) -> None:
     bits = rng.integers(0, 2**32, (50, size), np.uint32)
     bits[0] = 7  # even if all words are equal
     bits[1, ::2] = 0
-    orders = np.asarray(jax.jit(jax.vmap(random.shuffled))(bits))
+    orders = np.asarray(jax.jit(jax.vmap(prng.shuffled))(bits))
     np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(size), (50, 1)))
 
 
 def test_all_orders_are_alike() -> None:
     bits = jax.random.bits(jax.random.key(1), (24_000, 4))
-    orders = np.asarray(jax.jit(jax.vmap(random.shuffled))(bits))
+    orders = np.asarray(jax.jit(jax.vmap(prng.shuffled))(bits))
     _, counts = np.unique(orders, axis=0, return_counts=True)
     helpers.assert_fits(counts, np.full(24, 1000))
 
 
 def test_words_differ_by_seed_draw_and_place_and_are_even() -> None:
-    seeds = jax.vmap(random.seed_of)(helpers.keys(20))
+    seeds = jax.vmap(prng.seed_of)(helpers.keys(20))
     draws = jnp.arange(30, dtype=jnp.uint32)
-    many = jax.jit(jax.vmap(jax.vmap(lambda seed, draw: random.words(seed, draw, 37), (None, 0)), (0, None)))
+    many = jax.jit(jax.vmap(jax.vmap(lambda seed, draw: prng.words(seed, draw, 37), (None, 0)), (0, None)))
     words = np.asarray(many(seeds, draws))
     assert words.dtype == np.uint32
     assert words.shape == (20, 30, 37)
@@ -107,6 +107,6 @@ def test_words_differ_by_seed_draw_and_place_and_are_even() -> None:
 
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 def test_a_key_of_any_kind_has_a_seed(impl: str) -> None:
-    seeds = [np.asarray(random.seed_of(jax.random.key(seed, impl=impl))) for seed in range(5)]
+    seeds = [np.asarray(prng.seed_of(jax.random.key(seed, impl=impl))) for seed in range(5)]
     assert len({tuple(seed.tolist()) for seed in seeds}) == 5
     assert seeds[0].shape == (2,)

@@ -10,7 +10,7 @@ import pytest
 
 from g1jax import envs
 from g1jax.envs import registry
-from g1jax.envs.swap import Swap
+from g1jax.envs.games.swap import Swap
 from tests.conftest import REPOSITORY
 
 GAMES = ["game_2048", "shisen_sho", "shisen_sho_cifar10", "swap"]

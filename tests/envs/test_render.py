@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from g1jax import envs
-from g1jax.envs import looks
+from g1jax.envs import appearance
 from g1jax.typing import Array
 from tests.envs import helpers
 
@@ -49,7 +49,7 @@ def compose(game: Any, tiles: np.ndarray, palette: str = "classic", background: 
     size = game.level.cell_size
     height, width, _ = game.frame_shape
     frame = np.empty((height, width, 3), np.uint8)
-    frame[:] = looks.BACKGROUNDS[background][2]
+    frame[:] = appearance.BACKGROUNDS[background][2]
     top, left = (height - game.rows * size) // 2, (width - game.cols * size) // 2
     for (row, col), tile in np.ndenumerate(tiles):
         y, x = top + row * size, left + col * size
@@ -92,7 +92,7 @@ def test_the_board_stands_in_the_middle_of_its_frame(frame_size: tuple[int, int]
 
 @pytest.mark.parametrize("game_id", GAMES)
 def test_a_frame_alone_is_the_frame_in_a_batch(game_id: str) -> None:
-    game = make(game_id, **EFFECTS, palette=looks.PALETTES)
+    game = make(game_id, **EFFECTS, palette=appearance.PALETTES)
     states = random_states(game, 5)
     frames = frames_of(game, states)
     alone = jax.jit(game.render)
@@ -115,8 +115,8 @@ def test_a_cell_changes_its_own_pixels_only(game_id: str) -> None:
 
 
 @pytest.mark.parametrize("cell_size", [28, 16])
-@pytest.mark.parametrize("background", looks.BACKGROUNDS)
-@pytest.mark.parametrize("palette", looks.PALETTES)
+@pytest.mark.parametrize("background", appearance.BACKGROUNDS)
+@pytest.mark.parametrize("palette", appearance.PALETTES)
 def test_all_tiles_look_different(palette: str, background: str, cell_size: int) -> None:
     tiles = {"game_2048": {}, "shisen_sho": {"colors": 16}, "swap": {}, "shisen_sho_cifar10": {}}
     for game_id, keys in tiles.items():
@@ -259,7 +259,9 @@ def test_noise_is_the_same_for_a_state_and_new_for_every_board_and_episode() -> 
 @pytest.mark.parametrize("game_id", ["game_2048", "swap"])
 def test_looks_change_no_meaning_and_stay_for_an_episode(game_id: str) -> None:
     plain = make(game_id)
-    dressed = make(game_id, **EFFECTS, palette=looks.PALETTES, background=tuple(looks.BACKGROUNDS), cell_size=16)
+    dressed = make(
+        game_id, **EFFECTS, palette=appearance.PALETTES, background=tuple(appearance.BACKGROUNDS), cell_size=16
+    )
 
     def play(game: Any, keys: Array) -> Any:
         def one(key: Array) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from g1jax import envs
-from g1jax.envs import shisen_sho
+from g1jax.envs.games import shisen_sho
 from g1jax.typing import Array
 from tests.envs import helpers
 from tests.oracles import shisen_sho as oracle

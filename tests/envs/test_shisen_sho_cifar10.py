@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from g1jax import envs
-from g1jax.envs import images, shisen_sho_cifar10
+from g1jax.envs import images
+from g1jax.envs.games import shisen_sho_cifar10
 from tests.envs import helpers, test_images, test_shisen_sho
 
 FAKE_NAMES = tuple(f"kind {letter}" for letter in "abcdefghij")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from g1jax import envs
-from g1jax.envs import random, swap
+from g1jax.envs import prng
+from g1jax.envs.games import swap
 from g1jax.typing import Array
 from tests.envs import helpers
 from tests.oracles import swap as oracle
@@ -145,7 +146,7 @@ def refills(game: Any, keys: Array, levels: Any) -> np.ndarray:
     def of_one(key: Array, level: Any) -> Any:
         def draw(source: Any, _: None) -> tuple[Any, Array]:
             words, source = source.words(game.rows * game.cols)
-            number = random.dice(words, source.colors * source.shapes)[0]
+            number = prng.dice(words, source.colors * source.shapes)[0]
             return source, source.kind(number, game.level.shapes).reshape(game.rows, game.cols)
 
         source: Any = swap.Source.of(key, level)

@@ -11,7 +11,7 @@ import pytest
 
 from g1jax import envs
 from g1jax.envs import registry, testing
-from g1jax.envs.game_2048 import Game2048
+from g1jax.envs.games.game_2048 import Game2048
 from g1jax.envs.testing import check_game
 
 _DOCS = Path(__file__).parents[2] / "docs"

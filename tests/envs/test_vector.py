@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from g1jax import envs
-from g1jax.envs import looks
+from g1jax.envs import appearance
 from g1jax.typing import Array
 from tests.envs import helpers, toy
 
@@ -425,7 +425,7 @@ def test_any_mix_is_rendered_as_its_games_are_in_their_backgrounds(name: str) ->
         below, right = canvas[:, own.shape[1] :], canvas[:, :, own.shape[2] :]
         around = np.concatenate([below.reshape(4, -1, 3), right.reshape(4, -1, 3)], 1)
         backgrounds = game.renderer.backgrounds
-        margins = [looks.BACKGROUNDS[background][2] for background in backgrounds]
+        margins = [appearance.BACKGROUNDS[background][2] for background in backgrounds]
         for pixels in around:
             assert any((pixels == margin).all() for margin in margins), "not in the game's background"
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from g1jax.envs import core, random
+from g1jax.envs import core, prng
 from g1jax.envs import level as level_keys
 from g1jax.envs.level import traced
 from g1jax.typing import Array, HostImages, Key
@@ -54,14 +54,14 @@ class Countdown(core.Game[State]):
         return np.stack([np.full((size, size, 3), 20 * kind, np.uint8) for kind in range(10)])
 
     def begin(self, key: Key, seed: Array, level: core.TracedLevel) -> State:
-        number, _ = random.dice(jax.random.bits(key), 9)
+        number, _ = prng.dice(jax.random.bits(key), 9)
         number = jnp.where(level["start"] > 0, level["start"], number + 1)
         return State(_board(number, jnp.int32(0)), jnp.bool_(False), seed, level)
 
     def move(self, state: State, action: Array, key: Key) -> tuple[State, Array, Array]:
         number, mark = state.board[0].astype(jnp.int32)
         is_legal = (action < self.num_actions) & (action + 1 <= number)
-        drawn, _ = random.dice(jax.random.bits(key), 9)
+        drawn, _ = prng.dice(jax.random.bits(key), 9)
         mark = jnp.where(is_legal & (state.level["luck"] > 0), drawn + 1, mark)
         number = jnp.where(is_legal, number - action - 1, number)
         reward = jnp.where(is_legal, action + 1, -1).astype(jnp.float32)

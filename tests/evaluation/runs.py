@@ -10,7 +10,7 @@ import jax
 
 from g1jax import vlm
 from g1jax.training.checkpoints import Checkpoints
-from g1jax.training.folder import METRICS, RunFolder
+from g1jax.training.run_folder import METRICS, RunFolder
 from g1jax.training.setup import load_params, make_setup
 from g1jax.training.steps import begin
 from tests.training import tiny

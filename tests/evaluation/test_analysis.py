@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from g1jax.analysis import appearance
+from g1jax.analysis import checkpoint_play as points_module
+from g1jax.analysis.results import Analysis
 from g1jax.envs import LevelError
-from g1jax.evaluation import EvaluationError, difficulty, intervals, play, policy_player, sums_of
-from g1jax.evaluation import points as points_module
-from g1jax.evaluation.analysis import Options, analyze
-from g1jax.evaluation.findings import Analysis
+from g1jax.evaluation import EvaluationError, intervals, play, policy_player, sums_of
 from g1jax.evaluation.report import SEEING
+from g1jax.programs.analyze import Options, analyze
 from g1jax.training import ExperimentError
 from g1jax.training.checkpoints import Checkpoints
-from g1jax.training.runs import open_run
+from g1jax.training.saved_run import open_run
 from tests.conftest import REPOSITORY
 from tests.evaluation.runs import make_run, write_metrics
 from tests.training import tiny
@@ -170,7 +171,7 @@ def test_a_damaged_checkpoint_is_left_out_and_told(
 def test_looks_and_transfer(
     runs: tuple[Path, Path], analysis: Analysis, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(difficulty, "AXES", {"noise": (0.0, 64.0), "cell_size": (14, 28, 30)})
+    monkeypatch.setattr(appearance, "AXES", {"noise": (0.0, 64.0), "cell_size": (14, 28, 30)})
     options: dict[str, Any] = {"looks": ("noise,cell_size",), "transfer": "noisy, shisen_sho:tiny", "checkpoint": 3}
     found = analyze(Options(runs=runs[:1], out=out, **options, **SIZE)).runs[0]
     assert found.tested_at == 3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from g1jax.evaluation.bootstrapping import LeadLag, in_words, lead_lag
+from g1jax.evaluation.lead_lag import LeadLag, in_words, lead_lag
 
 STEPS = np.arange(0.0, 200.0, 2.0)
 

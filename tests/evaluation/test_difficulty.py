@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from g1jax import envs
+from g1jax.analysis.appearance import AXES, check_axes, looks_along
+from g1jax.analysis.transfer import game_of, kinship, trials_of
 from g1jax.envs import LevelError
 from g1jax.envs.core import Game
 from g1jax.evaluation import play, policy_player
-from g1jax.evaluation.difficulty import AXES, check_axes, game_of, kinship, looks_along, trials_of
 from g1jax.rl.policy import Responses
 from g1jax.training.config import Experiment
 

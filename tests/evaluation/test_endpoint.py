@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from g1jax import envs
+from g1jax.endpoint.client import Budget, Endpoint
 from g1jax.evaluation import EvaluationError, Player, play
-from g1jax.evaluation.endpoint import Budget, Endpoint
+from g1jax.evaluation.endpoint_player import play_remote
 from g1jax.evaluation.protocol import Answers, Episodes
-from g1jax.evaluation.remote import play_remote
 from tests.conftest import REPOSITORY
 from tests.evaluation.server import RAW, RESPONSE, Server, serving
 
@@ -322,8 +322,8 @@ def test_killed_in_the_middle_it_goes_on_and_asks_nothing_twice(tmp_path: Path) 
     code = (
         "import sys, pathlib\n"
         "from g1jax import envs\n"
-        "from g1jax.evaluation.endpoint import Endpoint\n"
-        "from g1jax.evaluation.remote import play_remote\n"
+        "from g1jax.endpoint.client import Endpoint\n"
+        "from g1jax.evaluation.endpoint_player import play_remote\n"
         "url, log = sys.argv[1:]\n"
         "settings = Endpoint(model='m', base_url=url, backoff=0.01, image_side=112, concurrency=3)\n"
         "play_remote(envs.make('game_2048'), settings, pathlib.Path(log), 3, 12)\n"

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 
 from g1jax import envs
-from g1jax.evaluation import EvaluationError, event_loop
-from g1jax.evaluation.endpoint import Budget, Endpoint, num_tokens
-from g1jax.evaluation.program import Options, evaluate
-from g1jax.evaluation.remote import play_remote
-from g1jax.evaluation.transport import MAX_BODY
-from g1jax.training.teachers import Draw, ask_endpoint
+from g1jax.endpoint import event_loop
+from g1jax.endpoint.client import Budget, Endpoint, num_tokens
+from g1jax.endpoint.transport import MAX_BODY
+from g1jax.evaluation import EvaluationError
+from g1jax.evaluation.endpoint_player import play_remote
+from g1jax.programs.evaluate import Options, evaluate
+from g1jax.sft.teachers import Draw, ask_endpoint
 from tests.evaluation.server import Sent, Server, serving
 from tests.training import tiny
 
@@ -266,7 +267,7 @@ def test_a_server_cannot_make_us_wait_for_long(header: str, tmp_path: Path, monk
         waits.append(seconds)
         await real(0)
 
-    monkeypatch.setattr("g1jax.evaluation.endpoint.asyncio.sleep", sleep)
+    monkeypatch.setattr("g1jax.endpoint.client.asyncio.sleep", sleep)
     with serving("busy", "ok", sent={"busy": (429, {"Retry-After": header}, b"")}, response=OK) as server:
         play_remote(GAME, endpoint(server, backoff=0.5), tmp_path / "log.jsonl", 1, 1)
     assert all(0 <= seconds <= 75 for seconds in waits)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from g1jax.endpoint.client import Endpoint
 from g1jax.envs import LevelError
 from g1jax.evaluation import EvaluationError, load
-from g1jax.evaluation.endpoint import Endpoint
-from g1jax.evaluation.program import Options, _with_defaults, evaluate, games_for_run, games_of
-from g1jax.training.folder import RunFolder
+from g1jax.programs.evaluate import Options, _with_defaults, evaluate, games_for_run, games_of
+from g1jax.training.run_folder import RunFolder
 from tests.conftest import REPOSITORY
 from tests.evaluation.server import serving
 from tests.training import tiny

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from g1jax.evaluation.redact import REDACTED, Redactor, redactor_for
+from g1jax.endpoint.redact import REDACTED, Redactor, redactor_for
 
 KEY = "sk-Proj_9~a/b+c=d&e'f\"g<h>i\\j%k"
 USER, PASSWORD = "me", "pa:ss"

@@ -21,21 +21,21 @@ import numpy as np
 from PIL import Image
 
 from g1jax import envs, vlm
+from g1jax.endpoint.client import Client
+from g1jax.endpoint.exchanges import ExchangeLog
+from g1jax.endpoint.transport import read_body
 from g1jax.envs import images
 from g1jax.errors import G1Error
 from g1jax.evaluation import EvaluationError, report, results
-from g1jax.evaluation.endpoint import Client
-from g1jax.evaluation.exchanges import ExchangeLog
 from g1jax.evaluation.statistics import Interval, Sums
-from g1jax.evaluation.transport import read_body
 from g1jax.foreign import ForeignError
 from g1jax.foreign_images import open_image
 from g1jax.rl.policy import Policy
-from g1jax.training import checksums, kept, metrics_file
-from g1jax.training import folder as run_folder
-from g1jax.training.dataset import JSONL, PARQUET, Row, read_dataset
-from g1jax.training.dataset_writer import ABOUT, DatasetWriter
-from g1jax.training.teachers import lesson_of
+from g1jax.sft.dataset import JSONL, PARQUET, Row, read_dataset
+from g1jax.sft.dataset_writer import ABOUT, DatasetWriter
+from g1jax.sft.teachers import lesson_of
+from g1jax.training import checksums, metrics_file, run_setup
+from g1jax.training import run_folder as run_folder
 from g1jax.vlm import weights
 from tests.conftest import REPOSITORY
 from tests.envs import test_images as cifar
@@ -204,9 +204,9 @@ def make_run(folder: Path) -> None:
     run_folder.RunFolder(tiny.make_experiment("model", folder)).create()
     known: dict[str, dict[str, Any]] = cast(Any, tiny.LEVELS)
     levels = {game_id: dataclasses.asdict(envs.make(game_id, **keys).level) for game_id, keys in known.items()}
-    (folder / kept.LEVELS).parent.mkdir(parents=True)
-    (folder / kept.LEVELS).write_text(json.dumps(levels))
-    (folder / kept.SOURCES).write_text('{"format": 1, "pictures": {"swap": "0123"}}')
+    (folder / run_setup.LEVELS).parent.mkdir(parents=True)
+    (folder / run_setup.LEVELS).write_text(json.dumps(levels))
+    (folder / run_setup.SOURCES).write_text('{"format": 1, "pictures": {"swap": "0123"}}')
     make_metrics(folder)
     checksums.write(folder)
 
@@ -218,7 +218,7 @@ def read_config(folder: Path) -> None:
 
 
 def read_levels(folder: Path) -> None:
-    kept.read_games(folder, tiny.LEVELS)
+    run_setup.read_games(folder, tiny.LEVELS)
 
 
 def read_metrics(folder: Path) -> None:
@@ -303,7 +303,9 @@ READERS: dict[str, Reader] = {
     "results": Reader(make_results, read_results, {"results.json": mutate_json}),
     "curves": Reader(make_metrics, read_curves, {"metrics.jsonl": mutate_json_lines}),
     "run's config": Reader(make_run, read_config, {"config.json": mutate_json}),
-    "run's levels": Reader(make_run, read_levels, {kept.LEVELS: mutate_json, kept.SOURCES: mutate_json}, is_slow=True),
+    "run's levels": Reader(
+        make_run, read_levels, {run_setup.LEVELS: mutate_json, run_setup.SOURCES: mutate_json}, is_slow=True
+    ),
     "run's metrics": Reader(make_run, read_metrics, {"metrics.jsonl": mutate_json_lines}),
     "run's checksums": Reader(make_run, check_files, {checksums.CHECKSUMS: mutate_json, "config.json": mutate_json}),
     "exchanges": Reader(make_exchanges, read_exchanges, {"log.jsonl": mutate_json_lines}),

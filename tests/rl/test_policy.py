@@ -15,7 +15,7 @@ from g1jax.envs.core import Game
 from g1jax.rl.policy import Policy, lesson_text, sample_lessons
 from g1jax.rl.rewards import RewardWeights
 from g1jax.rl.rollout import figures, play_on, respond_and_branch
-from g1jax.training.lessons import tokenize
+from g1jax.sft.demonstrations import tokenize
 from tests.rl import tiny
 
 STATES, SAMPLES = 3, 2

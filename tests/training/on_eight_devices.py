@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from g1jax.training.communication import traffic_of
+from g1jax.training.collectives import traffic_of
 
 ROWS, COLUMNS = "rows", "columns"  # 2 × 4 devices
 

@@ -12,17 +12,17 @@ import optax
 import pytest
 
 from g1jax import vlm
+from g1jax.sft.step import supervised_step
 from g1jax.training import policy_of_run, recipes, run, steps
 from g1jax.training.config import Evaluation, Experiment, Log, Lora
 from g1jax.training.setup import load_params, make_setup
-from g1jax.training.supervised import supervised_step
-from g1jax.vlm import memory
+from g1jax.vlm import memory_plan
 from tests.training import test_export, tiny
 from tests.training.test_run import stop_at
 
 BF16 = jnp.dtype("bfloat16")
 COLD = 20
-WORK = memory.Work(prompt_length=64, response_length=48)
+WORK = memory_plan.Work(prompt_length=64, response_length=48)
 
 
 def paper(model: str, workdir: Path, dtype: Any, **changes: Any) -> Experiment:
@@ -105,7 +105,7 @@ def test_a_stopped_run_resumes_with_every_bit(start: str, narrow: Path, tmp_path
 @pytest.mark.parametrize(("dtype", "rank"), [("float32", 0), ("bfloat16", 0), ("bfloat16", 2)])
 def test_the_memory_planned_is_what_a_run_holds(model: str, dtype: str, rank: int, tmp_path: Path) -> None:
     setup = make_setup(paper(model, tmp_path, dtype, lora=Lora(rank=rank)))
-    planned = memory.estimate(setup.policy.config, WORK, lora=setup.lora, is_compiled=False)
+    planned = memory_plan.estimate(setup.policy.config, WORK, lora=setup.lora, is_compiled=False)
     state, fixed = steps.begin(setup, load_params(setup))
     assert planned.params == num_bytes((state.trained, fixed.frozen))
     assert planned.reference == num_bytes(state.reference) > 0

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from g1jax.training import cli, experiment_names, load_experiment
-from g1jax.training.config import Experiment, ExperimentError
-from g1jax.training.folder import read_config, write_atomically
+from g1jax.errors import ExperimentError
+from g1jax.files import write_atomically
+from g1jax.programs import train
+from g1jax.training import experiment_names, load_experiment
+from g1jax.training.config import Experiment
+from g1jax.training.run_folder import read_config
 from g1jax.training.setup import make_setup
 from tests.training import tiny
 
@@ -15,7 +18,7 @@ from tests.training import tiny
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--experiment=g1_multigam", "unknown experiment 'g1_multigam'; did you mean g1_multigame"),
+        ("--experiment=g1_multigam", "unknown experiment 'g1_multigam'; did you mean 'g1_multigame'"),
         ("--experiment", "--experiment: a name is missing"),
         ("--experiment=none.py", "no experiment file none.py"),
         ("--rl.lrr=1", "Unrecognized options: --rl.lrr=1 (--help lists every setting)"),
@@ -26,7 +29,7 @@ from tests.training import tiny
         ),
         (
             "--model=nanoo",
-            "model='nanoo': not one of base, nano, mini, micro, small, and no such folder; did you mean nano",
+            "unknown model, and no folder 'nanoo'; did you mean 'nano'",
         ),
         ("--model=nano --games chess", "unknown game 'chess'"),
         ("--model=nano --mesh.fsdp=3", "mesh: 1 devices do not divide into fsdp=3 × tensor=1"),
@@ -43,7 +46,7 @@ from tests.training import tiny
     ],
 )
 def test_bad_input(arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status = cli.main([*arguments.split(), f"--workdir={tmp_path / 'run'}"], "")
+    status = train.main([*arguments.split(), f"--workdir={tmp_path / 'run'}"], "")
     out, err = capsys.readouterr()
     assert status == 1
     assert err.startswith("error: ")
@@ -57,7 +60,7 @@ def test_bad_input(arguments: str, message: str, tmp_path: Path, capsys: pytest.
 def test_an_unwritable_folder(workdir: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("mine")
     experiment = tiny.write_experiment(tmp_path / "tiny.py", model, tmp_path / workdir)
-    assert cli.main([f"--experiment={experiment}"], "") == 1
+    assert train.main([f"--experiment={experiment}"], "") == 1
     err = capsys.readouterr().err
     assert f"the run folder {tmp_path / workdir}" in err
     assert err.count("\n") == 1
@@ -67,10 +70,10 @@ def test_an_unwritable_folder(workdir: str, model: str, tmp_path: Path, capsys: 
 def test_a_folder_that_is_not_a_run(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     experiment = tiny.write_experiment(tmp_path / "tiny.py", model, tmp_path)
-    assert cli.main([f"--experiment={experiment}"], "") == 1
+    assert train.main([f"--experiment={experiment}"], "") == 1
     assert "metrics without a config.json; not a run's folder" in capsys.readouterr().err
     write_atomically(tmp_path / "config.json", '{"name": "ti')
-    assert cli.main([f"--experiment={experiment}"], "") == 1
+    assert train.main([f"--experiment={experiment}"], "") == 1
     assert "config.json is damaged: mend it, or give another --workdir" in capsys.readouterr().err
 
 
@@ -88,7 +91,7 @@ def test_a_file_that_gives_no_experiment(
     source: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.py").write_text(source)
-    assert cli.main([f"--experiment={tmp_path / 'mine.py'}"], "") == 1
+    assert train.main([f"--experiment={tmp_path / 'mine.py'}"], "") == 1
     err = capsys.readouterr().err
     assert f"error: {tmp_path}/{message}" in err
     assert err.count("\n") == 1
@@ -119,13 +122,13 @@ def test_processes_that_cannot_meet(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("jax.distributed.initialize", initialize)
     with pytest.raises(ExperimentError, match=message):
-        cli._begin_hosts()
+        train._begin_hosts()
 
 
 def test_overrides() -> None:
     overrides = ["--rl.lr=1e-4", "--model=micro", "--workdir=runs/x", "--seed=1", "--cold-start.warmup", "3"]
-    experiment = cli.parse([*overrides, "--games", "swap", "game_2048"], "")
-    default = load_experiment(cli.DEFAULT)
+    experiment = train.parse([*overrides, "--games", "swap", "game_2048"], "")
+    default = load_experiment(train.DEFAULT)
     assert experiment.rl.optimizer.lr == 1e-4
     assert experiment.cold_start.optimizer.warmup == 3
     assert (experiment.model, experiment.workdir, experiment.seed) == ("micro", "runs/x", 1)
@@ -136,7 +139,7 @@ def test_overrides() -> None:
 
 def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.parse(["--help"], "The main job.")
+        train.parse(["--help"], "The main job.")
     assert end.value.code == 0
     out = capsys.readouterr().out
     assert "The main job." in out
@@ -166,6 +169,6 @@ def test_every_experiment(name: str, tmp_path: Path) -> None:
 def _as_text(experiment: Experiment) -> str:
     import json
 
-    from g1jax.training.folder import as_json
+    from g1jax.training.run_folder import as_json
 
     return json.dumps(as_json(experiment))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from g1jax.training.communication import sent_bytes, traffic_of
+from g1jax.training.collectives import sent_bytes, traffic_of
 from tests.conftest import REPOSITORY
 from tests.training import tiny
 

@@ -15,13 +15,14 @@ from PIL import Image
 
 from g1jax import envs
 from g1jax.evaluation import EvaluationError
+from g1jax.sft import dataset_parquet
+from g1jax.sft.dataset import JSONL, PARQUET, Row, read_dataset, rows_of_step
+from g1jax.sft.dataset_writer import ABOUT, JOURNAL, DatasetWriter, Form
+from g1jax.sft.teachers import Draw, expert, make_rows
 from g1jax.training import ExperimentError, loop, policy_of_run, run
 from g1jax.training.config import Experiment
-from g1jax.training.dataset import JSONL, PARQUET, Row, read_dataset, rows_of_step
-from g1jax.training.dataset_writer import ABOUT, JOURNAL, DatasetWriter, Form
-from g1jax.training.folder import read_metrics
+from g1jax.training.run_folder import read_metrics
 from g1jax.training.setup import make_setup
-from g1jax.training.teachers import Draw, expert, make_rows
 from tests.training import tiny
 from tests.training.test_run import Watch, stop_at
 
@@ -342,8 +343,6 @@ def test_parquet_that_expands_too_far(kind: str, tmp_path: Path) -> None:
     arrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    from g1jax.training import dataset_parquet
-
     columns: dict[str, Any] = {
         "rows": ["swap"] * 50_000,
         "bytes": [chr(i) + " " * 10_000_000 for i in range(8)],
@@ -376,7 +375,7 @@ def test_the_end_of_the_process_that_reads_parquet_is_one_line(
     body: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A flipped bit of a parquet file makes pyarrow 26 abort its process."""
-    from g1jax.training import dataset_parquet, parquet_child
+    from g1jax.sft import parquet_child
 
     pytest.importorskip("pyarrow")
     script = tmp_path / "child.py"

@@ -13,7 +13,7 @@ import pytest
 from g1jax import vlm
 from g1jax.training import policy_of_run, run
 from g1jax.training.config import Optimizer
-from g1jax.training.folder import read_metrics
+from g1jax.training.run_folder import read_metrics
 from tests.training import tiny
 
 FEW = {

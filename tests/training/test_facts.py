@@ -12,10 +12,10 @@ import pytest
 
 from g1jax import envs, vlm
 from g1jax.rl.policy import Policy
+from g1jax.sft.facts import HEADS, Facts, facts_loss, facts_of, init_heads
 from g1jax.training import ExperimentError, run
-from g1jax.training.facts import HEADS, Facts, facts_loss, facts_of, init_heads
-from g1jax.training.folder import read_metrics
-from g1jax.training.runs import open_run
+from g1jax.training.run_folder import read_metrics
+from g1jax.training.saved_run import open_run
 from g1jax.training.setup import make_setup
 from g1jax.vlm.model import param_paths
 from tests.training import tiny

@@ -15,19 +15,20 @@ import pytest
 
 from g1jax import envs, vlm
 from g1jax.envs import images
-from g1jax.envs.level import LevelError
-from g1jax.evaluation.program import games_for_run
+from g1jax.envs.games import shisen_sho_cifar10
+from g1jax.errors import LevelError
+from g1jax.programs.evaluate import games_for_run
+from g1jax.sft.dataset import Row
+from g1jax.sft.dataset_writer import DatasetWriter
+from g1jax.sft.teachers import Draw, expert, make_rows
 from g1jax.training import ExperimentError, loop, policy_of_run, run
 from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.config import Experiment, Lora
-from g1jax.training.dataset import Row
-from g1jax.training.dataset_writer import DatasetWriter
-from g1jax.training.folder import RunFolder, read_config
-from g1jax.training.kept import is_kept, keep, resolved
-from g1jax.training.runs import open_run, open_setup
+from g1jax.training.run_folder import RunFolder, read_config
+from g1jax.training.run_setup import is_kept, resolved
+from g1jax.training.saved_run import open_run, open_setup
 from g1jax.training.setup import load_params, make_setup, weights_folder
 from g1jax.training.steps import begin
-from g1jax.training.teachers import Draw, expert, make_rows
 from tests.training import tiny
 from tests.training.conftest import StopAt, experiment_in
 from tests.training.test_nothing_lost import assert_nothing_lost, files_in
@@ -98,7 +99,7 @@ def test_a_run_of_an_earlier_version(place: Path) -> None:
 def test_configs_and_tokenizers_are_kept_whole(name: str, tmp_path: Path) -> None:
     experiment = tiny.make_experiment(name, tmp_path / "run")
     setup = make_setup(experiment)
-    RunFolder(experiment).create(lambda: keep(tmp_path / "run", setup, weights_folder(setup)))
+    RunFolder(experiment).create(lambda: tiny.keep(tmp_path / "run", setup, weights_folder(setup)))
     kept = open_setup(tmp_path / "run")
     assert kept.policy.config == setup.policy.config
     assert kept.games == setup.games
@@ -111,7 +112,7 @@ def test_configs_and_tokenizers_are_kept_whole(name: str, tmp_path: Path) -> Non
 def begun(experiment: Experiment) -> Path:
     """The folder of a run that has begun, and has no checkpoint yet."""
     setup, folder = make_setup(experiment), Path(experiment.workdir)
-    RunFolder(experiment).create(lambda: keep(folder, setup, weights_folder(setup)))
+    RunFolder(experiment).create(lambda: tiny.keep(folder, setup, weights_folder(setup)))
     return folder.resolve()
 
 
@@ -179,10 +180,10 @@ def test_pictures(tmp_path: Path) -> None:
     level = {"rows": 2, "cols": 2, "images_per_class": 8, "images": str(file)}
     games = ("shisen_sho_cifar10",)
     before: Any = make_setup(tiny.make_experiment("nano", folder, games=games, levels={games[0]: level}))
-    RunFolder(before.experiment).create(lambda: keep(folder, before, None))
+    RunFolder(before.experiment).create(lambda: tiny.keep(folder, before, None))
     assert open_setup(folder).games == before.games
     images.save_images(digits, file)
-    envs.shisen_sho_cifar10._load.cache_clear()
+    shisen_sho_cifar10._load.cache_clear()
     assert make_setup(before.experiment).games != before.games
     for _ in range(2):
         game: Any = open_setup(folder).games[0]

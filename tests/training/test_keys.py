@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pytest
 
+from g1jax import keys
 from g1jax.evaluation import protocol
 from g1jax.evaluation.players import random_player
-from g1jax.training import keys
-from g1jax.training.lessons import next_scripts
+from g1jax.sft.demonstrations import next_scripts
 from g1jax.training.setup import load_params, make_setup
 from g1jax.training.steps import begin, begin_rl, rl_step
 from tests.training import tiny

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from g1jax.training.folder import read_metrics
+from g1jax.training.run_folder import read_metrics
 from tests.training import tiny
 from tests.training.test_run import ALL
 

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from g1jax import envs, vlm
 from g1jax.envs import text
 from g1jax.rl.policy import Policy, sample_lessons
-from g1jax.training.lessons import tokenize, tokens_of
+from g1jax.sft.demonstrations import tokenize, tokens_of
 from tests.training import tiny
 
 GAME = envs.make("game_2048")

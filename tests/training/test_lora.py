@@ -13,10 +13,10 @@ import pytest
 
 from g1jax import envs, vlm
 from g1jax.evaluation import play
-from g1jax.evaluation.program import player_named
+from g1jax.programs.evaluate import player_named
 from g1jax.training import policy_of_run, run
 from g1jax.training.config import Lora
-from g1jax.training.runs import open_run
+from g1jax.training.saved_run import open_run
 from g1jax.vlm import lora, safetensors
 from tests.conftest import REPOSITORY
 from tests.training import tiny

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from g1jax.training.memory import give_back
+from g1jax.training.heap import give_back
 
 STATM = Path("/proc/self/statm")
 BLOCK, COUNT = 100_000, 1000  # bytes; small enough to lie in the heap

@@ -28,7 +28,7 @@ Change = Callable[[Path, pytest.MonkeyPatch], object]
 @pytest.fixture
 def folder(stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The run's folder as it was when it was stopped; it will end without a picture of its curves, which takes long."""
-    monkeypatch.setattr("g1jax.training.final.write_curves", lambda folder: None)
+    monkeypatch.setattr("g1jax.training.run_evaluation.write_curves", lambda folder: None)
     return copy_run(stopped, tmp_path / "run")
 
 

@@ -17,8 +17,8 @@ from g1jax import vlm
 from g1jax.training import ExperimentError, TrainingError, loop, policy_of_run, run, steps
 from g1jax.training import setup as training_setup
 from g1jax.training.config import Experiment, Optimizer
-from g1jax.training.folder import read_config, read_metrics
 from g1jax.training.progress import Progress
+from g1jax.training.run_folder import read_config, read_metrics
 from g1jax.training.setup import load_params, make_setup
 from tests.training import tiny
 
@@ -237,7 +237,7 @@ def test_a_full_disk(model: str, tmp_path: Path) -> None:
 
 def test_a_line_that_does_not_fit(model: str, tmp_path: Path) -> None:
     """No part of it stays."""
-    from g1jax.training.folder import RunFolder
+    from g1jax.training.run_folder import RunFolder
 
     folder = RunFolder(tiny.make_experiment(model, tmp_path / "run"))
     folder.create()

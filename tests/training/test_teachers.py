@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from g1jax import envs
+from g1jax.endpoint.client import Endpoint
 from g1jax.envs import LevelError
 from g1jax.evaluation import EvaluationError
-from g1jax.evaluation.endpoint import Endpoint
+from g1jax.programs.dataset import EXCHANGES, Options, make_dataset
+from g1jax.sft.dataset import JSONL, Row
+from g1jax.sft.teachers import Draw, Taught, draw_sights, expert, lesson_of, make_rows, prompt_of
 from g1jax.training import ExperimentError
-from g1jax.training.dataset import JSONL, Row
-from g1jax.training.dataset_program import EXCHANGES, Options, make_dataset
-from g1jax.training.teachers import Draw, Taught, draw_sights, expert, lesson_of, make_rows, prompt_of
 from tests.conftest import REPOSITORY
 from tests.evaluation.server import RAW, Server, serving
 from tests.training import tiny

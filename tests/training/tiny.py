@@ -10,7 +10,9 @@ from typing import Any
 import jax
 
 from g1jax import vlm
+from g1jax.training import run_setup
 from g1jax.training.config import RL, ColdStart, Evaluation, Experiment, Log, Optimizer
+from g1jax.training.setup import Setup
 from tests.conftest import REPOSITORY
 
 TOKENIZER = vlm.Tokenizer.load("games")
@@ -101,3 +103,16 @@ def start(*arguments: str, num_devices: int = 1, extra: dict[str, str] | None = 
 def metrics_of(workdir: Path) -> bytes:
     """The metrics of a run, as they stand in its folder."""
     return (workdir / "metrics.jsonl").read_bytes()
+
+
+def keep(folder: Path, setup: Setup, weights: Path | None) -> None:
+    """Writes what a run is made of into its folder, as the loop does."""
+    run_setup.keep(
+        folder,
+        setup.games,
+        setup.policy,
+        setup.books,
+        dataset=setup.experiment.cold_start.dataset,
+        weights=weights,
+        is_frozen=setup.lora is not None,
+    )

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from g1jax import vlm
-from g1jax.vlm import lora, memory, qwen
+from g1jax.vlm import lora, memory_plan, qwen
 from tests.conftest import REPOSITORY
 from tests.vlm.shapes import TINY
 
 BF16 = {"dtype": "bfloat16", "param_dtype": "bfloat16"}
-WORK = memory.Work(rows=2, samples=4, prompt_length=12, response_length=6, frame=(56, 84))
+WORK = memory_plan.Work(rows=2, samples=4, prompt_length=12, response_length=6, frame=(56, 84))
 
 
 @pytest.mark.parametrize(("name", "count"), [("3B", 3_754_622_976), ("7B", 8_292_166_656)])
 def test_published_sizes(name: str, count: int) -> None:
     assert vlm.count_params(qwen.shape_of(name)) == count
-    found = memory.estimate(qwen.shape_of(name, **BF16), memory.Work(), is_compiled=False)
+    found = memory_plan.estimate(qwen.shape_of(name, **BF16), memory_plan.Work(), is_compiled=False)
     assert (found.params, found.master, found.moments, found.reference) == (2 * count, 4 * count, 8 * count, 2 * count)
     assert found.gradients == 4 * count + 2 * count  # their sum, and a microbatch's
     assert found.state == 16 * count
@@ -32,16 +32,16 @@ def test_published_sizes(name: str, count: int) -> None:
 
 def test_float32_weights_need_no_others() -> None:
     count = vlm.count_params(TINY)
-    found = memory.estimate(TINY, dataclasses.replace(WORK, has_reference=False), is_compiled=False)
+    found = memory_plan.estimate(TINY, dataclasses.replace(WORK, has_reference=False), is_compiled=False)
     assert (found.params, found.master, found.reference, found.gradients) == (4 * count, 0, 0, 8 * count)
 
 
 def test_the_cache_by_hand() -> None:
     """7B: 28 layers, 4 heads of 128 numbers for keys and for values, 2 bytes each: 57,344 bytes a token."""
-    work = memory.Work(samples=64, prompt_length=500, response_length=524)
+    work = memory_plan.Work(samples=64, prompt_length=500, response_length=524)
     config = qwen.shape_of("7B", **BF16)
     one, eight, split = (
-        memory.estimate(config, work, mesh=shape, is_compiled=False).cache
+        memory_plan.estimate(config, work, mesh=shape, is_compiled=False).cache
         for shape in ((1, 1, 1), (2, 4, 1), (1, 2, 4))
     )
     assert one == 57_344 * 1024 * 64
@@ -51,19 +51,19 @@ def test_the_cache_by_hand() -> None:
 @pytest.mark.parametrize("devices", [4, 8])
 def test_fsdp_divides_the_weights(devices: int) -> None:
     config = qwen.shape_of("7B", **BF16)
-    one = memory.estimate(config, memory.Work(), is_compiled=False)
-    many = memory.estimate(config, memory.Work(), mesh=(1, devices, 1), is_compiled=False)
+    one = memory_plan.estimate(config, memory_plan.Work(), is_compiled=False)
+    many = memory_plan.estimate(config, memory_plan.Work(), mesh=(1, devices, 1), is_compiled=False)
     for part in ("params", "master", "moments", "reference", "gradients"):
         assert 1 <= getattr(many, part) * devices / getattr(one, part) < 1.03
-    data = memory.estimate(config, memory.Work(), mesh=(devices, 1, 1), is_compiled=False)
+    data = memory_plan.estimate(config, memory_plan.Work(), mesh=(devices, 1, 1), is_compiled=False)
     assert (data.params, data.moments) == (one.params, one.moments)
     assert data.cache == one.cache // devices
 
 
 def test_lora_trains_little() -> None:
     config, spec = qwen.shape_of("7B", **BF16), lora.LoRA(rank=16)
-    full = memory.estimate(config, memory.Work(), is_compiled=False)
-    low = memory.estimate(config, memory.Work(), lora=spec, is_compiled=False)
+    full = memory_plan.estimate(config, memory_plan.Work(), is_compiled=False)
+    low = memory_plan.estimate(config, memory_plan.Work(), lora=spec, is_compiled=False)
     text = config.text
     kv = text.num_kv_heads * text.head_dim
     sides = 4 * text.hidden_size + 2 * (text.hidden_size + kv) + 3 * (text.hidden_size + text.intermediate_size)
@@ -78,10 +78,10 @@ def test_lora_trains_little() -> None:
 
 def test_the_estimate_is_what_is_allocated() -> None:
     params = vlm.init(TINY, jax.random.key(0))
-    found = memory.estimate(TINY, WORK, is_compiled=False)
+    found = memory_plan.estimate(TINY, WORK, is_compiled=False)
     assert found.params == sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     own = lora.init(TINY, lora.LoRA(rank=2), jax.random.key(0))
-    low = memory.estimate(TINY, WORK, lora=lora.LoRA(rank=2), is_compiled=False)
+    low = memory_plan.estimate(TINY, WORK, lora=lora.LoRA(rank=2), is_compiled=False)
     assert low.reference == sum(leaf.nbytes for leaf in jax.tree.leaves(own))
 
 
@@ -90,22 +90,22 @@ def test_remat_and_rows_in_the_compilers_plan() -> None:
     deep = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, num_layers=6), is_scanned=True)
     remat = dataclasses.replace(deep, is_remat=True)
     work = dataclasses.replace(WORK, rows=8, response_length=30)
-    held, again = (memory.estimate(config, work).activations for config in (deep, remat))
+    held, again = (memory_plan.estimate(config, work).activations for config in (deep, remat))
     assert held is not None
     assert again is not None
     assert 0 < again < 0.7 * held
-    more = memory.estimate(remat, dataclasses.replace(work, rows=32)).activations
+    more = memory_plan.estimate(remat, dataclasses.replace(work, rows=32)).activations
     assert more is not None
     assert more > 2.5 * again
 
 
 def test_work_that_does_not_fit() -> None:
     with pytest.raises(vlm.ConfigError, match=r"a plan for \d+ devices needs as many, and there are"):
-        memory.estimate(TINY, WORK, mesh=(1, len(jax.devices()) + 1, 1))
+        memory_plan.estimate(TINY, WORK, mesh=(1, len(jax.devices()) + 1, 1))
     with pytest.raises(vlm.ConfigError, match="prompt_length=3: the image alone is 6 tokens"):
-        memory.estimate(TINY, dataclasses.replace(WORK, prompt_length=3))
+        memory_plan.estimate(TINY, dataclasses.replace(WORK, prompt_length=3))
     with pytest.raises(vlm.ConfigError, match="is longer than the context, 32768"):
-        memory.estimate(TINY, dataclasses.replace(WORK, response_length=40_000), is_compiled=False)
+        memory_plan.estimate(TINY, dataclasses.replace(WORK, response_length=40_000), is_compiled=False)
     with pytest.raises(vlm.ConfigError, match=r"unknown size of Qwen2\.5-VL '72B'"):
         qwen.shape_of("72B")
 

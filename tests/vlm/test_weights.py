@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from g1jax import vlm
+from g1jax.errors import WeightsError
 from g1jax.vlm import safetensors, weights
 from g1jax.vlm.model import ParamPath
-from g1jax.vlm.safetensors import WeightsError
 
 VISION = vlm.VisionConfig(depth=1, hidden_size=16, intermediate_size=24, num_heads=2, full_attention_blocks=(0,))
 TEXT = vlm.TextConfig(

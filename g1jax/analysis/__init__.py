@@ -1,0 +1,1 @@
+"""What training runs show: perception and reasoning over time, other appearances, transfer."""

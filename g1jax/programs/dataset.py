@@ -1,0 +1,116 @@
+"""What `train/make_dataset.py` does: asks a teacher about states of the games and writes a dataset of its lessons."""
+
+import functools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from g1jax import envs
+from g1jax.endpoint.client import Endpoint
+from g1jax.envs.core import Game, describe_level
+from g1jax.errors import ExperimentError
+from g1jax.programs.evaluate import games_of, progress_line
+from g1jax.settings import Range, Seed, Share, check
+from g1jax.sft.dataset_writer import DatasetWriter, Form
+from g1jax.sft.teachers import Draw, Teach, ask_endpoint, count_reasons, expert, make_rows
+from g1jax.terminal import printable
+from g1jax.training.experiments import load_experiment
+
+EXCHANGES = "exchanges"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Writes a dataset of lessons, for `--cold-start.dataset=…` and for other trainers."""
+
+    out: Path
+    """The dataset's folder. What was cut short goes on here, with the same options."""
+    games: str = ""
+    """Game ids with commas between, each with presets if wanted: `swap,shisen_sho:base+noisy`; or `all`. Empty: those
+    of the experiment, or all."""
+    experiment: str = ""
+    """Takes the games at this experiment's levels, as a run of it needs them."""
+    states: Annotated[int, Range(1, 10**7)] = 1000
+    """Of each game."""
+    teacher: Literal["expert", "endpoint"] = "expert"
+    """`expert`: the built-in one, whose lessons are all written. `endpoint`: a model, whose lessons are kept where the
+    move earns a reward."""
+    format: Form = "jsonl"
+    """`jsonl`: data.jsonl and images. `parquet`: one file, which needs pyarrow."""
+    random_moves: Share = 0.5
+    """Share of moves between states that are random; the others are the expert's."""
+    seed: Seed = 0
+    endpoint: Annotated[Endpoint, tyro.conf.arg(name="")] = field(default_factory=Endpoint)
+
+
+def make_dataset(options: Options) -> Path:
+    """Runs the program; gives the dataset's file.
+
+    Raises:
+        ExperimentError, EvaluationError, LevelError, OSError: what cannot be done, in one line.
+    """
+    check(options, ExperimentError)
+    is_remote = options.teacher == "endpoint"
+    ExperimentError.require(bool(options.endpoint.model) or not is_remote, "name the endpoint's model: --model=…")
+    games = _games(options)
+    draw = Draw(options.states, options.seed, options.random_moves)
+    with DatasetWriter(options.out, options.format, _setting(options, games)) as writer:
+        if writer.is_done:
+            _say(f"{options.out} is complete already")
+            return writer.file
+        teachers: dict[str, Teach] = dict.fromkeys(games, expert)
+        if is_remote:
+            teachers = ask_endpoint(
+                games, draw, options.endpoint, options.out / EXCHANGES, _progress("states asked about")
+            )
+        tell = _progress("lessons")
+        for label, game in games.items():
+            left_out = []
+            for i, row in enumerate(make_rows(game, draw, teachers[label], only_rewarded=is_remote), 1):
+                if isinstance(row, str):
+                    left_out.append(row)
+                else:
+                    writer.add(row)
+                tell(label, i, options.states)
+            if left_out:
+                kept = f"{label}: {options.states - len(left_out)} of {options.states} lessons kept"
+                _say(f"{kept}; left out: {count_reasons(left_out)}")
+        return writer.finish()
+
+
+def _games(options: Options) -> dict[str, Game[Any]]:
+    """The games by what they are called."""
+    if not options.experiment:
+        return games_of(options.games)
+    e = load_experiment(options.experiment)
+    names = [name.strip() for name in options.games.split(",")] if options.games not in ("", "all") else list(e.games)
+    missing = [name for name in names if name not in e.games]
+    if missing:
+        raise ExperimentError(f"{e.name} has no game {missing[0]!r}: it has {', '.join(e.games)}")
+    return {name: envs.make(name, e.preset or None, **e.levels.get(name, {})) for name in names}
+
+
+def _setting(options: Options, games: dict[str, Game[Any]]) -> dict[str, Any]:
+    """All that decides the rows."""
+    setting: dict[str, Any] = {
+        "games": {label: {"game": game.id, "level": describe_level(game)} for label, game in games.items()},
+        "states": options.states,
+        "teacher": options.teacher,
+        "random_moves": options.random_moves,
+        "seed": options.seed,
+    }
+    return setting | ({"endpoint": options.endpoint.setting()} if options.teacher == "endpoint" else {})
+
+
+def _progress(what: str) -> Callable[[str, int, int], None]:
+    """Shows how far each game is: (label, done, total)."""
+    line = functools.cache(lambda label: progress_line(label, what))
+    return lambda label, done, total: line(label)(done, total)
+
+
+def _say(line: str) -> None:
+    print(printable(line), file=sys.stderr, flush=True)

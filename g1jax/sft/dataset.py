@@ -1,0 +1,230 @@
+"""Lessons on disk: what a teacher saw, thought and did, in the chat form that TRL and LLaMA-Factory read as well.
+
+A dataset is a folder with `data.jsonl` and `images/`, or with `data.parquet`, which holds the images too. A row has
+
+    messages  [{"role": "user", "content": "<image>" + the prompt}, {"role": "assistant", "content": the response}]
+    images    one, beside the messages: a path relative to the folder, or in parquet {"bytes", "path"}
+    game, board, action, reward, level   whose it is: the level as JSON, the others as the game says them
+
+`game`, `messages` and `images` are what the cold start reads; a run shows the prompt of its own level.
+"""
+
+import contextlib
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from g1jax import envs
+from g1jax.envs.core import Game
+from g1jax.errors import ExperimentError, unknown
+from g1jax.foreign import file_inside, read_json_lines
+from g1jax.foreign_images import open_image
+from g1jax.rl.policy import Policy
+from g1jax.sft import dataset_parquet
+from g1jax.sft.demonstrations import tokenize
+from g1jax.typing import HostImages
+from g1jax.vlm import ConfigError
+
+JSONL, PARQUET, IMAGES = "data.jsonl", "data.parquet", "images"
+PLACEHOLDER = "<image>"
+_TAGS = ("<perception>", "</perception>", "<think>", "</think>", "<answer>", "</answer>")
+_MAX_LINE = 4 * 2**20  # bytes; a row is a few thousand
+
+Record = dict[str, Any]
+"""A row as JSON has it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A lesson and whose it is."""
+
+    game: str
+    level: str  # JSON
+    prompt: str
+    board: str
+    response: str
+    action: int
+    reward: float
+    frame: HostImages  # uint8[H, W, 3]
+
+    def record(self, image: str) -> Record:
+        """As a line of `data.jsonl`, its image in the file of this name."""
+        messages = [("user", PLACEHOLDER + self.prompt), ("assistant", self.response)]
+        return {
+            "messages": [{"role": role, "content": content} for role, content in messages],
+            "images": [image],
+            "game": self.game,
+            "board": self.board,
+            "action": self.action,
+            "reward": self.reward,
+            "level": self.level,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Book:
+    """The lessons of one game: what is read out of its rows, and their images where they lie."""
+
+    game: Game[Any]
+    places: list[str]  # where each row stands, for messages
+    responses: list[str]
+    images: list[Path | bytes]
+
+    def __len__(self) -> int:
+        return len(self.responses)
+
+    def batch(
+        self, policy: Policy, seed: int, step: int, count: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The lessons of a step: frames uint8[B, H, W, 3], then as `tokenize` gives them."""
+        rows = rows_of_step(seed, self.game.id, len(self), step, count)
+        frames = np.stack([_frame(self.images[i], self.places[i], self.game.frame_shape) for i in rows])
+        return frames, *tokenize(policy, self.game, [self.responses[i] for i in rows])
+
+
+def rows_of_step(seed: int, game_id: str, num_rows: int, step: int, count: int) -> np.ndarray:
+    """Which rows of a game a step learns, int[count]: all of them once, in an order of chance, then all of them anew.
+
+    It follows from the arguments alone, so a run that goes on reads what it would have read.
+    """
+    places = np.arange(step * count, (step + 1) * count)
+    epochs = places // num_rows
+    rows = [
+        np.random.default_rng((seed % 2**32, zlib.crc32(game_id.encode()), epoch)).permutation(num_rows)
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
+    ]
+    return np.concatenate(rows)[places - epochs[0] * num_rows]
+
+
+def read_dataset(folder: Path, games: Sequence[Game[Any]], policy: Policy) -> tuple[Book, ...]:
+    """The lessons of each game; rows of games that are not asked for are passed over.
+
+    Raises:
+        ExperimentError: there is no dataset, or one that these games and this policy cannot learn from; the message
+            names the row.
+    """
+    found: dict[str, list[tuple[str, str, Path | bytes]]] = {game.id: [] for game in games}
+    shapes = {game.id: game.frame_shape for game in games}
+    known = envs.game_ids()
+    for place, record in _records(folder):
+        game_id = record.get("game")
+        ExperimentError.require(game_id in known, f"{place}: {unknown('game', str(game_id)[:80], known)}")
+        if game_id in found:
+            response, image = _response(record, place), _image(record, place, folder)
+            _check_image(image, place, shapes[game_id])
+            found[game_id].append((place, response, image))
+    books = []
+    for game in games:
+        rows = found[game.id]
+        ExperimentError.require(
+            len(rows) > 0, f"{folder}: no row of {game.id}: leave the game out, or make a dataset with it"
+        )
+        places, responses, images = map(list, zip(*rows, strict=True))
+        books.append(Book(game, places, responses, images))
+    _check_lengths(books, policy)
+    return tuple(books)
+
+
+# A row's parts
+
+
+def _records(folder: Path) -> Iterator[tuple[str, Record]]:
+    """Every row, and where it stands."""
+    ExperimentError.require(folder.is_dir(), f"cold_start.dataset={str(folder)!r}: no such folder")
+    files = [folder / name for name in (JSONL, PARQUET) if (folder / name).is_file()]
+    ExperimentError.require(len(files) > 0, f"{folder} is no dataset: it has neither {JSONL} nor {PARQUET}")
+    ExperimentError.require(len(files) == 1, f"{folder} has both {JSONL} and {PARQUET}: remove one")
+    file = files[0]
+    if file.name == PARQUET:
+        for number, record in enumerate(dataset_parquet.read(file, ("game", "messages", "images"))):
+            yield f"{file}, row {number}", record
+        return
+    for number, record in read_json_lines(file, max_line_bytes=_MAX_LINE, error=ExperimentError):
+        place = f"{file}:{number}"
+        ExperimentError.require(isinstance(record, dict), f"{place}: not a row but {type(record).__name__}")
+        yield place, record
+
+
+def _response(record: Record, place: str) -> str:
+    """What the assistant says to the one image."""
+    messages = record.get("messages")
+    is_chat = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
+    said = [(message.get("role"), message.get("content")) for message in messages] if is_chat and messages else []
+    ExperimentError.require(
+        [role for role, _ in said] == ["user", "assistant"] and all(isinstance(content, str) for _, content in said),
+        f"{place}: messages are not one of the user and one of the assistant, each a text",
+    )
+    question, response = (content for _, content in said)
+    count = question.count(PLACEHOLDER)
+    ExperimentError.require(count == 1, f"{place}: the user's text has {PLACEHOLDER} {count} times, not once")
+    ExperimentError.require(
+        _has_tags(response),
+        f"{place}: the assistant's text is not <perception>…</perception><think>…</think><answer>…</answer>",
+    )
+    return str(response)
+
+
+def _has_tags(response: str) -> bool:
+    """Whether each tag stands somewhere behind the one before it."""
+    at = 0
+    for tag in _TAGS:
+        at = response.find(tag, at)
+        if at < 0:
+            return False
+        at += len(tag)
+    return True
+
+
+def _image(record: Record, place: str, folder: Path) -> Path | bytes:
+    images = record.get("images")
+    ExperimentError.require(isinstance(images, list) and len(images) == 1, f"{place}: images are not a list of one")
+    image = images[0] if images else None
+    if isinstance(image, dict):
+        image = image.get("bytes") or image.get("path")
+    ExperimentError.require(isinstance(image, str | bytes), f"{place}: its image is neither a path nor bytes")
+    return image if isinstance(image, bytes) else file_inside(folder, str(image), place, ExperimentError)
+
+
+def _check_image(image: Path | bytes, place: str, shape: tuple[int, int, int]) -> None:
+    """Finds what would stop a run later: an image that is damaged, or of another size."""
+    with _opened(image, place, shape) as picture:
+        picture.verify()
+
+
+def _frame(image: Path | bytes, place: str, shape: tuple[int, int, int]) -> HostImages:
+    with _opened(image, place, shape) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+@contextlib.contextmanager
+def _opened(image: Path | bytes, place: str, shape: tuple[int, int, int]) -> Iterator[Image.Image]:
+    """An image of a frame's size, not decoded yet."""
+    height, width, _ = shape
+    with open_image(image, place, error=ExperimentError) as picture:
+        ExperimentError.require(
+            picture.size == (width, height),
+            f"{place}: an image of {picture.width}×{picture.height} pixels, and the game's frames have "
+            f"{width}×{height}: make the dataset at the level that is trained",
+        )
+        yield picture
+
+
+def _check_lengths(books: Sequence[Book], policy: Policy) -> None:
+    try:
+        lines = [policy.tokenizer.encode_batch(book.responses, book.places) for book in books]
+    except ConfigError as error:
+        raise ExperimentError(str(error)) from None
+    lengths = [np.array([len(tokens) + 1 for tokens in of_game]) for of_game in lines]  # and the end
+    longest = max(int(of_game.max()) for of_game in lengths)
+    for book, of_game in zip(books, lengths, strict=True):
+        limit, row = policy.max_new_tokens(book.game), int(of_game.argmax())
+        ExperimentError.require(
+            bool(of_game[row] <= limit),
+            f"{book.places[row]}: a response of {of_game[row]} tokens, and {book.game.id} has room for {limit}: "
+            f"give --max-new-tokens={longest}, or leave the row out",
+        )

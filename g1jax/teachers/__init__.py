@@ -1,0 +1,1 @@
+"""Teachers: what is said about a state, for demonstrations."""

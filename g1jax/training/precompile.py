@@ -1,0 +1,83 @@
+"""Compiles the steps of a run in a second thread, before they are called.
+
+XLA takes little more than one core for a program, so the first step comes sooner if the teacher's program and the
+step's are compiled beside each other; and an accelerator that trains the cold start need not wait for RL's. A step that
+is called with arrays of the shapes, dtypes and shardings it was compiled for is not compiled again.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from g1jax import vlm
+from g1jax.sft.demonstrations import Lesson
+from g1jax.sft.facts import facts_of
+from g1jax.training.setup import Setup
+from g1jax.training.steps import COLD, RL, Fixed, cold_step, fixed_of, rl_step, template, with_shardings
+from g1jax.vlm.sharding import BATCH
+
+
+@contextlib.contextmanager
+def compiling(setup: Setup, done: int) -> Iterator[Callable[[str], None]]:
+    """Compiles what a run still needs after so many steps; gives a function that waits for a phase's step.
+
+    Whoever leaves early does not wait for the program that is being compiled, but the end of the process does.
+    """
+    e = setup.experiment
+    needed = {COLD: _compile_cold_step} if done < e.cold_start.steps else {}
+    needed |= {RL: _compile_rl_step} if done < e.num_steps and e.rl.iterations else {}
+    worker = ThreadPoolExecutor(max_workers=1)
+    programs = {phase: worker.submit(compile_step, setup) for phase, compile_step in needed.items()}
+    try:
+        yield functools.partial(_wait, programs)
+    finally:
+        worker.shutdown(wait=False, cancel_futures=True)
+
+
+def _wait(programs: Mapping[str, Future[None]], phase: str) -> None:
+    """Until a phase's step is compiled, if it is one of these; raises what compiling it raised."""
+    if phase in programs:
+        programs[phase].result()
+
+
+def _compile_cold_step(setup: Setup) -> None:
+    with jax.set_mesh(setup.mesh):
+        cold_step.lower(setup, template(setup, 0), _fixed_template(setup), _lessons_template(setup)).compile()
+
+
+def _compile_rl_step(setup: Setup) -> None:
+    with jax.set_mesh(setup.mesh):
+        rl_step.lower(setup, template(setup, setup.experiment.cold_start.steps + 1), _fixed_template(setup)).compile()
+
+
+def _fixed_template(setup: Setup) -> Fixed:
+    """Shapes, dtypes and shardings of what a step needs besides the state."""
+    if setup.lora is None:
+        return fixed_of(setup, None)
+    shapes = vlm.param_shapes(setup.policy.config)
+    return fixed_of(setup, with_shardings(shapes, setup.shardings(shapes)))
+
+
+def _lessons_template(setup: Setup) -> tuple[Lesson, ...]:
+    """The same of a batch of lessons."""
+
+    def rows(dtype: DTypeLike, *shape: int) -> Any:
+        shape = (setup.experiment.cold_start.states, *shape)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=setup.sharding(BATCH))
+
+    cold, lessons = setup.experiment.cold_start, []
+    for game, vec in zip(setup.games, setup.cold_vecs, strict=True):
+        n, facts = setup.policy.max_new_tokens(game), None
+        if cold.facts_weight and not cold.dataset:
+            states = jax.eval_shape(vec.reset, jax.random.key(0)).games[0]
+            shapes = jax.eval_shape(functools.partial(facts_of, game), states)
+            facts = jax.tree.map(lambda leaf: rows(leaf.dtype, *leaf.shape[1:]), shapes)
+        tokens = rows(jnp.int32, n), rows(bool, n), rows(bool, n)
+        lessons.append(Lesson(rows(jnp.uint8, *game.frame_shape), *tokens, facts))
+    return tuple(lessons)

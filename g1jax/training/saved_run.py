@@ -1,0 +1,125 @@
+"""Runs that were, or are still training: their policy and weights, from a folder."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from g1jax.errors import ExperimentError
+from g1jax.rl.policy import Policy
+from g1jax.sft.facts import without_heads
+from g1jax.terminal import notice
+from g1jax.training.checkpoints import Checkpoints
+from g1jax.training.run_folder import read_config
+from g1jax.training.setup import Setup, make_setup
+from g1jax.training.steps import RunState, frozen_of, template
+from g1jax.vlm import Params, lora, master
+from g1jax.vlm.config import DType
+
+_MADE = "_CHECKPOINT_METADATA"  # Orbax's; it has the nanosecond in which a checkpoint was made
+
+
+@dataclass(frozen=True, eq=False)
+class KeptRun:
+    """A run's folder, opened to be looked at."""
+
+    folder: Path
+    setup: Setup
+    steps: tuple[int, ...]
+    """The steps of which a checkpoint is kept, ascending; at least one."""
+
+    def params(self, step: int) -> Params:
+        """The weights after a step, LoRA's merged.
+
+        Raises:
+            ExperimentError: the checkpoint is not there (any more), or cannot be read.
+        """
+        with _reading(self.folder, self.setup) as checkpoints:
+            state = checkpoints.load(step, template(self.setup, step))
+        return _complete(self.setup, state, self.setup.policy.config.param_dtype)
+
+    def mark(self, step: int) -> str:
+        """Tells a checkpoint from any other, of another run or of the same one begun anew. A copy has the same."""
+        file = self.folder / "checkpoints" / str(step) / _MADE
+        ExperimentError.require(file.is_file(), f"{self.folder} has no checkpoint {step} any more")
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def open_run(folder: str | Path) -> KeptRun:
+    """A run by its folder, with the steps of all its checkpoints.
+
+    Raises:
+        ExperimentError: it is no run's folder, or has no checkpoint.
+    """
+    folder = Path(folder)
+    setup = open_setup(folder)
+    with _reading(folder, setup) as checkpoints:
+        steps = tuple(checkpoints.steps)
+    ExperimentError.require(len(steps) > 0, f"{folder} has no checkpoint yet")
+    return KeptRun(folder, setup, steps)
+
+
+def open_setup(folder: Path) -> Setup:
+    """What a run works with, read from its folder.
+
+    Raises:
+        ExperimentError: it is no run's folder, or its files are damaged.
+    """
+    return make_setup(read_config(folder), folder)
+
+
+def policy_of_run(
+    folder: str | Path, *, param_dtype: DType | None = None, warn: Callable[[str], None] = notice
+) -> tuple[Policy, Params]:
+    """The policy of a run's newest checkpoint, and its weights, LoRA's merged.
+
+    The weights are those it computes with, in the run's own type. With `param_dtype` they are of that type, and no bit
+    that training kept is lost to a narrower one first: float32 gives a bfloat16 run's master weights. `warn` is told of
+    a damaged checkpoint, for which the one before is taken.
+
+    Raises:
+        ExperimentError: it is no run's folder, or has no checkpoint that can be read.
+    """
+    folder = Path(folder)
+    setup = open_setup(folder)
+    with _reading(folder, setup) as checkpoints:
+        state = checkpoints.restore(functools.partial(template, setup), warn)
+    ExperimentError.require(state is not None, f"{folder} has no checkpoint that can be read")
+    assert state is not None
+    policy = setup.policy
+    if param_dtype:
+        policy = dataclasses.replace(policy, config=dataclasses.replace(policy.config, param_dtype=param_dtype))
+    return policy, _complete(setup, state, policy.config.param_dtype)
+
+
+@contextmanager
+def _reading(folder: Path, setup: Setup) -> Iterator[Checkpoints]:
+    path = folder / "checkpoints"
+    ExperimentError.require(path.is_dir(), f"{folder} has no checkpoint yet")
+    checkpoints = Checkpoints(path, keep=setup.experiment.log.keep, is_reader=True)
+    try:
+        yield checkpoints
+    finally:
+        checkpoints.close(is_quiet=True)
+
+
+def _complete(setup: Setup, state: RunState, dtype: str) -> Params:
+    """The weights of the plain model, of a type."""
+    trained, frozen = state.trained, frozen_of(setup).frozen
+    if dtype != setup.policy.config.param_dtype:
+        trained = master.weights_of(trained, state.opt_state)
+    trained = without_heads(trained)
+
+    def in_type(params: Params) -> Params:
+        typed: Params = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), params)
+        return typed
+
+    if setup.lora is None or frozen is None:
+        return in_type(trained)
+    return lora.merge(in_type(frozen), trained, setup.lora)
