@@ -32,6 +32,7 @@ from g1jax.programs import train
 from g1jax.rl.rewards import reward
 from g1jax.rl.update import update
 from g1jax.sft import demonstrations
+from g1jax.sft.batch import to_batch
 from g1jax.training import load_experiment, loop, run, steps
 from g1jax.training.collectives import SHARES, Traffic, sent_bytes, traffic_of
 from g1jax.training.config import Experiment
@@ -237,11 +238,11 @@ def cold_programs(setup: Setup, state: RunState, fixed: Fixed) -> Programs:
     cold, key = setup.experiment.cold_start, jax.random.key(0)
     learner, runner = Kept(state), Kept(state)
     arguments = (setup.cold_vecs, cold.random_moves, copy(state.cold_envs), key)
-    _, scripts = demonstrations.next_scripts(*arguments)
+    _, made = demonstrations.next_demonstrations(*arguments)
 
     def tokens() -> Any:
-        pairs = zip(setup.games, scripts, strict=True)
-        return tuple(demonstrations.to_lesson(setup.policy, game, script, setup.spread) for game, script in pairs)
+        pairs = zip(setup.games, made, strict=True)
+        return tuple(to_batch(setup.policy, game, own, setup.spread) for game, own in pairs)
 
     learned = tokens()
 
@@ -254,7 +255,7 @@ def cold_programs(setup: Setup, state: RunState, fixed: Fixed) -> Programs:
         return jax.block_until_ready((runner.value, metrics))
 
     return {
-        "states, frames, the teacher": lambda: jax.block_until_ready(demonstrations.next_scripts(*arguments)),
+        "states, frames, the teacher": lambda: jax.block_until_ready(demonstrations.next_demonstrations(*arguments)),
         "words to tokens, on the host": lambda: jax.block_until_ready(tokens()),
         "update": learn,
         "the step": step,
@@ -425,7 +426,7 @@ def scaled_setup(name: str, shape: tuple[int, int, int]) -> Setup:
         f"{token}_token_id": getattr(nano, f"{token}_token_id") for token in ("image", "vision_start", "vision_end")
     }
     config = shape_of("7B", is_scanned=True, is_remat=True, **tokens)
-    return dataclasses.replace(setup, policy=dataclasses.replace(setup.policy, config=config, _known={}))
+    return dataclasses.replace(setup, policy=dataclasses.replace(setup.policy, config=config))
 
 
 def traffic_by_part(setup: Setup) -> dict[str, dict[str, Traffic]]:

@@ -1,6 +1,5 @@
 """Short evaluations of checkpoints, each played once: what was played under the same settings is read from its file."""
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -14,10 +13,9 @@ from g1jax.analysis.appearance import Look
 from g1jax.envs.core import Game, describe_level
 from g1jax.errors import EvaluationError
 from g1jax.evaluation import results
-from g1jax.evaluation.players import policy_player
+from g1jax.evaluation.players import policy_player, prepared
 from g1jax.evaluation.protocol import play
 from g1jax.evaluation.results import GameResult, Result
-from g1jax.rl.policy import Policy
 from g1jax.training.saved_run import KeptRun
 from g1jax.vlm import Params
 
@@ -42,7 +40,6 @@ class Points:
         self.setting = setting
         self.num_played = 0
         self._tell = tell
-        self._policies: dict[Any, Policy] = {}
         self._weights = functools.lru_cache(maxsize=1)(_weights)
 
     def play(
@@ -64,7 +61,8 @@ class Points:
         known = self._known(self.folder / name, game.id)
         if known is not None:
             return known
-        policy, looks = self._policy(run), look.looks if look else None
+        looks = look.looks if look else None
+        policy = prepared(run.setup.policy, self.setting.temperature, [game, looks.shown if looks else game])
         policy.prompt_tokens(looks.shown if looks else game)  # before the weights are read: it may not fit
         self._tell(f"{run.folder.name} at step {step}: {told}")
         player = policy_player(policy, self._weights(run, step), name=run.folder.name, sees=sees, looks=looks)
@@ -84,17 +82,6 @@ class Points:
             return results.load(folder).games[label]
         except (EvaluationError, OSError, KeyError):  # none, or its writing was cut short
             return None
-
-    def _policy(self, run: KeptRun) -> Policy:
-        """A run's policy; the same object for all runs whose policies are the same."""
-        policy = run.setup.policy
-        budget = policy.budget if isinstance(policy.budget, int) else tuple(sorted(policy.budget.items()))
-        words = policy.tokenizer.backend.to_str(), policy.tokenizer.chat("?", True)
-        key = (policy.config, budget, policy.sampling, *words)
-        if key not in self._policies:
-            sampling = dataclasses.replace(policy.sampling, temperature=self.setting.temperature)
-            self._policies[key] = dataclasses.replace(policy, sampling=sampling)
-        return self._policies[key]
 
 
 def _weights(run: KeptRun, step: int) -> Params:

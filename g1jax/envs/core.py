@@ -22,6 +22,7 @@ from g1jax.envs import prng, text
 from g1jax.envs.checks import as_int32, check_seed
 from g1jax.envs.level import Level, make_level, names_of, traced_keys
 from g1jax.envs.render import Renderer
+from g1jax.envs.response import ANSWER_FORMAT
 from g1jax.errors import LevelError, unknown
 from g1jax.foreign import read_text
 from g1jax.typing import Array, ArrayLike, HostImages, Key
@@ -60,19 +61,10 @@ class State(Protocol):
 S = TypeVar("S", bound=State)
 
 ANY = "any"
-_MAX_PROMPT = 2**16  # bytes of a prompt's file
 """A traced palette or background: draw one of the game's own for each episode."""
+_MAX_PROMPT = 2**16  # bytes of a prompt's file
 
 _ANSWER_FORMS = {1: "#", 2: "(#, #)", 4: "(#, #) (#, #)"}
-
-ANSWER_FORMAT = (
-    "Reply in three parts, each in its tags.\n"
-    "<perception>the board as you see it: one line per row, cells separated by ' | ', '-' for an empty cell"
-    "</perception>\n"
-    "<think>your reasoning</think>\n"
-    "<answer>your move</answer>"
-)
-"""The reply format, for prompts."""
 
 
 class Game(Generic[S]):
@@ -164,14 +156,6 @@ class Game(Generic[S]):
     def expert(self, state: S, key: Key) -> Array:
         """A strong scripted player's action: int32[]. The invalid action where no action is legal."""
         raise NotImplementedError
-
-    def teach(self, state: S, key: Key) -> tuple[Array, Array]:
-        """A good move that is easily seen, and in words why: (int32[], uint8[T]). A teacher of policies.
-
-        The words are short and true, and name tiles and places as the board text and the answer do. A game without
-        words of its own gives its expert's move and none.
-        """
-        return self.expert(state, key), jnp.zeros(1, jnp.uint8)
 
     @property
     def fact_names(self) -> tuple[str, ...]:

@@ -31,8 +31,6 @@ class _Probe:
     text: Array  # uint8[L]
     legal: Array  # bool[num_actions]
     expert: Array  # int32[]
-    taught: Array  # int32[]
-    words: Array  # uint8[T]
     fresh: Pytree  # of a reset
     again: Array  # uint8[L], text of the state its text describes
     again_legal: Array  # bool[num_actions]
@@ -98,7 +96,6 @@ def _probe(game: Game[Any], state: Any, action: Array, key: Any) -> _Probe:
     board_text = game.describe(state)
     again = game.from_text(board_text)
     ended = dataclasses.replace(after, terminated=jnp.ones_like(after.terminated))
-    taught, words = game.teach(state, key)
     return _Probe(
         after=after,
         result=result,
@@ -106,8 +103,6 @@ def _probe(game: Game[Any], state: Any, action: Array, key: Any) -> _Probe:
         text=board_text,
         legal=game.legal_actions(state),
         expert=game.expert(state, key),
-        taught=taught,
-        words=words,
         fresh=game.reset(key, game.traced_level()),
         again=game.describe(again),
         again_legal=game.legal_actions(again),
@@ -209,16 +204,8 @@ def _check_legal_actions(sample: _Sample) -> None:
         bool((np.asarray(sample.seen.result.is_legal) == known).all()), "step's is_legal differs from legal_actions"
     )
     allowed = np.concatenate([masks, ~masks.any(axis=1, keepdims=True)], axis=1)
-    for who, actions in (("expert", sample.seen.expert), ("teacher", sample.seen.taught)):
-        chosen = allowed[rows, np.asarray(actions)]
-        _require(bool(chosen.all()), f"the {who} chose an illegal action, or one in a finished game")
-
-
-def _check_words(sample: _Sample) -> None:
-    words = np.asarray(sample.seen.words)
-    has_ended = words[:, :-1] == 0
-    _require(not (has_ended & (words[:, 1:] != 0)).any(), "the teacher's words have a zero byte before their end")
-    _require(not (words == ord("<")).any(), "the teacher's words have a `<`, which would look like a tag")
+    chosen = allowed[rows, np.asarray(sample.seen.expert)]
+    _require(bool(chosen.all()), "the expert chose an illegal action, or one in a finished game")
 
 
 def _check_facts(sample: _Sample) -> None:
@@ -274,7 +261,6 @@ _CHECKS: tuple[Callable[[_Sample], None], ...] = (
     _check_perception,
     _check_action_text,
     _check_legal_actions,
-    _check_words,
     _check_facts,
     _check_bad_actions,
     _check_endings,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from g1jax.envs.checks import check_bytes
+from g1jax.envs.response import ANSWER, PERCEPTION
 from g1jax.typing import Array, ArrayLike
 
 CELL_SEPARATOR = " | "
@@ -161,7 +162,7 @@ class BoardText:
 
     def exact_score(self, response: Array, board: Array) -> Array:
         """Whether the stripped content of the response's first perception tag is the true board text: bool[]."""
-        span = strip(response, find_tag(response, "perception"))
+        span = strip(response, find_tag(response, PERCEPTION))
         truth = self.write(board)
         length = jnp.sum((truth != 0).astype(jnp.int32), dtype=jnp.int32)
         position = jnp.arange(self.length, dtype=jnp.int32)
@@ -170,7 +171,7 @@ class BoardText:
 
     def cell_score(self, response: Array, board: Array) -> Array:
         """The share of cells that the response's first perception tag names rightly: float32[] from 0 to 1."""
-        span = find_tag(response, "perception")
+        span = find_tag(response, PERCEPTION)
         is_right = self.read_span(response, span) == board.astype(jnp.int32)
         return jnp.where(span.is_found, jnp.mean(is_right.astype(jnp.float32)), 0.0)
 
@@ -181,9 +182,10 @@ class AnswerText:
     def __init__(self, form: str, bounds: Sequence[int]) -> None:
         self.form, self.bounds = form, tuple(bounds)
         between = form.split("#")
-        between[0], between[-1] = "<answer>" + between[0], between[-1] + "</answer>"
+        start, end = f"<{ANSWER}>", f"</{ANSWER}>"
+        between[0], between[-1] = start + between[0], between[-1] + end
         numbers = [str(i) for i in range(max(bounds))]
-        self._words = NameTable.of([*numbers, *between, "<answer>", "</answer>", ""])
+        self._words = NameTable.of([*numbers, *between, start, end, ""])
         first = len(numbers)
         self._between = np.arange(first, first + len(between), dtype=np.int32)
         opening, closing, nothing = range(first + len(between), first + len(between) + 3)
@@ -199,52 +201,10 @@ class AnswerText:
 
     def read(self, response: Array) -> tuple[Array, Array]:
         """The numbers of a response's first answer, uint8[N] -> (int32[n], is_valid bool[]); 0 where invalid."""
-        span = find_tag(response, "answer")
+        span = find_tag(response, ANSWER)
         numbers, is_valid = read_numbers(response, span, self.form.replace(" ", ""), max(self.bounds))
         is_valid &= jnp.all(numbers < np.array(self.bounds, np.int32))
         return jnp.where(is_valid, numbers, 0), is_valid
-
-
-class Phrasebook:
-    """Short texts about a board of one size: names of cells, places ` (r, c)`, and fixed phrases, one after another."""
-
-    def __init__(self, names: Sequence[str], rows: int, cols: int, phrases: Sequence[str]) -> None:
-        places = [f" ({r}, {c})" for r in range(rows) for c in range(cols)]
-        self._table = NameTable.of([*names, *places, *phrases, ""])
-        self._first_place = len(names)
-        first_phrase = len(names) + len(places)
-        self._phrases = {phrase: first_phrase + i for i, phrase in enumerate(phrases)}
-        self._nothing = first_phrase + len(phrases)
-
-    def name(self, kind: Array) -> Array:
-        """The piece that names a kind of cell."""
-        return kind.astype(jnp.int32)
-
-    def place(self, place: Array) -> Array:
-        """The piece of a cell, by its place in reading order; nothing for -1."""
-        return jnp.where(place < 0, self._nothing, place.astype(jnp.int32) + self._first_place)
-
-    def phrase_if(self, condition: Array, phrase: str, otherwise: str | None = None) -> Array:
-        """The piece of one phrase or another, or of nothing."""
-        return jnp.where(condition, self.phrase(phrase), self._nothing if otherwise is None else self.phrase(otherwise))
-
-    def phrase(self, phrase: str) -> Array:
-        """The piece of one of the phrases."""
-        return jnp.int32(self._phrases[phrase])
-
-    def phrase_of(self, index: Array, phrases: Sequence[str]) -> Array:
-        """The piece of the phrase at an index, int32[]."""
-        return jnp.asarray([self._phrases[phrase] for phrase in phrases], jnp.int32)[index]
-
-    @property
-    def nothing(self) -> Array:
-        """The piece that writes nothing."""
-        return jnp.int32(self._nothing)
-
-    def write(self, pieces: Sequence[Array | str]) -> Array:
-        """The text of some pieces, phrases as such: uint8[T], zero-padded; T follows from how many pieces there are."""
-        stacked = jnp.stack([self.phrase(piece) if isinstance(piece, str) else piece for piece in pieces])
-        return join(stacked, self._table, len(pieces) * self._table.names.shape[1])
 
 
 # Reading

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,11 @@ import numpy as np
 
 from g1jax.envs import text
 from g1jax.envs.core import Game
+from g1jax.envs.response import PERCEPTION, tagged
 from g1jax.envs.text import CELL_SEPARATOR
 from g1jax.evaluation.protocol import Answers, Player
 from g1jax.rl.policy import Policy
+from g1jax.teachers import token_budgets
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm import Params, TokenBytes
 
@@ -49,6 +51,14 @@ def policy_player(
         table = policy.table()
     shown, traced = (None, {}) if looks is None else (looks.shown, dict(looks.traced))
     return Player(name, _PolicyRespond(policy, sees, shown), (params, table, traced), batch_size, steps_per_call)
+
+
+def prepared(policy: Policy, temperature: float, games: Sequence[Game[Any]]) -> Policy:
+    """The policy as it is evaluated: at a temperature, and with a token budget for each of these games too."""
+    sampling = dataclasses.replace(policy.sampling, temperature=temperature)
+    missing = [game for game in games if not policy.budget and game not in dict(policy.budgets)]
+    budgets = policy.budgets + token_budgets(policy.tokenizer, missing)
+    return dataclasses.replace(policy, sampling=sampling, budgets=budgets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +121,7 @@ def _true_perceptions(policy: Policy, game: Game[Any], states: Pytree) -> tuple[
 
 
 def _perception(board: str) -> str:
-    return f"<perception>{board}</perception>"
+    return tagged(PERCEPTION, board)
 
 
 def _most_tokens(policy: Policy, game: Game[Any]) -> int:

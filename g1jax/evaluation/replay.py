@@ -18,6 +18,7 @@ from PIL import Image
 
 from g1jax.envs import text
 from g1jax.envs.core import Game
+from g1jax.envs.response import PERCEPTION
 from g1jax.evaluation.protocol import Episodes, Recorded
 from g1jax.typing import Array, HostImages, Pytree
 
@@ -96,7 +97,7 @@ def _cells(game: Game[Any], states: Pytree) -> Array:
 @functools.partial(jax.jit, static_argnums=0)
 def _read(game: Game[Any], responses: Array) -> Array:
     def read(response: Array) -> Array:
-        span = text.find_tag(response, "perception")
+        span = text.find_tag(response, PERCEPTION)
         return jnp.where(span.is_found, game.board_text.read_span(response, span), -1).reshape(-1)
 
     return jax.vmap(read)(responses)

@@ -16,7 +16,9 @@ from g1jax.errors import ExperimentError
 from g1jax.programs.evaluate import games_of, progress_line
 from g1jax.settings import Range, Seed, Share, check
 from g1jax.sft.dataset_writer import DatasetWriter, Form
-from g1jax.sft.teachers import Draw, Teach, ask_endpoint, count_reasons, expert, make_rows
+from g1jax.sft.states import StateSource, count_reasons, draw_states, make_rows
+from g1jax.teachers import Respond, built_in
+from g1jax.teachers.endpoint import ask_endpoint
 from g1jax.terminal import printable
 from g1jax.training.experiments import load_experiment
 
@@ -57,20 +59,26 @@ def make_dataset(options: Options) -> Path:
     is_remote = options.teacher == "endpoint"
     ExperimentError.require(bool(options.endpoint.model) or not is_remote, "name the endpoint's model: --model=…")
     games = _games(options)
-    draw = Draw(options.states, options.seed, options.random_moves)
+    source = StateSource(options.states, options.seed, options.random_moves)
     with DatasetWriter(options.out, options.format, _setting(options, games)) as writer:
         if writer.is_done:
             _say(f"{options.out} is complete already")
             return writer.file
-        teachers: dict[str, Teach] = dict.fromkeys(games, expert)
+        teachers: dict[str, Respond] = dict.fromkeys(games, built_in)
         if is_remote:
             teachers = ask_endpoint(
-                games, draw, options.endpoint, options.out / EXCHANGES, _progress("states asked about")
+                games,
+                lambda game: draw_states(game, source),
+                source.num_states,
+                source.setting(),
+                options.endpoint,
+                options.out / EXCHANGES,
+                _progress("states asked about"),
             )
         tell = _progress("lessons")
         for label, game in games.items():
             left_out = []
-            for i, row in enumerate(make_rows(game, draw, teachers[label], only_rewarded=is_remote), 1):
+            for i, row in enumerate(make_rows(game, source, teachers[label], only_rewarded=is_remote), 1):
                 if isinstance(row, str):
                     left_out.append(row)
                 else:

@@ -4,7 +4,7 @@ import dataclasses
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -72,8 +72,10 @@ def evaluate(options: Options) -> None:
         return
     options = _with_defaults(options)
     others = [results.load(path) for path in options.beside]
-    player = None if options.player == "openai" else player_named(options.player, options.temperature, options.sees)
     games = games_for_run(options.games, Path(options.player)) if _is_run(options) else games_of(options.games)
+    player = None
+    if options.player != "openai":
+        player = player_named(options.player, tuple(games.values()), options.temperature, options.sees)
     curves = curves_of_run(options)
     out = options.out
     assert out is not None
@@ -189,7 +191,7 @@ def _play_all(
     return about, episodes
 
 
-def player_named(name: str, temperature: float = 1.0, sees: bool = False) -> Player:
+def player_named(name: str, games: Sequence[Game[Any]], temperature: float = 1.0, sees: bool = False) -> Player:
     """A player on the device: by its name, or a policy by the folder of its run.
 
     Raises:
@@ -203,10 +205,9 @@ def player_named(name: str, temperature: float = 1.0, sees: bool = False) -> Pla
         raise EvaluationError(f"no player {name!r}: neither one of {known}, nor the folder of a training run")
     try:
         policy, params = policy_of_run(folder)
-        sampling = dataclasses.replace(policy.sampling, temperature=temperature)
+        policy = players.prepared(policy, temperature, games)
     except G1Error as error:
         raise EvaluationError(str(error)) from None
-    policy = dataclasses.replace(policy, sampling=sampling)
     name = folder.resolve().name + (" (sees)" if sees else "")
     return players.policy_player(policy, params, name=name, sees=sees)
 

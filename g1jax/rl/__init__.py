@@ -5,10 +5,9 @@ from g1jax.rl.advantages import has_spread, overlong_punishment, prepare, select
 from g1jax.rl.algorithm import Algorithm, Batch, algorithm_names, make_algorithm
 from g1jax.rl.losses import Metrics, TokenWeights, estimate_kl, policy_loss, token_weights
 from g1jax.rl.returns import discounted_returns, episode_returns, flatten_steps, is_running
-from g1jax.rl.rewards import TAGS, Reward, RewardWeights, has_format, reward
+from g1jax.rl.rewards import Reward, RewardWeights, has_format, reward
 
 __all__ = [
-    "TAGS",
     "Algorithm",
     "AlgorithmError",
     "Batch",

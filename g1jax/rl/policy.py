@@ -1,8 +1,8 @@
 """A policy that plays: a model, its tokenizer, and how it samples; from a game's states to responses in bytes."""
 
 import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -10,13 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from g1jax import vlm
-from g1jax.envs import text
 from g1jax.envs.core import Game
-from g1jax.typing import Array, Key, Pytree
+from g1jax.errors import ConfigError
+from g1jax.typing import Array, Key
 from g1jax.vlm import Params, Sampling, TokenBytes, Tokenizer
-
-_LESSONS_TO_MEASURE = 64
-_SPARE = 1.25
 
 
 @jax.tree_util.register_dataclass
@@ -30,14 +27,17 @@ class Responses:
     bytes: Array  # uint8[B·n, L]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Policy:
     """What is static about a policy; its weights, and the table of what its tokens say, are arguments.
 
+    A value: two policies with equal parts are equal, and share compiled programs.
+
     >>> from g1jax import envs, vlm
-    >>> tokenizer = vlm.Tokenizer.load("games")
-    >>> policy = Policy(vlm.preset("nano", vocab_size=tokenizer.vocab_size), tokenizer)
-    >>> game = envs.make("game_2048")
+    >>> from g1jax.teachers import token_budgets
+    >>> tokenizer, game = vlm.Tokenizer.load("games"), envs.make("game_2048")
+    >>> config = vlm.preset("nano", vocab_size=tokenizer.vocab_size)
+    >>> policy = Policy(config, tokenizer, budgets=token_budgets(tokenizer, [game]))
     >>> len(policy.prompt_tokens(game)) > 16, policy.max_new_tokens(game) >= 40
     (True, True)
     """
@@ -45,9 +45,10 @@ class Policy:
     config: vlm.Config
     tokenizer: Tokenizer
     sampling: Sampling = vlm.PLAIN
-    budget: Mapping[str, int] | int = 0
-    """Tokens a response may have, for all games or by id. 0: what a lesson of the game takes, and a quarter more."""
-    _known: dict[Any, Any] = field(default_factory=dict, repr=False)
+    budget: int = 0
+    """Tokens that a response may have in every game; 0: as `budgets` says."""
+    budgets: tuple[tuple[Game[Any], int], ...] = ()
+    """The same by game; see `teachers.token_budgets`."""
 
     def __post_init__(self) -> None:
         vlm.check_tokenizer(self.tokenizer, self.config)
@@ -72,25 +73,19 @@ class Policy:
         Raises:
             ConfigError: the game's frames are not made of whole visual tokens.
         """
-        key = ("prompt", game)
-        if key not in self._known:
-            rows, columns = vlm.grid_of(self.config.vision, *game.frame_shape[:2])
-            tokens = self.tokenizer.prompt(game.prompt, rows * columns)
-            self._known[key] = np.array(tokens, np.int32)
-        known: np.ndarray = self._known[key]
-        return known
+        return _prompt_tokens(self.tokenizer, self.config.vision, game)
 
     def max_new_tokens(self, game: Game[Any]) -> int:
-        """How many tokens a response to this game may have."""
-        budget = self.budget if isinstance(self.budget, int) else self.budget.get(game.id, 0)
-        if budget:
-            return budget
-        key = ("budget", game)
-        if key not in self._known:
-            longest = max(len(tokens) for tokens in self.tokenizer.encode_batch(sample_lessons(game)))
-            self._known[key] = -(-int(_SPARE * longest) // 8) * 8
-        known: int = self._known[key]
-        return known
+        """How many tokens a response to this game may have.
+
+        Raises:
+            ConfigError: nothing says how many.
+        """
+        if self.budget:
+            return self.budget
+        known = dict(self.budgets)
+        ConfigError.require(game in known, f"no token budget for {game}: give budgets=token_budgets(tokenizer, games)")
+        return known[game]
 
     def max_bytes(self, game: Game[Any]) -> int:
         """How many bytes a response may have, all of which are read: whatever tokens it is made of, it fits."""
@@ -157,26 +152,7 @@ class Policy:
         )
 
 
-def lesson_text(board: str, words: str, answer: str) -> str:
-    """A whole response: what is on the board, why which move, the move."""
-    return f"<perception>{board}</perception><think>{words}</think>{answer}"
-
-
-def sample_lessons(game: Game[Any], count: int = _LESSONS_TO_MEASURE) -> list[str]:
-    """Whole responses to some first states of a game, as its teacher gives them."""
-
-    @jax.jit
-    @jax.vmap
-    def teach(key: Key) -> Pytree:
-        state = game.reset(key)
-        action, words = game.teach(state, key)
-        return game.describe(state), words, game.write_action(action)
-
-    def first_keys() -> Key:
-        return jax.random.split(jax.random.key(0), count)
-
-    # Traced under `ensure_compile_time_eval`, every operation on constants would be compiled and run by itself.
-    compiled = teach.lower(jax.eval_shape(first_keys)).compile()
-    with jax.ensure_compile_time_eval():  # a caller may be tracing
-        columns = [np.asarray(column) for column in compiled(first_keys())]
-    return [lesson_text(*map(text.decode, row)) for row in zip(*columns, strict=True)]
+@functools.lru_cache(maxsize=256)
+def _prompt_tokens(tokenizer: Tokenizer, vision: vlm.VisionConfig, game: Game[Any]) -> np.ndarray:
+    rows, columns = vlm.grid_of(vision, *game.frame_shape[:2])
+    return np.array(tokenizer.prompt(game.prompt, rows * columns), np.int32)

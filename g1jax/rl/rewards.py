@@ -8,13 +8,12 @@ import jax.numpy as jnp
 
 from g1jax.envs import text
 from g1jax.envs.core import Game, StepResult
+from g1jax.envs.response import TAGS
 from g1jax.errors import AlgorithmError
 from g1jax.settings import Range, check
 from g1jax.typing import Array
 
 Coefficient = Annotated[float, Range(-1e6, 1e6)]
-TAGS = ("<perception>", "</perception>", "<think>", "</think>", "<answer>", "</answer>")
-"""The tags of a response, in the order the prompt asks for."""
 
 
 @dataclass(frozen=True, kw_only=True)

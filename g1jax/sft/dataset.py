@@ -21,18 +21,18 @@ from PIL import Image
 
 from g1jax import envs
 from g1jax.envs.core import Game
+from g1jax.envs.response import has_tags_in_order
 from g1jax.errors import ExperimentError, unknown
 from g1jax.foreign import file_inside, read_json_lines
 from g1jax.foreign_images import open_image
 from g1jax.rl.policy import Policy
 from g1jax.sft import dataset_parquet
-from g1jax.sft.demonstrations import tokenize
+from g1jax.sft.batch import tokenize
+from g1jax.teachers.endpoint import IMAGE_PLACEHOLDER
 from g1jax.typing import HostImages
 from g1jax.vlm import ConfigError
 
 JSONL, PARQUET, IMAGES = "data.jsonl", "data.parquet", "images"
-PLACEHOLDER = "<image>"
-_TAGS = ("<perception>", "</perception>", "<think>", "</think>", "<answer>", "</answer>")
 _MAX_LINE = 4 * 2**20  # bytes; a row is a few thousand
 
 Record = dict[str, Any]
@@ -54,7 +54,7 @@ class Row:
 
     def record(self, image: str) -> Record:
         """As a line of `data.jsonl`, its image in the file of this name."""
-        messages = [("user", PLACEHOLDER + self.prompt), ("assistant", self.response)]
+        messages = [("user", IMAGE_PLACEHOLDER + self.prompt), ("assistant", self.response)]
         return {
             "messages": [{"role": role, "content": content} for role, content in messages],
             "images": [image],
@@ -67,7 +67,7 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Book:
+class Dataset:
     """The lessons of one game: what is read out of its rows, and their images where they lie."""
 
     game: Game[Any]
@@ -101,7 +101,7 @@ def rows_of_step(seed: int, game_id: str, num_rows: int, step: int, count: int) 
     return np.concatenate(rows)[places - epochs[0] * num_rows]
 
 
-def read_dataset(folder: Path, games: Sequence[Game[Any]], policy: Policy) -> tuple[Book, ...]:
+def read_dataset(folder: Path, games: Sequence[Game[Any]], policy: Policy) -> tuple[Dataset, ...]:
     """The lessons of each game; rows of games that are not asked for are passed over.
 
     Raises:
@@ -118,16 +118,16 @@ def read_dataset(folder: Path, games: Sequence[Game[Any]], policy: Policy) -> tu
             response, image = _response(record, place), _image(record, place, folder)
             _check_image(image, place, shapes[game_id])
             found[game_id].append((place, response, image))
-    books = []
+    datasets = []
     for game in games:
         rows = found[game.id]
         ExperimentError.require(
             len(rows) > 0, f"{folder}: no row of {game.id}: leave the game out, or make a dataset with it"
         )
         places, responses, images = map(list, zip(*rows, strict=True))
-        books.append(Book(game, places, responses, images))
-    _check_lengths(books, policy)
-    return tuple(books)
+        datasets.append(Dataset(game, places, responses, images))
+    _check_lengths(datasets, policy)
+    return tuple(datasets)
 
 
 # A row's parts
@@ -160,24 +160,13 @@ def _response(record: Record, place: str) -> str:
         f"{place}: messages are not one of the user and one of the assistant, each a text",
     )
     question, response = (content for _, content in said)
-    count = question.count(PLACEHOLDER)
-    ExperimentError.require(count == 1, f"{place}: the user's text has {PLACEHOLDER} {count} times, not once")
+    count = question.count(IMAGE_PLACEHOLDER)
+    ExperimentError.require(count == 1, f"{place}: the user's text has {IMAGE_PLACEHOLDER} {count} times, not once")
     ExperimentError.require(
-        _has_tags(response),
+        has_tags_in_order(response),
         f"{place}: the assistant's text is not <perception>…</perception><think>…</think><answer>…</answer>",
     )
     return str(response)
-
-
-def _has_tags(response: str) -> bool:
-    """Whether each tag stands somewhere behind the one before it."""
-    at = 0
-    for tag in _TAGS:
-        at = response.find(tag, at)
-        if at < 0:
-            return False
-        at += len(tag)
-    return True
 
 
 def _image(record: Record, place: str, folder: Path) -> Path | bytes:
@@ -214,17 +203,17 @@ def _opened(image: Path | bytes, place: str, shape: tuple[int, int, int]) -> Ite
         yield picture
 
 
-def _check_lengths(books: Sequence[Book], policy: Policy) -> None:
+def _check_lengths(datasets: Sequence[Dataset], policy: Policy) -> None:
     try:
-        lines = [policy.tokenizer.encode_batch(book.responses, book.places) for book in books]
+        lines = [policy.tokenizer.encode_batch(dataset.responses, dataset.places) for dataset in datasets]
     except ConfigError as error:
         raise ExperimentError(str(error)) from None
     lengths = [np.array([len(tokens) + 1 for tokens in of_game]) for of_game in lines]  # and the end
     longest = max(int(of_game.max()) for of_game in lengths)
-    for book, of_game in zip(books, lengths, strict=True):
-        limit, row = policy.max_new_tokens(book.game), int(of_game.argmax())
+    for dataset, of_game in zip(datasets, lengths, strict=True):
+        limit, row = policy.max_new_tokens(dataset.game), int(of_game.argmax())
         ExperimentError.require(
             bool(of_game[row] <= limit),
-            f"{book.places[row]}: a response of {of_game[row]} tokens, and {book.game.id} has room for {limit}: "
+            f"{dataset.places[row]}: a response of {of_game[row]} tokens, and {dataset.game.id} has room for {limit}: "
             f"give --max-new-tokens={longest}, or leave the row out",
         )

@@ -1,4 +1,4 @@
-"""A step of the cold start: next-token loss on the teacher's responses."""
+"""A supervised step: next-token loss on demonstrations."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from g1jax import vlm
 from g1jax.envs.core import Game
 from g1jax.rl.losses import Metrics
 from g1jax.rl.policy import Policy
-from g1jax.sft.demonstrations import Lesson
+from g1jax.sft.batch import SFTBatch
 from g1jax.sft.facts import HEADS, facts_loss
 from g1jax.typing import Array, Pytree
 from g1jax.vlm import Params
@@ -29,22 +29,22 @@ def supervised_step(
     num_micro: int,
     params: Params,
     opt_state: Pytree,
-    lessons: Sequence[Lesson],
+    batches: Sequence[SFTBatch],
     complete: Callable[[Params], Params] = lambda params: params,
     facts_weight: float = 0.0,
 ) -> tuple[Params, Pytree, Metrics]:
     """New params and optimizer state, and by game the loss and how often the likeliest token is the teacher's.
 
     The loss is the mean over games of the mean over tokens, those of the perception counted `see_weight` times, and
-    `facts_weight` times the loss of the facts, where the lessons have them and `params` the heads.
+    `facts_weight` times the loss of the facts, where the batches have them and `params` the heads.
     """
     grads: Params | None = None
     metrics: Metrics = {}
-    for game, lesson in zip(games, lessons, strict=True):
-        weights = jnp.where(lesson.is_perception, see_weight, 1.0) * lesson.mask.astype(jnp.float32)
+    for game, batch in zip(games, batches, strict=True):
+        weights = jnp.where(batch.is_perception, see_weight, 1.0) * batch.mask.astype(jnp.float32)
         weights = weights / (jnp.sum(weights) * len(games))
         share = facts_weight / len(games)
-        own, figures = _gradient(policy, game, share, num_micro, complete, params, lesson, weights)
+        own, figures = _gradient(policy, game, share, num_micro, complete, params, batch, weights)
         grads = own if grads is None else jax.tree.map(jnp.add, grads, own)
         metrics |= {f"{game.id}/{name}": value for name, value in _rates(figures, len(games)).items()}
     updates, opt_state = optimizer.update(grads, opt_state, params)
@@ -59,23 +59,23 @@ def _gradient(
     num_micro: int,
     complete: Callable[[Params], Params],
     params: Params,
-    lesson: Lesson,
+    batch: SFTBatch,
     weights: Array,
 ) -> tuple[Params, dict[str, Array]]:
     """The gradient of one game's share of the loss, its micro-batches added up in float32, and sums of figures."""
 
-    def loss(params: Params, part: tuple[Lesson, Array]) -> tuple[Array, dict[str, Array]]:
-        lesson, weights = part
+    def loss(params: Params, part: tuple[SFTBatch, Array]) -> tuple[Array, dict[str, Array]]:
+        batch, weights = part
         own = complete(params)
-        seen_tokens = vlm.see(policy.config, own, lesson.frames)
-        score = policy.score(own, game, lesson.frames, lesson.tokens, lesson.mask, seen_tokens)
+        seen_tokens = vlm.see(policy.config, own, batch.frames)
+        score = policy.score(own, game, batch.frames, batch.tokens, batch.mask, seen_tokens)
         loss = -jnp.sum(score.logprobs * weights)
         facts: Metrics = {}
         total = loss
-        if lesson.facts is not None:
-            facts_own, facts = facts_loss(params[HEADS][game.id], seen_tokens, lesson.facts)
+        if batch.facts is not None:
+            facts_own, facts = facts_loss(params[HEADS][game.id], seen_tokens, batch.facts)
             total += facts_weight / num_micro * facts_own
-        seen, said = lesson.is_perception & lesson.mask, ~lesson.is_perception & lesson.mask
+        seen, said = batch.is_perception & batch.mask, ~batch.is_perception & batch.mask
         return total, {
             **{name: value / num_micro for name, value in facts.items()},
             "loss": loss,
@@ -85,10 +85,10 @@ def _gradient(
             "said": jnp.sum(said.astype(jnp.float32)),
         }
 
-    def add(carry: Any, part: tuple[Lesson, Array]) -> tuple[Any, None]:
+    def add(carry: Any, part: tuple[SFTBatch, Array]) -> tuple[Any, None]:
         return add_to(carry, jax.grad(loss, has_aux=True)(params, part)), None
 
-    parts = jax.tree.map(lambda leaf: deal(leaf, num_micro), (lesson, weights))
+    parts = jax.tree.map(lambda leaf: deal(leaf, num_micro), (batch, weights))
     first = jax.tree.map(lambda leaf: leaf[0], parts)
     shapes = jax.eval_shape(functools.partial(jax.grad(loss, has_aux=True), params), first)
     total: tuple[Params, dict[str, Array]]

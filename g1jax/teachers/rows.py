@@ -1,4 +1,4 @@
-"""The rationale of games whose action is two cells: of each row one legal pair, then which row's is taken.
+"""What the teacher says of a game whose action is two cells: of each row one legal pair, then which row's it takes.
 
     0 -
     1 (1, 3) (2, 3)
@@ -9,18 +9,33 @@
 A row's number says where to look, so a policy finds a row's pair by its number, and the chosen pair by its row's.
 """
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from g1jax.envs.text import Phrasebook
+from g1jax.envs.core import Game
+from g1jax.teachers.phrasebook import Phrasebook
 from g1jax.typing import Array, Key
 
 _NONE, _TAKE, _END = " -", "\nTake row", "."
 
 
-def row_book(rows: int, cols: int) -> Phrasebook:
-    """The words for a board of this size."""
+def teach(game: Game[Any], state: Any, key: Key) -> tuple[Array, Array]:
+    """A random one of the pairs that are named, of each row the first legal one: (int32[], uint8[T])."""
+    num_cells = game.rows * game.cols
+    first, second = first_pairs(game.legal_actions(state).reshape(num_cells, num_cells), game.rows)
+    chosen = choose_row(first, key)
+    is_over = first[chosen] < 0
+    action = jnp.where(is_over, game.invalid_action, first[chosen] * num_cells + second[chosen])
+    pieces = write_rows(_phrasebook(game.rows, game.cols), first, second, chosen)
+    return action, jnp.where(is_over, jnp.uint8(0), pieces)
+
+
+@functools.lru_cache(maxsize=64)
+def _phrasebook(rows: int, cols: int) -> Phrasebook:
     labels = [f"{_line(row)}{row}" for row in range(rows)]
     return Phrasebook([], rows, cols, (*labels, *(f" {row}" for row in range(rows)), _NONE, _TAKE, _END))
 
@@ -46,7 +61,7 @@ def choose_row(first: Array, key: Key) -> Array:
 
 
 def write_rows(book: Phrasebook, first: Array, second: Array, chosen: Array) -> Array:
-    """The words for these pairs and the chosen row: int32[R], int32[R], int32[] -> uint8[T]."""
+    """The text of these pairs and the chosen row: int32[R], int32[R], int32[] -> uint8[T]."""
     rows = first.shape[0]
     pieces: list[Array | str] = []
     for row in range(rows):

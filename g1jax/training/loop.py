@@ -16,7 +16,8 @@ import jax
 from g1jax import keys, vlm
 from g1jax.files import ROOM
 from g1jax.keys import OfStep
-from g1jax.sft.demonstrations import Lesson, next_scripts, to_lesson
+from g1jax.sft.batch import SFTBatch, to_batch
+from g1jax.sft.demonstrations import next_demonstrations
 from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.config import Experiment
 from g1jax.training.heap import give_back
@@ -76,9 +77,9 @@ def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
         stack.callback(progress.end)
         stack.enter_context(jax.set_mesh(setup.mesh))
         is_known = any_process(folder.checkpoints.is_dir())
-        if not is_known and setup.books is not None:  # what is wrong with them is found here
-            sizes = ", ".join(f"{len(book)} of {book.game.id}" for book in setup.books)
-            progress.say(f"lessons of {experiment.cold_start.dataset}: {sizes}")
+        if not is_known and setup.datasets is not None:  # what is wrong with them is found here
+            sizes = ", ".join(f"{len(dataset)} of {dataset.game.id}" for dataset in setup.datasets)
+            progress.say(f"demonstrations of {experiment.cold_start.dataset}: {sizes}")
         params = None if is_known else load_params(setup)  # before the first file: they may be damaged
         stack.callback(folder.close)
         room = ROOM + (1 if is_known else 2) * _size(template(setup, 0))
@@ -119,7 +120,7 @@ def _keep(folder: Path, setup: Setup) -> None:
             folder,
             setup.games,
             setup.policy,
-            setup.books,
+            setup.datasets,
             dataset=setup.experiment.cold_start.dataset,
             weights=weights_folder(setup),
             is_frozen=setup.lora is not None,
@@ -137,7 +138,7 @@ def _restore(run: _Run, params: Params | None) -> tuple[RunState, Fixed]:
         return begin(run.setup, load_params(run.setup) if params is None else params)
     run.progress.say(f"goes on after step {int(state.step)} of {run.setup.experiment.num_steps}")
     if int(state.step) < run.setup.experiment.cold_start.steps:
-        run.setup.books  # noqa: B018  (a dataset that has changed is refused before anything is written)
+        run.setup.datasets  # noqa: B018  (a dataset that has changed is refused before anything is written)
     return state, frozen_of(run.setup)
 
 
@@ -186,19 +187,21 @@ def _cold_step(
 ) -> tuple[RunState, Mapping[str, Any]]:
     """Asks the teacher, or the dataset, puts its words into tokens, learns them."""
     cold = setup.experiment.cold_start
-    if setup.books is not None:
+    if setup.datasets is not None:
         wait(COLD)
         step, seed, policy = int(state.step), setup.experiment.seed, setup.policy
-        batches = [book.batch(policy, seed, step, cold.states) for book in setup.books]
-        return cold_step(setup, state, fixed, tuple(Lesson(*setup.spread(batch)) for batch in batches))
+        read = [dataset.batch(policy, seed, step, cold.states) for dataset in setup.datasets]
+        return cold_step(setup, state, fixed, tuple(SFTBatch(*setup.spread(batch)) for batch in read))
     key = keys.of_step(state.key, state.step, OfStep.TEACH)
     has_facts = cold.facts_weight > 0
-    after, scripts = next_scripts(setup.cold_vecs, cold.random_moves, state.cold_envs, key, has_facts=has_facts)
-    wait(COLD)
-    lessons = tuple(
-        to_lesson(setup.policy, game, script, setup.spread) for game, script in zip(setup.games, scripts, strict=True)
+    after, demonstrations = next_demonstrations(
+        setup.cold_vecs, cold.random_moves, state.cold_envs, key, has_facts=has_facts
     )
-    return cold_step(setup, dataclasses.replace(state, cold_envs=after), fixed, lessons)
+    wait(COLD)
+    batches = tuple(
+        to_batch(setup.policy, game, made, setup.spread) for game, made in zip(setup.games, demonstrations, strict=True)
+    )
+    return cold_step(setup, dataclasses.replace(state, cold_envs=after), fixed, batches)
 
 
 def _turn_to_rl(run: _Run, state: RunState, fixed: Fixed) -> RunState:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from g1jax import vlm
-from g1jax.sft.demonstrations import Lesson
+from g1jax.sft.batch import SFTBatch
 from g1jax.sft.facts import facts_of
 from g1jax.training.setup import Setup
 from g1jax.training.steps import COLD, RL, Fixed, cold_step, fixed_of, rl_step, template, with_shardings
@@ -48,7 +48,7 @@ def _wait(programs: Mapping[str, Future[None]], phase: str) -> None:
 
 def _compile_cold_step(setup: Setup) -> None:
     with jax.set_mesh(setup.mesh):
-        cold_step.lower(setup, template(setup, 0), _fixed_template(setup), _lessons_template(setup)).compile()
+        cold_step.lower(setup, template(setup, 0), _fixed_template(setup), _batches_template(setup)).compile()
 
 
 def _compile_rl_step(setup: Setup) -> None:
@@ -64,14 +64,14 @@ def _fixed_template(setup: Setup) -> Fixed:
     return fixed_of(setup, with_shardings(shapes, setup.shardings(shapes)))
 
 
-def _lessons_template(setup: Setup) -> tuple[Lesson, ...]:
-    """The same of a batch of lessons."""
+def _batches_template(setup: Setup) -> tuple[SFTBatch, ...]:
+    """The same of a step's batches."""
 
     def rows(dtype: DTypeLike, *shape: int) -> Any:
         shape = (setup.experiment.cold_start.states, *shape)
         return jax.ShapeDtypeStruct(shape, dtype, sharding=setup.sharding(BATCH))
 
-    cold, lessons = setup.experiment.cold_start, []
+    cold, batches = setup.experiment.cold_start, []
     for game, vec in zip(setup.games, setup.cold_vecs, strict=True):
         n, facts = setup.policy.max_new_tokens(game), None
         if cold.facts_weight and not cold.dataset:
@@ -79,5 +79,5 @@ def _lessons_template(setup: Setup) -> tuple[Lesson, ...]:
             shapes = jax.eval_shape(functools.partial(facts_of, game), states)
             facts = jax.tree.map(lambda leaf: rows(leaf.dtype, *leaf.shape[1:]), shapes)
         tokens = rows(jnp.int32, n), rows(bool, n), rows(bool, n)
-        lessons.append(Lesson(rows(jnp.uint8, *game.frame_shape), *tokens, facts))
-    return tuple(lessons)
+        batches.append(SFTBatch(rows(jnp.uint8, *game.frame_shape), *tokens, facts))
+    return tuple(batches)

@@ -1,7 +1,5 @@
 """What a run ends with: the paper's evaluation beside random play and the published table, and the curves."""
 
-import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +7,9 @@ from typing import Any
 import jax
 
 from g1jax.evaluation import Episodes, Player, Result, play, policy_player, random_player, result_of, save
+from g1jax.evaluation.players import prepared
 from g1jax.evaluation.tables import as_markdown
 from g1jax.files import write_atomically
-from g1jax.rl.policy import Policy
 from g1jax.training.progress import Progress
 from g1jax.training.run_folder import read_metrics
 from g1jax.training.setup import Setup
@@ -43,7 +41,7 @@ def evaluate(
     and then, and may raise.
     """
     evaluation = setup.experiment.evaluation
-    policy = _at_temperature(setup.policy, evaluation.temperature)
+    policy = prepared(setup.policy, evaluation.temperature, setup.games)
     params = jax.jit(setup.complete)(state.trained, fixed.frozen)
     players = [policy_player(policy, params, fixed.table, name=name, batch_size=num_episodes), random_player()]
     results = []
@@ -57,14 +55,6 @@ def evaluate(
         write_atomically(table_of(folder, name), table)
     progress.say(f"\n{table}")
     return results[0]
-
-
-@functools.lru_cache(maxsize=8)
-def _at_temperature(policy: Policy, temperature: float) -> Policy:
-    """The policy so sampled: one and the same for all evaluations of a run, so that they share compiled programs."""
-    if policy.sampling.temperature == temperature:
-        return policy
-    return dataclasses.replace(policy, sampling=dataclasses.replace(policy.sampling, temperature=temperature))
 
 
 def _play_all(

@@ -26,7 +26,7 @@ from g1jax.errors import ExperimentError, LevelError
 from g1jax.files import write_atomically
 from g1jax.foreign import read_json
 from g1jax.rl.policy import Policy
-from g1jax.sft.dataset import Book
+from g1jax.sft.dataset import Dataset
 from g1jax.training import checksums
 from g1jax.training.checksums import DamagedError
 from g1jax.training.config import Experiment
@@ -51,7 +51,7 @@ def keep(
     folder: Path,
     games: Sequence[Game[Any]],
     policy: Policy,
-    books: Sequence[Book] | None,
+    datasets: Sequence[Dataset] | None,
     *,
     dataset: str,
     weights: Path | None,
@@ -63,7 +63,7 @@ def keep(
         folder: the run's.
         games: at their levels.
         policy: its config and tokenizer are kept.
-        books: what its cold start learns, if that is read from a dataset.
+        datasets: what its cold start learns, if that is read from a dataset.
         dataset: the folder of that.
         weights: the folder of its base weights, if it begins from some.
         is_frozen: these stay as they are, under LoRA, and are kept too.
@@ -81,8 +81,8 @@ def keep(
     draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=folder))
     try:
         sources: dict[str, Any] = {"format": 1}
-        if books is not None:
-            sources["dataset"] = {"folder": str(Path(dataset).resolve()), "fingerprints": fingerprints(books)}
+        if datasets is not None:
+            sources["dataset"] = {"folder": str(Path(dataset).resolve()), "fingerprints": fingerprints(datasets)}
         _write(draft / SETUP, sources, games, policy, weights, is_frozen)
         (draft / SETUP).rename(target)
     finally:
@@ -226,16 +226,16 @@ def dataset_of(folder: Path, named: str) -> Path:
     return where if where.is_dir() or wanted is None else Path(str(wanted.get("folder")))
 
 
-def check_dataset(folder: Path, where: Path, books: Sequence[Book]) -> None:
+def check_dataset(folder: Path, where: Path, datasets: Sequence[Dataset]) -> None:
     """Refuses a dataset that is another than the run has learnt from so far.
 
     Raises:
-        ExperimentError: the lessons of a game have changed; the message names it.
+        ExperimentError: the demonstrations of a game have changed; the message names it.
     """
     wanted = _source(folder, "dataset")
     if wanted is None:
         return
-    found, known = fingerprints(books), wanted.get("fingerprints")
+    found, known = fingerprints(datasets), wanted.get("fingerprints")
     changed = [game for game in found if not isinstance(known, dict) or known.get(game) != found[game]]
     ExperimentError.require(
         not changed,
@@ -244,17 +244,17 @@ def check_dataset(folder: Path, where: Path, books: Sequence[Book]) -> None:
     )
 
 
-def fingerprints(books: Iterable[Book]) -> dict[str, str]:
-    """Of each game's lessons, by what a run reads of them: responses and images, in their order."""
+def fingerprints(datasets: Iterable[Dataset]) -> dict[str, str]:
+    """Of each game's demonstrations, by what a run reads of them: responses and images, in their order."""
     found = {}
-    for book in books:
+    for dataset in datasets:
         digest = hashlib.blake2b(digest_size=16)
-        for response, image in zip(book.responses, book.images, strict=True):
+        for response, image in zip(dataset.responses, dataset.images, strict=True):
             content = image if isinstance(image, bytes) else image.read_bytes()
             for part in (response.encode(), content):
                 digest.update(len(part).to_bytes(8, "little"))
                 digest.update(part)
-        found[book.game.id] = digest.hexdigest()
+        found[dataset.game.id] = digest.hexdigest()
     return found
 
 

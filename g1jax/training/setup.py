@@ -22,8 +22,9 @@ from g1jax.rl.algorithm import Algorithm, make_algorithm
 from g1jax.rl.policy import Policy
 from g1jax.rl.rewards import RewardWeights
 from g1jax.rl.update import Passes
-from g1jax.sft.dataset import Book, read_dataset
+from g1jax.sft.dataset import Dataset, read_dataset
 from g1jax.sft.facts import check_facts, without_heads
+from g1jax.teachers import token_budgets
 from g1jax.training import run_setup
 from g1jax.training.config import Experiment, check_experiment
 from g1jax.training.optimizer import make_optimizer
@@ -57,7 +58,7 @@ class Setup:
     """Of a run that has begun: what it is made of is read from there."""
 
     @functools.cached_property
-    def books(self) -> tuple[Book, ...] | None:
+    def datasets(self) -> tuple[Dataset, ...] | None:
         """What the cold start learns instead of the teacher's words, one a game; None without a dataset.
 
         Read when first asked for: a policy that has learnt is used without it.
@@ -66,10 +67,10 @@ class Setup:
         if not cold.steps or not cold.dataset:
             return None
         where = Path(cold.dataset) if folder is None else run_setup.dataset_of(folder, cold.dataset)
-        books = read_dataset(where, self.games, self.policy)
+        datasets = read_dataset(where, self.games, self.policy)
         if folder is not None:
-            run_setup.check_dataset(folder, where, books)
-        return books
+            run_setup.check_dataset(folder, where, datasets)
+        return datasets
 
     def complete(self, trained: Params, frozen: Params | None) -> Params:
         """The model's params of those that are trained and those that are not."""
@@ -122,7 +123,7 @@ def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
     run_folder = run_folder if run_folder is not None and run_setup.is_kept(run_folder) else None
     games = _make_games(e, run_folder)
     mesh = _make_mesh(e)
-    policy = _make_policy(e, run_folder)
+    policy = _make_policy(e, games, run_folder)
     for game in games:
         check_length(policy.config, len(policy.prompt_tokens(game)), max(e.max_new_tokens, 1))
         if e.cold_start.steps and e.cold_start.facts_weight:
@@ -212,7 +213,7 @@ def _make_games(e: Experiment, run_folder: Path | None) -> tuple[Game[Any], ...]
     )
 
 
-def _make_policy(e: Experiment, run_folder: Path | None) -> Policy:
+def _make_policy(e: Experiment, games: tuple[Game[Any], ...], run_folder: Path | None) -> Policy:
     sampling = vlm.Sampling(temperature=e.sampling.temperature, top_k=e.sampling.top_k, top_p=e.sampling.top_p)
     folder, source = (
         (None, "") if run_folder is None else (run_folder / run_setup.MODEL, str(run_folder / run_setup.MODEL))
@@ -228,7 +229,8 @@ def _make_policy(e: Experiment, run_folder: Path | None) -> Policy:
         config = vlm.preset(e.model, vocab_size=tokenizer.vocab_size, **changes)
     else:
         config = dataclasses.replace(vlm.load_config(folder), **changes)
-    return Policy(config, tokenizer, sampling, e.max_new_tokens)
+    budgets = () if e.max_new_tokens else token_budgets(tokenizer, games)
+    return Policy(config, tokenizer, sampling, e.max_new_tokens, budgets)
 
 
 def _folder_of(model: str) -> Path | None:

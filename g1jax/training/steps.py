@@ -15,7 +15,7 @@ from g1jax.keys import OfRun, OfStep
 from g1jax.rl.losses import Metrics
 from g1jax.rl.rollout import Rollout, figures, play_on, respond_and_branch
 from g1jax.rl.update import update
-from g1jax.sft.demonstrations import Lesson
+from g1jax.sft.batch import SFTBatch
 from g1jax.sft.facts import HEADS, init_heads, without_heads
 from g1jax.sft.step import supervised_step
 from g1jax.training.setup import Setup, load_params
@@ -206,8 +206,8 @@ def _rows(mesh: jax.sharding.Mesh, leaf: Array) -> tuple[Any, ...]:
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def cold_step(setup: Setup, state: RunState, fixed: Fixed, lessons: tuple[Lesson, ...]) -> tuple[RunState, Metrics]:
-    """Learns some lessons by heart; `lessons` are the next ones of `state.cold_envs`."""
+def cold_step(setup: Setup, state: RunState, fixed: Fixed, batches: tuple[SFTBatch, ...]) -> tuple[RunState, Metrics]:
+    """Learns one batch of each game, made of the states of `state.cold_envs`."""
     cold = setup.experiment.cold_start
     trained, opt_state, metrics = supervised_step(
         setup.policy,
@@ -217,7 +217,7 @@ def cold_step(setup: Setup, state: RunState, fixed: Fixed, lessons: tuple[Lesson
         cold.microbatches,
         state.trained,
         state.opt_state,
-        lessons,
+        batches,
         lambda trained: setup.complete(trained, fixed.frozen),
         cold.facts_weight,
     )

@@ -5,6 +5,7 @@ The games' tokenizer has the special tokens of the presets and about a token a c
 """
 
 import functools
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,18 @@ class Tokenizer:
     chat: Chat
     hf: Any = None
     """The tokenizer of transformers, if it was loaded by it."""
+
+    def __eq__(self, other: object) -> bool:
+        """By what it does: the same tokens, in the same chat form."""
+        return isinstance(other, Tokenizer) and self._fingerprint == other._fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self._fingerprint)
+
+    @functools.cached_property
+    def _fingerprint(self) -> bytes:
+        parts = self.backend.to_str(), self.chat("?", True), self.chat("?", False)
+        return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
     @staticmethod
     def load(source: str | Path = GAMES) -> "Tokenizer":

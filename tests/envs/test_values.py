@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from g1jax import envs
+from g1jax.teachers import teach
 from tests.envs import helpers, toy
 
 KEYS: dict[str, dict[str, Any]] = {
@@ -36,7 +37,7 @@ def played(game: envs.Game[Any], key: Any) -> Any:
     """Everything a game gives, for a few moves of its teacher; to be traced."""
 
     def move(state: Any, key: Any) -> Any:
-        action, words = game.teach(state, key)
+        action, words = teach(game, state, key)
         after, result = game.step(state, action, key)
         said = game.write_action(action)
         shown = state, action, words, said, game.parse(said), game.describe(state), game.legal_actions(state)

@@ -33,7 +33,7 @@ from g1jax.foreign_images import open_image
 from g1jax.rl.policy import Policy
 from g1jax.sft.dataset import JSONL, PARQUET, Row, read_dataset
 from g1jax.sft.dataset_writer import ABOUT, DatasetWriter
-from g1jax.sft.teachers import lesson_of
+from g1jax.teachers.endpoint import reply_of
 from g1jax.training import checksums, metrics_file, run_setup
 from g1jax.training import run_folder as run_folder
 from g1jax.vlm import weights
@@ -240,7 +240,7 @@ def make_exchanges(folder: Path) -> None:
 def read_exchanges(folder: Path) -> None:
     with contextlib.redirect_stderr(io.StringIO()), ExchangeLog(folder / "log.jsonl", {"model": "a", "seed": 0}) as log:
         for line in log.answered.values():
-            lesson_of(line)
+            reply_of(line)
 
 
 def make_body(folder: Path) -> None:

@@ -12,10 +12,13 @@ import pytest
 from g1jax import envs, vlm
 from g1jax.envs import text
 from g1jax.envs.core import Game
-from g1jax.rl.policy import Policy, lesson_text, sample_lessons
+from g1jax.envs.response import compose
+from g1jax.rl.policy import Policy
 from g1jax.rl.rewards import RewardWeights
 from g1jax.rl.rollout import figures, play_on, respond_and_branch
-from g1jax.sft.demonstrations import tokenize
+from g1jax.sft.batch import tokenize
+from g1jax.teachers import token_budgets
+from g1jax.teachers.budget import sample_responses
 from tests.rl import tiny
 
 STATES, SAMPLES = 3, 2
@@ -56,23 +59,23 @@ def test_what_is_written_is_scored_alike(game: Game[Any]) -> None:
 
 
 @pytest.mark.parametrize("game", tiny.GAMES, ids=lambda game: game.id)
-def test_lessons_are_tokens_and_back(game: Game[Any]) -> None:
-    policy = Policy(tiny.CONFIG, tiny.TOKENIZER)
-    lessons = sample_lessons(game, 8)
-    assert len(set(lessons)) > 1
-    tokens, mask, is_perception = tokenize(policy, game, lessons)
+def test_responses_are_tokens_and_back(game: Game[Any]) -> None:
+    policy = Policy(tiny.CONFIG, tiny.TOKENIZER, budgets=token_budgets(tiny.TOKENIZER, [game]))
+    responses = sample_responses(game, 8)
+    assert len(set(responses)) > 1
+    tokens, mask, is_perception = tokenize(policy, game, responses)
     assert tokens.shape[1] == policy.max_new_tokens(game) > 1.2 * (mask.sum(axis=1).max() - 1)
-    for lesson, row, row_mask, row_seen in zip(lessons, tokens, mask, is_perception, strict=True):
+    for response, row, row_mask, row_seen in zip(responses, tokens, mask, is_perception, strict=True):
         assert row[row_mask][-1] == tiny.TOKENIZER.end_token
-        assert tiny.TOKENIZER.decode(row[row_mask]) == lesson
+        assert tiny.TOKENIZER.decode(row[row_mask]) == response
         seen = tiny.TOKENIZER.decode(row[row_seen])
-        assert seen + "</perception>" == lesson[: lesson.index("</perception>") + len("</perception>")]
-        assert int(game.parse(lesson)) != game.invalid_action
+        assert seen + "</perception>" == response[: response.index("</perception>") + len("</perception>")]
+        assert int(game.parse(response)) != game.invalid_action
 
 
-def test_a_lesson_that_does_not_fit() -> None:
+def test_a_response_that_does_not_fit() -> None:
     with pytest.raises(vlm.ConfigError, match=r"a line of \d+ tokens does not fit in 12"):
-        tokenize(tiny.POLICY, tiny.GAMES[0], sample_lessons(tiny.GAMES[0], 2))
+        tokenize(tiny.POLICY, tiny.GAMES[0], sample_responses(tiny.GAMES[0], 2))
 
 
 @pytest.mark.parametrize("game", tiny.GAMES, ids=lambda game: game.id)
@@ -104,8 +107,11 @@ def test_a_budget_by_game_and_its_bytes() -> None:
     assert tiny.POLICY.max_new_tokens(game) == 16
     assert Policy(tiny.CONFIG, tiny.TOKENIZER, budget=99).max_new_tokens(game) == 99
     assert tiny.POLICY.max_bytes(game) >= 16
-    longest = max(len(lesson.encode()) for lesson in sample_lessons(game))
-    assert Policy(tiny.CONFIG, tiny.TOKENIZER).max_bytes(game) >= longest
+    longest = max(len(response.encode()) for response in sample_responses(game))
+    policy = Policy(tiny.CONFIG, tiny.TOKENIZER, budgets=token_budgets(tiny.TOKENIZER, tiny.GAMES))
+    assert policy.max_bytes(game) >= longest
+    with pytest.raises(vlm.ConfigError, match=r"no token budget for make\('shisen_sho'"):
+        Policy(tiny.CONFIG, tiny.TOKENIZER).max_new_tokens(game)
 
 
 def test_frames_that_are_not_whole_tokens() -> None:
@@ -157,5 +163,5 @@ def test_episodes_of_several_steps() -> None:
 
 
 def test_a_whole_response() -> None:
-    lesson = lesson_text("2 | -\n- | 4", "why", "<answer>3</answer>")
-    assert lesson == "<perception>2 | -\n- | 4</perception><think>why</think><answer>3</answer>"
+    response = compose("2 | -\n- | 4", "why", "<answer>3</answer>")
+    assert response == "<perception>2 | -\n- | 4</perception><think>why</think><answer>3</answer>"

@@ -9,6 +9,7 @@ import pytest
 
 from g1jax import envs, rl
 from g1jax.envs import text
+from g1jax.envs.response import TAGS
 from g1jax.typing import Array
 
 GAME = envs.make("game_2048")
@@ -70,7 +71,7 @@ def test_a_step_that_earns_nothing_is_no_success() -> None:
 def test_format(ordered: bool) -> None:
     whole = to_bytes(FULL.format("a", "b"))
     assert rl.has_format(whole, ordered=ordered)
-    for tag in rl.TAGS:
+    for tag in TAGS:
         assert not rl.has_format(to_bytes(FULL.format("a", "b").replace(tag, "")), ordered=ordered)
     swapped = "<think></think><perception></perception><answer></answer>"
     assert bool(rl.has_format(to_bytes(swapped), ordered=ordered)) is not ordered
@@ -86,20 +87,20 @@ def test_format(ordered: bool) -> None:
 
 def test_format_agrees_with_strings() -> None:
     draw = np.random.default_rng(0)
-    pieces = [*rl.TAGS, "x", "<answer", "/think>"]
-    is_ordered = re.compile(".*".join(rl.TAGS), re.DOTALL)
+    pieces = [*TAGS, "x", "<answer", "/think>"]
+    is_ordered = re.compile(".*".join(TAGS), re.DOTALL)
     both = jax.jit(jax.vmap(lambda x: (rl.has_format(x), rl.has_format(x, ordered=True))))
     # Mostly whole responses with a piece or two moved, so that all outcomes are there.
     texts = []
     for _ in range(500):
-        parts = list(rl.TAGS)
+        parts = list(TAGS)
         for _ in range(draw.integers(0, 5)):
             parts.insert(draw.integers(len(parts) + 1), pieces[draw.integers(len(pieces))])
             if draw.random() < 0.5:
                 parts.pop(draw.integers(len(parts)))
         texts.append("".join(parts))
     present, ordered = both(jnp.stack([jnp.asarray(text.encode(each, 128)) for each in texts]))
-    assert present.tolist() == [all(tag in each for tag in rl.TAGS) for each in texts]
+    assert present.tolist() == [all(tag in each for tag in TAGS) for each in texts]
     assert ordered.tolist() == [is_ordered.search(each) is not None for each in texts]
     assert 50 < int(present.sum()) < 450
     assert int((present & ~ordered).sum()) > 20

@@ -27,7 +27,7 @@ GAMES: tuple[Game[Any], ...] = (
     envs.make("shisen_sho", rows=2, cols=2, prompt="Pairs"),
 )
 LENGTHS = {"game_2048": 12, "shisen_sho": 16}
-POLICY = Policy(CONFIG, TOKENIZER, budget=LENGTHS)
+POLICY = Policy(CONFIG, TOKENIZER, budgets=tuple((game, LENGTHS[game.id]) for game in GAMES))
 
 
 def make_params(seed: int = 0, factor: float = 5.0) -> vlm.Params:

@@ -18,9 +18,9 @@ def main() -> None:
         setup = make_setup(experiment)
     with jax.set_mesh(setup.mesh):
         fixed = steps.fixed_of(setup, None)
-        lessons = test_export.lesson_shapes(setup)
+        batches = test_export.batch_shapes(setup)
         programs = {
-            "cold_step": (steps.cold_step, steps.template(setup, 0), fixed, lessons),
+            "cold_step": (steps.cold_step, steps.template(setup, 0), fixed, batches),
             "rl_step": (steps.rl_step, steps.template(setup, experiment.num_steps), fixed),
         }
         for name, (step, *args) in programs.items():

@@ -133,13 +133,13 @@ def gradients_of(setup: Any, state: Any, fixed: Any) -> Any:
         return jax.tree.map(jnp.zeros_like, params), state
 
     rule = optax.GradientTransformation(lambda params: (), see)
-    lessons = test_export.lesson_shapes(setup)
+    batches = test_export.batch_shapes(setup)
     jax.eval_shape(
-        lambda trained, lessons: supervised_step(
-            setup.policy, rule, setup.games, 1.0, 2, trained, (), lessons,
+        lambda trained, batches: supervised_step(
+            setup.policy, rule, setup.games, 1.0, 2, trained, (), batches,
             lambda trained: setup.complete(trained, fixed.frozen),
         ),
-        state.trained, lessons,
+        state.trained, batches,
     )  # fmt: skip
     return seen[0]
 

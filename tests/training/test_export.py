@@ -12,6 +12,7 @@ from jax import export
 
 from g1jax import envs
 from g1jax.sft import demonstrations
+from g1jax.sft.batch import SFTBatch
 from g1jax.training import steps
 from g1jax.training.setup import make_setup
 from tests.conftest import REPOSITORY
@@ -72,8 +73,10 @@ def test_a_step_of_the_cold_start(run_args: tuple[Any, Any, Any]) -> None:
     setup, state, fixed = run_args
     key = jax.eval_shape(jax.random.key, 0)
     with jax.set_mesh(setup.mesh):
-        check(jax.jit(lambda s, k: demonstrations.next_scripts(setup.cold_vecs, 0.5, s, k)), state.cold_envs, key)
-        check(jitted(steps.cold_step, setup), state, fixed, lesson_shapes(setup))
+        check(
+            jax.jit(lambda s, k: demonstrations.next_demonstrations(setup.cold_vecs, 0.5, s, k)), state.cold_envs, key
+        )
+        check(jitted(steps.cold_step, setup), state, fixed, batch_shapes(setup))
 
 
 def test_an_iteration_of_rl(run_args: tuple[Any, Any, Any]) -> None:
@@ -84,7 +87,7 @@ def test_an_iteration_of_rl(run_args: tuple[Any, Any, Any]) -> None:
     assert text.count("stablehlo.while") >= 4
 
 
-def lesson_shapes(setup: Any) -> tuple[demonstrations.Lesson, ...]:
+def batch_shapes(setup: Any) -> tuple[SFTBatch, ...]:
     def shape(dtype: Any, *shape: int) -> Any:
         return jax.ShapeDtypeStruct((setup.experiment.cold_start.states, *shape), dtype, sharding=setup.sharding())
 
@@ -92,7 +95,7 @@ def lesson_shapes(setup: Any) -> tuple[demonstrations.Lesson, ...]:
     for game in setup.games:
         length = setup.policy.max_new_tokens(game)
         made.append(
-            demonstrations.Lesson(
+            SFTBatch(
                 shape(jnp.uint8, *game.frame_shape), shape(jnp.int32, length), shape(jnp.bool_, length),
                 shape(jnp.bool_, length),
             )

@@ -13,7 +13,7 @@ import pytest
 from g1jax import keys
 from g1jax.evaluation import protocol
 from g1jax.evaluation.players import random_player
-from g1jax.sft.demonstrations import next_scripts
+from g1jax.sft.demonstrations import next_demonstrations
 from g1jax.training.setup import load_params, make_setup
 from g1jax.training.steps import begin, begin_rl, rl_step
 from tests.training import tiny
@@ -86,7 +86,7 @@ def test_the_first_steps_of_a_run_use_no_key_twice(collected: Collected) -> None
     with jax.set_mesh(setup.mesh):
         state, fixed = begin(setup, load_params(setup))
         key = keys.of_step(state.key, state.step, keys.OfStep.TEACH)
-        next_scripts(setup.cold_vecs, 0.5, state.cold_envs, key)
+        next_demonstrations(setup.cold_vecs, 0.5, state.cold_envs, key)
         state = dataclasses.replace(state, step=state.step + 1)
         state = begin_rl(setup, state)
         jax.block_until_ready(rl_step(setup, state, fixed)[0])

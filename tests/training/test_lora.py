@@ -84,5 +84,6 @@ def test_it_is_exported_merged(
 
 def test_it_plays(folder: Path) -> None:
     """From its folder, in an evaluation."""
-    episodes = play(envs.make("game_2048", rows=2, cols=2, prompt="2048"), player_named(str(folder)), 2, 2, 0)
+    game = envs.make("game_2048", rows=2, cols=2, prompt="2048")
+    episodes = play(game, player_named(str(folder), [game]), 2, 2, 0)
     assert episodes.score.shape == (2, 2)

@@ -111,7 +111,7 @@ def keep(folder: Path, setup: Setup, weights: Path | None) -> None:
         folder,
         setup.games,
         setup.policy,
-        setup.books,
+        setup.datasets,
         dataset=setup.experiment.cold_start.dataset,
         weights=weights,
         is_frozen=setup.lora is not None,

@@ -12,6 +12,7 @@ import pytest
 
 from g1jax import envs, vlm
 from g1jax.rl.policy import Policy
+from g1jax.teachers import token_budgets
 from g1jax.training.recipes import PROMPTS
 from g1jax.training.setup import BASE_MODEL
 from g1jax.vlm import lora, weights
@@ -196,8 +197,9 @@ def test_padding_changes_nothing(tmp_path: Path) -> None:
 def test_the_base_model_is_a_plain_qwen_and_writes_the_same_tokens_in_transformers(game_id: str) -> None:
     tokenizer, (config, params) = vlm.Tokenizer.load(BASE_MODEL), vlm.load(BASE_MODEL)
     model = transformers.AutoModelForImageTextToText.from_pretrained(BASE_MODEL, dtype=torch.float32).eval()
-    policy = Policy(config, tokenizer, dataclasses.replace(vlm.PLAIN, temperature=0.0))
     game = envs.make(game_id, prompt=PROMPTS[game_id])
+    greedy = dataclasses.replace(vlm.PLAIN, temperature=0.0)
+    policy = Policy(config, tokenizer, greedy, budgets=token_budgets(tokenizer, [game]))
     frame = game.render(game.reset(jax.random.key(1)))[None]
     respond = jax.jit(lambda params, table, frame, key: policy.respond(params, table, game, frame, key))
     ours = respond(params, policy.table(), frame, jax.random.key(0))

@@ -1,6 +1,5 @@
 """2048: slide the tiles, merge equal ones."""
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from g1jax.envs import appearance, core, prng, sprites, text
+from g1jax.envs import appearance, core, prng, sprites
 from g1jax.envs import level as level_keys
 from g1jax.envs import packed_lines as packed
 from g1jax.envs.level import traced
@@ -17,7 +16,7 @@ from g1jax.errors import LevelError
 from g1jax.typing import Array, HostImages, Key
 
 UP, RIGHT, DOWN, LEFT = range(4)
-_WAYS = ("up", "right", "down", "left")
+DIRECTIONS = ("up", "right", "down", "left")
 
 
 @jax.tree_util.register_dataclass
@@ -134,8 +133,7 @@ class Game2048(core.Game[State]):
     @property
     def fact_names(self) -> tuple[str, ...]:
         """For each direction, whether the next tile over empty cells is its like, and whether the tile would move."""
-        ways = ("up", "right", "down", "left")
-        return (*(f"like {way}" for way in ways), *(f"moves {way}" for way in ways))
+        return (*(f"like {way}" for way in DIRECTIONS), *(f"moves {way}" for way in DIRECTIONS))
 
     def facts(self, state: State) -> Array:
         """Which tiles meet their like, and which move, in each direction."""
@@ -143,28 +141,6 @@ class Game2048(core.Game[State]):
         like_left, like_right, like_up, like_down = *across, *(fact.T for fact in along)
         moves = [would_move(state.board, jnp.int32(way)) for way in range(4)]
         return jnp.stack([like_up, like_right, like_down, like_left, *moves], axis=-1)
-
-    def teach(self, state: State, key: Key) -> tuple[Array, Array]:
-        """The expert's move; the words say of each direction the largest tile that it makes, `-` if nothing moves.
-
-        `up 8` / `right 0` / `down 8` / `left -` / `Take down.`
-        """
-        book, board, is_legal = self._phrasebook, state.board, legal_moves(state.board)
-        action = self.expert(state, key)
-        made = [jnp.max(largest_merge(lines)) for lines in (board.T, board)]
-        made = [jnp.minimum(made[i], len(self.cell_names()) - 1) for i in (0, 1, 0, 1)]
-        words: list[Array | str] = []
-        for way, name in enumerate(_WAYS):
-            largest = jnp.where(made[way] == 0, book.phrase(" 0"), book.name(made[way]))
-            words += [f"{chr(10) if way else ''}{name}", jnp.where(is_legal[way], largest, book.phrase(" -"))]
-        words += ["\nTake", book.phrase_of(jnp.minimum(action, 3), [f" {name}" for name in _WAYS]), "."]
-        return action, jnp.where(jnp.any(is_legal), book.write(words), jnp.uint8(0))
-
-    @functools.cached_property
-    def _phrasebook(self) -> text.Phrasebook:
-        names = [f" {name}" for name in self.cell_names()]
-        ways = [f"{before}{name}" for before in ("", "\n", " ") for name in _WAYS]
-        return text.Phrasebook(names, 0, 0, (*ways, " 0", " -", "\nTake", "."))
 
 
 # Rules
@@ -266,15 +242,6 @@ def spawn_tile(board: Array, key: Key, spawn_four: Array) -> Array:
 
 
 # What can be seen
-
-
-def largest_merge(lines: Array) -> Array:
-    """The largest tile that each line makes when it slides, as its exponent, 0 if none: int8[n, m] -> int32[n].
-
-    `[1 1 2 2] -> 3`
-    """
-    made = jnp.where(twins(lines), lines[:, :, None].astype(jnp.int32) + 1, 0)
-    return jnp.max(made, axis=(1, 2))
 
 
 def see_likes(lines: Array) -> tuple[Array, Array]:

@@ -1,7 +1,6 @@
 """Shisen-Sho: remove pairs of equal tiles that a path of at most two turns joins."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from g1jax.envs import appearance, core, prng, sprites, text
+from g1jax.envs import appearance, core, prng, sprites
 from g1jax.envs import level as level_keys
 from g1jax.envs.level import traced
 from g1jax.envs.vmap_loop import fence, loop_while
 from g1jax.errors import LevelError
-from g1jax.teachers.rows import choose_row, first_pairs, row_book, write_rows
 from g1jax.typing import Array, HostImages, Key
 
 
@@ -173,19 +171,6 @@ class ShisenSho(core.Game[State]):
         cols = [has_ahead & (partner % self.cols == col) for col in range(self.cols)]
         has_partner = jnp.any(is_match, axis=1).reshape(state.board.shape)
         return jnp.stack([*turned[0], *turned[1], has_partner, is_named, *rows, *cols], axis=-1)
-
-    def teach(self, state: State, key: Key) -> tuple[Array, Array]:
-        """A random one of the pairs that the words name, of each row the first: see `row_words`."""
-        num_cells = self.rows * self.cols
-        first, second = first_pairs(matches(state.board), self.rows)
-        chosen = choose_row(first, key)
-        is_over = first[chosen] < 0
-        action = jnp.where(is_over, self.invalid_action, first[chosen] * num_cells + second[chosen])
-        return action, jnp.where(is_over, jnp.uint8(0), write_rows(self._row_book, first, second, chosen))
-
-    @functools.cached_property
-    def _row_book(self) -> text.Phrasebook:
-        return row_book(self.rows, self.cols)
 
 
 # Dealing

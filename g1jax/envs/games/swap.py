@@ -1,6 +1,5 @@
 """Swap: exchange two neighbouring tiles so that three or more equal ones stand in a run (match-3)."""
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from g1jax.envs import appearance, core, prng, text
+from g1jax.envs import appearance, core, prng
 from g1jax.envs import level as level_keys
 from g1jax.envs.games import shisen_sho
 from g1jax.envs.level import traced
 from g1jax.envs.vmap_loop import fence, loop_while
 from g1jax.errors import LevelError
-from g1jax.teachers.rows import choose_row, first_pairs, row_book, write_rows
 from g1jax.typing import Array, HostImages, Key
 
 
@@ -146,19 +144,6 @@ class Swap(core.Game[State]):
         right, down = jnp.pad(right, ((0, 0), (0, 1))), jnp.pad(down, ((0, 1), (0, 0)))
         is_named = (right | down) & (jnp.cumsum((right | down).astype(jnp.int32), axis=1, dtype=jnp.int32) == 1)
         return jnp.stack([*likes(state.board), right, down, is_named & right, is_named & down & ~right], axis=-1)
-
-    def teach(self, state: State, key: Key) -> tuple[Array, Array]:
-        """A random one of the swaps that the words name, of each row the first legal one: see `row_words`."""
-        num_cells = self.rows * self.cols
-        first, second = first_pairs(self.legal_actions(state).reshape(num_cells, num_cells), self.rows)
-        chosen = choose_row(first, key)
-        is_over = first[chosen] < 0
-        action = jnp.where(is_over, self.invalid_action, first[chosen] * num_cells + second[chosen])
-        return action, jnp.where(is_over, jnp.uint8(0), write_rows(self._row_book, first, second, chosen))
-
-    @functools.cached_property
-    def _row_book(self) -> text.Phrasebook:
-        return row_book(self.rows, self.cols)
 
 
 # Rules

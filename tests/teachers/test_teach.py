@@ -1,5 +1,7 @@
 """What the teachers say is true, by the oracles, and their move follows from it."""
 
+import contextlib
+import functools
 import itertools
 import re
 from typing import Any
@@ -11,6 +13,8 @@ import pytest
 
 from g1jax import envs
 from g1jax.envs import text
+from g1jax.teachers import core, register_teacher, teach
+from g1jax.teachers.testing import check_teacher
 from g1jax.typing import Array
 from tests.envs import helpers
 from tests.oracles import game_2048, shisen_sho, swap
@@ -18,13 +22,15 @@ from tests.oracles import game_2048, shisen_sho, swap
 Cell = tuple[int, int]
 
 
-def lessons(game_id: str, num_games: int, num_steps: int, **level: Any) -> list[tuple[list[list[int]], int, str]]:
+def demonstrations(
+    game_id: str, num_games: int, num_steps: int, **level: Any
+) -> list[tuple[list[list[int]], int, str]]:
     """(board, action, words) of states met in play that are not over."""
     game = envs.make(game_id, **level)
     states = helpers.play(game, num_games, num_steps).flat().states
 
     def look(state: Any, key: Array) -> Any:
-        return game.cells(state), *game.teach(state, key)
+        return game.cells(state), *teach(game, state, key)
 
     boards, actions, words = jax.jit(jax.vmap(look))(states, helpers.keys(num_games * num_steps))
     is_on = ~np.asarray(states.terminated)
@@ -55,7 +61,7 @@ def action_of(a: Cell, b: Cell, rows: int, cols: int) -> int:
 )
 def test_each_row_names_its_first_legal_pair_and_one_of_them_is_taken(game_id: str, rows: int, cols: int) -> None:
     chosen = set()
-    seen = lessons(game_id, 16, 12, rows=rows, cols=cols)
+    seen = demonstrations(game_id, 16, 12, rows=rows, cols=cols)
     assert len(seen) > 50
     for board, action, words in seen:
         pairs = shisen_sho.legal_pairs(board) if game_id != "swap" else swap.valid_swaps(board)
@@ -75,7 +81,7 @@ def test_each_row_names_its_first_legal_pair_and_one_of_them_is_taken(game_id: s
 @pytest.mark.parametrize("size", [(4, 4), (2, 5)])
 def test_2048_says_what_each_move_merges_and_takes_the_experts(size: tuple[int, int]) -> None:
     game = envs.make("game_2048", rows=size[0], cols=size[1])
-    seen = lessons("game_2048", 16, 20, rows=size[0], cols=size[1])
+    seen = demonstrations("game_2048", 16, 20, rows=size[0], cols=size[1])
     assert len(seen) > 150
     experts = jax.jit(jax.vmap(game.expert))(
         jax.vmap(lambda cells: game.from_cells(cells, jnp.uint32(0), game.traced_level()))(
@@ -110,6 +116,39 @@ def largest_merge(line: list[int]) -> int:
     ],
 )
 def test_where_nothing_is_legal_the_teacher_says_nothing(game: envs.Game[Any], board: str) -> None:
-    action, words = jax.jit(game.teach)(game.from_text(board), jax.random.key(0))
+    action, words = jax.jit(functools.partial(teach, game))(game.from_text(board), jax.random.key(0))
     assert int(action) == game.invalid_action
     assert not np.asarray(words).any()
+
+
+@pytest.mark.parametrize("game_id", envs.game_ids())
+def test_every_teacher_passes_the_check(game_id: str) -> None:
+    check_teacher(envs.make(game_id), num_games=4, num_steps=8)
+
+
+@pytest.mark.parametrize(
+    ("action", "rationale", "message"),
+    [(0, b"up", ""), (4, b"up", "illegal action"), (0, b"a\0b", "zero byte"), (0, b"<b", "a `<`")],
+)
+def test_a_registered_teacher_and_what_is_wrong_with_it(
+    action: int, rationale: bytes, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core, "_TEACHERS", {})
+    game = envs.make("game_2048", rows=2, cols=2)
+    said = jnp.asarray(np.frombuffer(rationale, np.uint8))
+
+    def mine(game: Any, state: Any, key: Any) -> Any:
+        return (game.expert(state, key) if action == 0 else jnp.int32(action)), said
+
+    register_teacher("game_2048", mine)
+    with pytest.raises(AssertionError, match=message) if message else contextlib.nullcontext():
+        check_teacher(game)
+
+
+def test_a_game_without_a_teacher_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "_TEACHERS", {})
+    game = envs.make("game_2048", rows=2, cols=2)
+    state = game.from_text("2 | 2\n- | -")
+    action, rationale = teach(game, state, jax.random.key(0))
+    assert int(action) == int(game.expert(state, jax.random.key(0)))
+    assert text.decode(rationale) == ""

@@ -21,7 +21,7 @@ from g1jax.evaluation import EvaluationError, Player, play
 from g1jax.evaluation.endpoint_player import play_remote
 from g1jax.evaluation.protocol import Answers, Episodes
 from tests.conftest import REPOSITORY
-from tests.evaluation.server import RAW, RESPONSE, Server, serving
+from tests.endpoint.server import RAW, RESPONSE, Server, serving
 
 GAME = envs.make("game_2048")
 KEY = "sk-a-very-secret-key"

@@ -18,7 +18,8 @@ from g1jax.evaluation import EvaluationError
 from g1jax.sft import dataset_parquet
 from g1jax.sft.dataset import JSONL, PARQUET, Row, read_dataset, rows_of_step
 from g1jax.sft.dataset_writer import ABOUT, JOURNAL, DatasetWriter, Form
-from g1jax.sft.teachers import Draw, expert, make_rows
+from g1jax.sft.states import StateSource, make_rows
+from g1jax.teachers import built_in
 from g1jax.training import ExperimentError, loop, policy_of_run, run
 from g1jax.training.config import Experiment
 from g1jax.training.run_folder import read_metrics
@@ -33,7 +34,7 @@ GAMES = {name: envs.make(name, **level) for name, level in LEVELS.items()}
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
     """Six lessons of each game."""
-    made = [make_rows(game, Draw(6), expert, only_rewarded=False) for game in GAMES.values()]
+    made = [make_rows(game, StateSource(6), built_in, only_rewarded=False) for game in GAMES.values()]
     rows = [row for of_game in made for row in of_game]
     assert all(isinstance(row, Row) for row in rows)
     return [row for row in rows if isinstance(row, Row)]

@@ -14,7 +14,7 @@ from g1jax.evaluation import EvaluationError, load
 from g1jax.programs.evaluate import Options, _with_defaults, evaluate, games_for_run, games_of
 from g1jax.training.run_folder import RunFolder
 from tests.conftest import REPOSITORY
-from tests.evaluation.server import serving
+from tests.endpoint.server import serving
 from tests.training import tiny
 
 

@@ -23,8 +23,9 @@ from g1jax.endpoint.transport import MAX_BODY
 from g1jax.evaluation import EvaluationError
 from g1jax.evaluation.endpoint_player import play_remote
 from g1jax.programs.evaluate import Options, evaluate
-from g1jax.sft.teachers import Draw, ask_endpoint
-from tests.evaluation.server import Sent, Server, serving
+from g1jax.sft.states import StateSource, draw_states
+from g1jax.teachers.endpoint import ask_endpoint
+from tests.endpoint.server import Sent, Server, serving
 from tests.training import tiny
 
 LEVELS: dict[str, Any] = tiny.LEVELS
@@ -321,7 +322,14 @@ def test_it_works_where_an_event_loop_runs(tmp_path: Path) -> None:
 
         async def cell() -> Any:
             played = play_remote(GAME, endpoint(server), tmp_path / "log.jsonl", 1, 2)
-            taught = ask_endpoint({"game_2048": GAME}, Draw(2), endpoint(server), tmp_path / "exchanges")
+            taught = ask_endpoint(
+                {"game_2048": GAME},
+                lambda game: draw_states(game, StateSource(2)),
+                2,
+                {},
+                endpoint(server),
+                tmp_path / "exchanges",
+            )
             with pytest.raises(EvaluationError, match="begun with seed=0"):
                 play_remote(GAME, endpoint(server), tmp_path / "log.jsonl", 1, 2, seed=1)
             return played, taught

@@ -19,10 +19,12 @@ from g1jax.envs import LevelError
 from g1jax.evaluation import EvaluationError
 from g1jax.programs.dataset import EXCHANGES, Options, make_dataset
 from g1jax.sft.dataset import JSONL, Row
-from g1jax.sft.teachers import Draw, Taught, draw_sights, expert, lesson_of, make_rows, prompt_of
+from g1jax.sft.states import StateSource, draw_states, make_rows
+from g1jax.teachers import Reply, StateBatch, built_in
+from g1jax.teachers.endpoint import prompt_of, reply_of
 from g1jax.training import ExperimentError
 from tests.conftest import REPOSITORY
-from tests.evaluation.server import RAW, Server, serving
+from tests.endpoint.server import RAW, Server, serving
 from tests.training import tiny
 
 LEVELS: dict[str, Any] = tiny.LEVELS
@@ -78,7 +80,7 @@ def reward_of(board: str, action: int) -> float:
 @pytest.mark.parametrize("name", tiny.LEVELS)
 def test_the_expert_s_lessons(name: str) -> None:
     game = envs.make(name, **LEVELS[name])
-    rows = list(make_rows(game, Draw(18), expert, only_rewarded=False))
+    rows = list(make_rows(game, StateSource(18), built_in, only_rewarded=False))
     assert len(rows) == 18
     boards = set()
     for row in rows:
@@ -93,15 +95,15 @@ def test_the_expert_s_lessons(name: str) -> None:
 
 
 def test_the_states_follow_from_the_seed() -> None:
-    def boards(draw: Draw) -> list[str]:
-        return [board for sights in draw_sights(GAME, draw) for board in sights.boards[: sights.count]]
+    def boards(source: StateSource) -> list[str]:
+        return [board for batch in draw_states(GAME, source) for board in batch.boards]
 
-    first = boards(Draw(18))
+    first = boards(StateSource(18))
     assert len(first) == 18
-    assert boards(Draw(18)) == first
-    assert boards(Draw(18, seed=1)) != first
-    assert boards(Draw(18, random_moves=1.0)) != first
-    assert boards(Draw(18, random_moves=1.0))[:5] == first[:5], "the first boards are nobody's moves"
+    assert boards(StateSource(18)) == first
+    assert boards(StateSource(18, seed=1)) != first
+    assert boards(StateSource(18, random_moves=1.0)) != first
+    assert boards(StateSource(18, random_moves=1.0))[:5] == first[:5], "the first boards are nobody's moves"
 
 
 # An endpoint
@@ -114,7 +116,7 @@ def test_only_rewarded_moves_are_kept(options: Any, tmp_path: Path, capsys: pyte
         assert make_dataset(options(server)) == file
         assert len(server.requests) == STATES
         contents = [request["messages"][0]["content"] for request in server.requests]
-    boards = [board for sights in draw_sights(GAME, Draw(STATES)) for board in sights.boards[: sights.count]]
+    boards = [board for batch in draw_states(GAME, StateSource(STATES)) for board in batch.boards]
     assert Counter(content[1]["text"] for content in contents) == Counter(prompt_of(GAME, board) for board in boards)
     assert all(content[0]["image_url"]["url"].startswith("data:image/png;base64,iVBOR") for content in contents)
     records = records_of(tmp_path / "out")
@@ -185,33 +187,33 @@ ANSWER = "<answer>1</answer>"
 
 
 @pytest.mark.parametrize(
-    ("line", "taught"),
+    ("line", "reply"),
     [
-        ({"response": f"<think> Why. </think>\n{ANSWER}"}, Taught("Why.", ANSWER)),
-        ({"response": f"Why.</think>{ANSWER}"}, Taught("Why.", ANSWER)),
-        ({"response": ANSWER, "reasoning": "Why."}, Taught("Why.", ANSWER)),
-        ({"response": f"<perception>-</perception><think>Why.</think>{ANSWER}<answer>2"}, Taught("Why.", ANSWER)),
-        ({"response": "<think>Why \ud800</think>" + ANSWER}, Taught("Why ?", ANSWER)),
-        ({"response": ANSWER}, Taught(problem="without reasoning")),
-        ({"response": f"<think></think>{ANSWER}"}, Taught(problem="without reasoning")),
-        ({"response": f"<think>An <image>.</think>{ANSWER}"}, Taught(problem="without reasoning")),
-        ({"response": f"<think>So {ANSWER}</think>{ANSWER}"}, Taught(problem="without reasoning")),
-        ({"response": f"<think>So.<|im_end|></think>{ANSWER}"}, Taught(problem="without reasoning")),
-        ({"response": "<think>Why.</think>1"}, Taught(problem="without a move")),
-        ({"response": "<think>Why.</think></answer><answer>1"}, Taught(problem="without a move")),
-        ({"response": "", "gave_up": "400: no"}, Taught(problem="not answered")),
+        ({"response": f"<think> Why. </think>\n{ANSWER}"}, Reply("Why.", ANSWER)),
+        ({"response": f"Why.</think>{ANSWER}"}, Reply("Why.", ANSWER)),
+        ({"response": ANSWER, "reasoning": "Why."}, Reply("Why.", ANSWER)),
+        ({"response": f"<perception>-</perception><think>Why.</think>{ANSWER}<answer>2"}, Reply("Why.", ANSWER)),
+        ({"response": "<think>Why \ud800</think>" + ANSWER}, Reply("Why ?", ANSWER)),
+        ({"response": ANSWER}, Reply(problem="without reasoning")),
+        ({"response": f"<think></think>{ANSWER}"}, Reply(problem="without reasoning")),
+        ({"response": f"<think>An <image>.</think>{ANSWER}"}, Reply(problem="without reasoning")),
+        ({"response": f"<think>So {ANSWER}</think>{ANSWER}"}, Reply(problem="without reasoning")),
+        ({"response": f"<think>So.<|im_end|></think>{ANSWER}"}, Reply(problem="without reasoning")),
+        ({"response": "<think>Why.</think>1"}, Reply(problem="without a move")),
+        ({"response": "<think>Why.</think></answer><answer>1"}, Reply(problem="without a move")),
+        ({"response": "", "gave_up": "400: no"}, Reply(problem="not answered")),
     ],
 )  # fmt: skip
-def test_what_is_a_lesson(line: dict[str, Any], taught: Taught) -> None:
-    assert lesson_of(line) == taught
+def test_what_is_a_reply(line: dict[str, Any], reply: Reply) -> None:
+    assert reply_of(line) == reply
 
 
 def test_unreadable_moves_are_left_out() -> None:
-    def teach(sights: Any) -> list[Taught]:
+    def teach(batch: StateBatch) -> list[Reply]:
         answers = ["<answer>9</answer>", "<answer>" + " " * 200 + "0</answer>", "<answer>up</answer>"]
-        return [Taught("Why.", answers[i % 3]) for i in range(sights.count)]
+        return [Reply("Why.", answers[i % 3]) for i in range(len(batch.boards))]
 
-    assert list(make_rows(GAME, Draw(18), teach, only_rewarded=True)) == ["without a move"] * 18
+    assert list(make_rows(GAME, StateSource(18), teach, only_rewarded=True)) == ["without a move"] * 18
 
 
 @pytest.mark.parametrize("name", envs.game_ids())

@@ -15,8 +15,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from g1jax import envs, vlm
 from g1jax.envs import text
-from g1jax.rl.policy import Policy, sample_lessons
-from g1jax.sft.demonstrations import tokenize, tokens_of
+from g1jax.rl.policy import Policy
+from g1jax.sft.batch import tokenize, tokens_of
+from g1jax.teachers.budget import sample_responses
 from tests.training import tiny
 
 GAME = envs.make("game_2048")
@@ -111,7 +112,7 @@ def by_tag(policy: Policy, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def test_the_games_own_lessons_are_marked_as_by_their_tags_and_read_whole(game_id: str) -> None:
     """With the smallest budget that they fit in."""
     game = envs.make(game_id, **({"images": "digits"} if game_id == "shisen_sho_cifar10" else {}))
-    lessons = sample_lessons(game)
+    lessons = sample_responses(game)
     budget = max(len(tokens) + 1 for tokens in tiny.TOKENIZER.encode_batch(lessons))
     policy = Policy(tiny.CONFIG, tiny.TOKENIZER, budget=budget)
     tokens, mask, is_perception = tokenize(policy, game, lessons)

@@ -20,7 +20,8 @@ from g1jax.errors import LevelError
 from g1jax.programs.evaluate import games_for_run
 from g1jax.sft.dataset import Row
 from g1jax.sft.dataset_writer import DatasetWriter
-from g1jax.sft.teachers import Draw, expert, make_rows
+from g1jax.sft.states import StateSource, make_rows
+from g1jax.teachers import built_in
 from g1jax.training import ExperimentError, loop, policy_of_run, run
 from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.config import Experiment, Lora
@@ -197,7 +198,7 @@ def test_a_dataset_that_changed(model: str, tmp_path: Path, monkeypatch: pytest.
     """Refused before anything is written, where it is needed: not to look at what was learnt."""
     data, moved, folder = tmp_path / "data", tmp_path / "moved", tmp_path / "run"
     level: dict[str, Any] = tiny.LEVELS["game_2048"]
-    lessons = make_rows(envs.make("game_2048", **level), Draw(6), expert, only_rewarded=False)
+    lessons = make_rows(envs.make("game_2048", **level), StateSource(6), built_in, only_rewarded=False)
     with DatasetWriter(data, "jsonl", {}) as writer:
         for row in lessons:
             assert isinstance(row, Row)
@@ -208,11 +209,11 @@ def test_a_dataset_that_changed(model: str, tmp_path: Path, monkeypatch: pytest.
     setup = open_setup(folder)
     with jax.set_mesh(setup.mesh), Checkpoints(folder / "checkpoints", keep=3) as checkpoints:
         checkpoints.save(2, begin(setup, load_params(setup))[0])
-    assert setup.books is not None
+    assert setup.datasets is not None
     data.rename(moved)
     experiment = experiment_in(folder, model, cold_start__dataset=str(moved))
     RunFolder(experiment)
-    assert make_setup(experiment, folder).books is not None
+    assert make_setup(experiment, folder).datasets is not None
     monkeypatch.setattr(loop, "make_setup", make_setup)
     monkeypatch.setattr(loop, "compiling", lambda *arguments: contextlib.nullcontext())
     for changed in (moved / "data.jsonl", moved / "images" / "game_2048_000003.png"):
