@@ -1,5 +1,6 @@
 """The command line of the main job: an experiment, typed overrides, errors in one line, several hosts."""
 
+import dataclasses
 import importlib.util
 import math
 import os
@@ -12,13 +13,21 @@ import jax
 from g1jax.errors import ExperimentError, G1Error
 from g1jax.programs import command_line
 from g1jax.programs.machine import keep_programs, require_devices, use_cores
+from g1jax.rl.algorithm import make_algorithm
 from g1jax.training.config import Experiment, check_experiment
 from g1jax.training.experiments import load_experiment
 from g1jax.training.loop import TrainingError, run
 from g1jax.training.progress import Display, Progress
 
 DEFAULT = "g1_multigame"
-SHORT_NAMES = {"lr": "optimizer.lr", "warmup": "optimizer.warmup"}
+SHORT_NAMES = {
+    "lr": "optimizer.lr",
+    "warmup": "optimizer.warmup",
+    "kl-coefficient": "algorithm.kl-coefficient",
+    "kl_coefficient": "algorithm.kl-coefficient",
+    "entropy-coefficient": "algorithm.entropy-coefficient",
+    "entropy_coefficient": "algorithm.entropy-coefficient",
+}
 
 
 def main(arguments: Sequence[str], description: str) -> int:
@@ -52,8 +61,11 @@ def parse(arguments: Sequence[str], description: str) -> Experiment:
             setting can have.
         SystemExit: `--help`.
     """
-    name, rest = _take_experiment(list(arguments))
-    default = load_experiment(name)
+    name, rest = _take("--experiment", list(arguments))
+    default = load_experiment(name or DEFAULT)
+    algorithm, rest = _take("--rl.algorithm", rest)
+    if algorithm:
+        default = dataclasses.replace(default, rl=dataclasses.replace(default.rl, algorithm=make_algorithm(algorithm)))
     try:
         experiment = command_line.parse(Experiment, [_full_name(a) for a in rest], description, default)
     except command_line.UsageError as error:
@@ -62,15 +74,16 @@ def parse(arguments: Sequence[str], description: str) -> Experiment:
     return experiment
 
 
-def _take_experiment(arguments: list[str]) -> tuple[str, list[str]]:
+def _take(key: str, arguments: list[str]) -> tuple[str, list[str]]:
+    """The value of one argument, empty if it is not there, and the other arguments."""
     for i, argument in enumerate(arguments):
-        if argument.startswith("--experiment="):
+        if argument.startswith(f"{key}="):
             return argument.split("=", 1)[1], arguments[:i] + arguments[i + 1 :]
-        if argument == "--experiment":
+        if argument == key:
             if i + 1 == len(arguments) or arguments[i + 1].startswith("--"):
-                raise ExperimentError("--experiment: a name is missing")
+                raise ExperimentError(f"{key}: a name is missing")
             return arguments[i + 1], arguments[:i] + arguments[i + 2 :]
-    return DEFAULT, arguments
+    return "", arguments
 
 
 def _full_name(argument: str) -> str:
@@ -89,7 +102,7 @@ def use_cores_for(e: Experiment) -> None:
     rows = (
         e.mesh.data,
         cold.states // max(cold.microbatches, 1) if cold.steps else 0,
-        rl.states // max(rl.minibatches * rl.microbatches, 1) if rl.iterations else 0,
+        rl.states // (rl.passes.minibatches * rl.passes.microbatches) if rl.iterations else 0,
     )
     use_cores(math.gcd(*rows), max(e.mesh.fsdp * e.mesh.tensor, 1))
 

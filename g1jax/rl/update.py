@@ -20,36 +20,13 @@ from g1jax.errors import AlgorithmError
 from g1jax.rl.advantages import prepare
 from g1jax.rl.algorithm import Algorithm, Batch
 from g1jax.rl.losses import Metrics, TokenWeights, policy_loss, token_weights
+from g1jax.rl.passes import Passes
 from g1jax.rl.policy import Policy
 from g1jax.rl.rollout import Rollout
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm import Params
 from g1jax.vlm.accumulation import add_to, deal, empty_sums
 from g1jax.vlm.master import apply_updates
-
-
-@dataclass(frozen=True, kw_only=True)
-class Passes:
-    """How often and in which portions a rollout is learned from."""
-
-    epochs: int = 1
-    minibatches: int = 1
-    """Optimizer steps an epoch; the groups are dealt anew for each epoch."""
-    microbatches: int = 1
-    """Parts whose gradients add up to a minibatch's: less memory, and on CPU less time."""
-
-    def check(self, num_groups: int, game: str) -> None:
-        """Refuses a number of groups that does not divide.
-
-        Raises:
-            AlgorithmError: it does not.
-        """
-        parts = self.minibatches * self.microbatches
-        if min(self.epochs, self.minibatches, self.microbatches) < 1 or num_groups % parts:
-            raise AlgorithmError(
-                f"{game}: {num_groups} groups do not divide into {self.minibatches} minibatches of {self.microbatches} "
-                f"micro-batches: make the states a multiple of {parts}, or take fewer"
-            )
 
 
 @jax.tree_util.register_dataclass

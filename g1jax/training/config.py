@@ -8,12 +8,16 @@ import tyro
 
 from g1jax import envs
 from g1jax.errors import ExperimentError, unknown
+from g1jax.rl.algorithm import Algorithm, grpo
+from g1jax.rl.passes import Passes
+from g1jax.rl.rewards import RewardWeights
 from g1jax.settings import Count, CountOrNone, EpisodesOrNone, Range, Seed, Share, Size, Steps, Temperature, check
+from g1jax.vlm.lora import LoRA
+from g1jax.vlm.sampling import Sampling
 
 ALL_GAMES = ("game_2048", "shisen_sho", "shisen_sho_cifar10", "swap")
 MOST_STEPS = 2**31 - 1  # that are counted on a device
 Rate = Annotated[float, Range(1e-15, 10, also=0)]
-Coefficient = Annotated[float, Range(-1e6, 1e6)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +63,6 @@ class ColdStart:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weights:
-    """What the parts of a reward count."""
-
-    game: Coefficient = 1.0
-    format: Coefficient = 1.0
-    perception: Coefficient = 1.0
-    perception_shape: Literal["exact", "cells"] = "exact"
-
-
-@dataclass(frozen=True, kw_only=True)
 class RL:
     """Reinforcement learning; the defaults are the paper's."""
 
@@ -87,31 +81,15 @@ class RL:
     num_steps: Annotated[int, Range(1, 10_000)] = 1
     """Steps of an episode that is learned from; 1 is the paper's one-step bandit."""
     discount: Share = 1.0
-    algorithm: str = "grpo"
-    """grpo, dr_grpo, rloo, dapo, gspo, reinforce_pp or reinforce_pp_baseline: see g1jax/rl/algorithm.py."""
-    changes: tyro.conf.Suppress[Mapping[str, Any]] = field(default_factory=dict)
-    """Keys of the algorithm that differ from its own, such as {"clip_high": 0.28}."""
-    kl_coefficient: Coefficient = -1.0
-    """Of the KL to the reference; below 0: the algorithm's own."""
-    entropy_coefficient: Coefficient = 0.0
-    epochs: Size = 1
-    minibatches: Size = 1
-    microbatches: Size = 1
+    algorithm: Algorithm = field(default_factory=grpo)
+    """On the command line a name, `--rl.algorithm=dapo`, and keys that differ: `--rl.algorithm.clip-high=0.28`."""
+    passes: Annotated[Passes, tyro.conf.arg(name="")] = field(default_factory=Passes)
     reference_every: CountOrNone = 0
     """Iterations after which the reference becomes the policy of then; 0: never."""
-    weights: Weights = field(default_factory=Weights)
-    weights_by_game: tyro.conf.Suppress[Mapping[str, Weights]] = field(default_factory=dict)
+    weights: RewardWeights = field(default_factory=RewardWeights)
+    weights_by_game: tyro.conf.Suppress[Mapping[str, RewardWeights]] = field(default_factory=dict)
     """Other weights for some games."""
     optimizer: Optimizer = field(default_factory=Optimizer)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How responses are drawn, in training and in evaluation."""
-
-    temperature: Temperature = 1.0
-    top_k: CountOrNone = 0
-    top_p: Annotated[float, Range(0, 1, is_above=True)] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,15 +114,6 @@ class Mesh:
     """Parts a copy's weights and optimizer are spread over, each with its part of the batch too."""
     tensor: Size = 1
     """Devices that compute one layer together."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lora:
-    """Small matrices beside the frozen ones; rank 0: none, everything is trained."""
-
-    rank: Annotated[int, Range(0, 2**16)] = 0
-    alpha: Annotated[float, Range(0, 1e6, is_above=True)] = 16.0
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +160,10 @@ class Experiment:
     cold_start: ColdStart = field(default_factory=ColdStart)
     rl: RL = field(default_factory=RL)
     sampling: Sampling = field(default_factory=Sampling)
+    """How responses are drawn, in training; an evaluation has its own temperature."""
     evaluation: Evaluation = field(default_factory=Evaluation)
     mesh: Mesh = field(default_factory=Mesh)
-    lora: Lora = field(default_factory=Lora)
+    lora: LoRA = field(default_factory=lambda: LoRA(rank=0))
     log: Log = field(default_factory=Log)
 
     @property
@@ -217,7 +187,7 @@ def check_experiment(experiment: Experiment) -> None:
     ExperimentError.require(
         e.num_steps <= MOST_STEPS, f"cold_start.steps + rl.iterations: {e.num_steps}, more than {MOST_STEPS}"
     )
-    updates = e.rl.iterations * e.rl.epochs * e.rl.minibatches
+    updates = e.rl.iterations * e.rl.passes.epochs * e.rl.passes.minibatches
     ExperimentError.require(
         updates <= MOST_STEPS, f"rl.iterations × epochs × minibatches: {updates}, more than {MOST_STEPS}"
     )

@@ -2,7 +2,10 @@
 
 import dataclasses
 
-from g1jax.training.config import ALL_GAMES, RL, ColdStart, Evaluation, Experiment, Log, Optimizer, Weights
+from g1jax.rl.algorithm import make_algorithm
+from g1jax.rl.passes import Passes
+from g1jax.rl.rewards import RewardWeights
+from g1jax.training.config import ALL_GAMES, RL, ColdStart, Evaluation, Experiment, Log, Optimizer
 
 PROMPTS = {
     "game_2048": "2048",
@@ -33,8 +36,8 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
             num_samples=8,
             source="legal_walk",
             walk_steps={"game_2048": 100, "shisen_sho": 17, "shisen_sho_cifar10": 17, "swap": 20},
-            microbatches=4,
-            kl_coefficient=0.0,
+            algorithm=make_algorithm("grpo", kl_coefficient=0.0),
+            passes=Passes(microbatches=4),
             optimizer=Optimizer(lr=1e-4, warmup=2, final_lr=0.1, b2=0.95),
         ),
         evaluation=Evaluation(episodes=200, cold_start_episodes=100),
@@ -67,9 +70,9 @@ def paper(name: str, games: tuple[str, ...] = ALL_GAMES, *, model: str, has_cold
             states=max(8, 128 // len(games)),
             num_samples=5,
             source="walk",
-            microbatches=4,
-            kl_coefficient=0.01,
-            weights_by_game={"shisen_sho": Weights(perception=0.0)},
+            algorithm=make_algorithm("grpo", kl_coefficient=0.01),
+            passes=Passes(microbatches=4),
+            weights_by_game={"shisen_sho": RewardWeights(perception=0.0)},
             optimizer=Optimizer(lr=1e-6, weight_decay=0.01, max_norm=1.0),
         ),
         evaluation=Evaluation(episodes=10),

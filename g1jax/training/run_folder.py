@@ -23,6 +23,7 @@ from g1jax import vlm
 from g1jax.errors import ExperimentError
 from g1jax.files import ROOM, require_writable, write_atomically
 from g1jax.foreign import excerpt, read_json
+from g1jax.rl.algorithm import make_algorithm
 from g1jax.terminal import one_line
 from g1jax.training.config import Experiment
 from g1jax.training.lock import LOCK, FolderLock
@@ -185,10 +186,23 @@ def read_config(folder: Path) -> Experiment:
     file = folder / CONFIG
     ExperimentError.require(file.is_file(), f"{folder} is no run's folder: it has no {CONFIG}")
     try:
-        experiment: Experiment = _from_json(Experiment, read_json(file))
+        experiment: Experiment = _from_json(Experiment, _renewed(read_json(file)))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ExperimentError(f"{file} is damaged or of another version: {one_line(str(error), 200)}") from error
     return experiment
+
+
+def _renewed(config: Any) -> Any:
+    """A config in its current form: earlier versions had the algorithm's name, and its keys and the passes beside it."""
+    rl = config["rl"]
+    if not isinstance(rl["algorithm"], str):
+        return config
+    changes, kl, entropy = (rl.pop(key) for key in ("changes", "kl_coefficient", "entropy_coefficient"))
+    changes = {**changes, **({"kl_coefficient": kl} if kl >= 0 else {})}
+    changes |= {"entropy_coefficient": entropy} if entropy else {}
+    rl["algorithm"] = dataclasses.asdict(make_algorithm(rl["algorithm"], **changes))
+    rl["passes"] = {key: rl.pop(key) for key in ("epochs", "minibatches", "microbatches")}
+    return config
 
 
 def _from_json(kind: Any, value: Any) -> Any:
@@ -207,8 +221,8 @@ def _from_json(kind: Any, value: Any) -> Any:
 
 def _check_same(known: Path, config: Mapping[str, Any]) -> None:
     try:
-        before = flatten(read_json(known))
-    except (ValueError, AttributeError):
+        before = flatten(_renewed(read_json(known)))
+    except (ValueError, AttributeError, KeyError, TypeError):
         raise ExperimentError(f"{known} is damaged: mend it, or give another --workdir") from None
     config = flatten(config)
     default = flatten(as_json(Experiment(name="")))  # which a setting had that there was not yet

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from g1jax.envs.core import Game, TracedLevel
 from g1jax.envs.vector import EPISODE_STEPS, VecEnv
 from g1jax.errors import ExperimentError, unknown
 from g1jax.keys import OfRun
-from g1jax.rl.algorithm import Algorithm, make_algorithm
+from g1jax.rl.algorithm import Algorithm
+from g1jax.rl.passes import Passes
 from g1jax.rl.policy import Policy
 from g1jax.rl.rewards import RewardWeights
-from g1jax.rl.update import Passes
 from g1jax.sft.dataset import Dataset, read_dataset
 from g1jax.sft.facts import check_facts, without_heads
 from g1jax.teachers import token_budgets
@@ -39,7 +39,10 @@ BASE_MODEL = Path(__file__).parents[1] / "data" / "base"
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """What stays the same during a run. Compared by identity, so it can be a static argument of jit."""
+    """What stays the same during a run. A value, and so a static argument of jit: all of it follows from the
+    experiment, the games, the policy and the mesh, and setups that agree in these share compiled programs. What a run
+    is called, where it lies, what it logs and how it is evaluated decides no program.
+    """
 
     experiment: Experiment
     games: tuple[Game[Any], ...]
@@ -51,11 +54,34 @@ class Setup:
     cold_vecs: tuple[VecEnv, ...]  # one a game, whose states the teacher plays
     cold_levels: tuple[TracedLevel, ...]  # one a game, leaves [states]
     play_vecs: tuple[VecEnv, ...]  # one a game, whose states the policy answers
-    cold_optimizer: optax.GradientTransformation
-    rl_optimizer: optax.GradientTransformation
     lora: lora.LoRA | None
     run_folder: Path | None
     """Of a run that has begun: what it is made of is read from there."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Setup) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    @functools.cached_property
+    def _value(self) -> tuple[Any, ...]:
+        settings = dataclasses.asdict(self.experiment)
+        for key in ("name", "workdir", "log", "evaluation"):
+            del settings[key]
+        settings["rl"]["algorithm"]["name"] = ""  # for logs only
+        return json.dumps(settings, sort_keys=True, default=str), self.games, self.policy, self.mesh
+
+    @functools.cached_property
+    def cold_optimizer(self) -> optax.GradientTransformation:
+        """Of the cold start."""
+        return make_optimizer(self.experiment.cold_start.optimizer, self.experiment.cold_start.steps)
+
+    @functools.cached_property
+    def rl_optimizer(self) -> optax.GradientTransformation:
+        """Of RL."""
+        rl = self.experiment.rl
+        return make_optimizer(rl.optimizer, rl.iterations * self.passes.epochs * self.passes.minibatches)
 
     @functools.cached_property
     def datasets(self) -> tuple[Dataset, ...] | None:
@@ -128,21 +154,16 @@ def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
         check_length(policy.config, len(policy.prompt_tokens(game)), max(e.max_new_tokens, 1))
         if e.cold_start.steps and e.cold_start.facts_weight:
             check_facts(policy, game)
+    algorithm, passes = e.rl.algorithm, e.rl.passes
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     _check_divides("cold_start.states", e.cold_start.states, e.cold_start.microbatches, parts)
-    _check_divides("rl.states", e.rl.states, e.rl.minibatches * e.rl.microbatches, parts)
-    changes: dict[str, Any] = dict(e.rl.changes)
-    if e.rl.kl_coefficient >= 0:
-        changes["kl_coefficient"] = e.rl.kl_coefficient
-    if e.rl.entropy_coefficient:
-        changes["entropy_coefficient"] = e.rl.entropy_coefficient
-    algorithm = make_algorithm(e.rl.algorithm, **changes)
+    _check_divides("rl.states", e.rl.states, passes.minibatches * passes.microbatches, parts)
     ExperimentError.require(
         e.rl.num_samples > 1 or (e.rl.num_samples == 1 and not algorithm.compares_groups),
         f"rl.num_samples={e.rl.num_samples}: {algorithm.name} compares the responses to one state; sample 2 or more, "
         "or use reinforce_pp",
     )
-    spec = lora.LoRA(rank=e.lora.rank, alpha=e.lora.alpha, targets=e.lora.targets) if e.lora.rank else None
+    spec = e.lora if e.lora.rank else None
     if spec is not None:
         lora.targets(policy.config, spec)
     return Setup(
@@ -150,14 +171,12 @@ def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
         games=games,
         policy=policy,
         algorithm=algorithm,
-        weights=tuple(_make_weights(e, game) for game in games),
-        passes=Passes(epochs=e.rl.epochs, minibatches=e.rl.minibatches, microbatches=e.rl.microbatches),
+        weights=tuple(e.rl.weights_by_game.get(game.id, e.rl.weights) for game in games),
+        passes=passes,
         mesh=mesh,
         cold_vecs=_make_vecs(games, e.cold_start.states, 2 * EPISODE_STEPS),
         cold_levels=tuple(_make_levels(e, game) for game in games),
         play_vecs=_make_vecs(games, e.rl.states, EPISODE_STEPS),
-        cold_optimizer=make_optimizer(e.cold_start.optimizer, e.cold_start.steps),
-        rl_optimizer=make_optimizer(e.rl.optimizer, e.rl.iterations * e.rl.epochs * e.rl.minibatches),
         lora=spec,
         run_folder=run_folder,
     )
@@ -214,7 +233,6 @@ def _make_games(e: Experiment, run_folder: Path | None) -> tuple[Game[Any], ...]
 
 
 def _make_policy(e: Experiment, games: tuple[Game[Any], ...], run_folder: Path | None) -> Policy:
-    sampling = vlm.Sampling(temperature=e.sampling.temperature, top_k=e.sampling.top_k, top_p=e.sampling.top_p)
     folder, source = (
         (None, "") if run_folder is None else (run_folder / run_setup.MODEL, str(run_folder / run_setup.MODEL))
     )
@@ -230,7 +248,7 @@ def _make_policy(e: Experiment, games: tuple[Game[Any], ...], run_folder: Path |
     else:
         config = dataclasses.replace(vlm.load_config(folder), **changes)
     budgets = () if e.max_new_tokens else token_budgets(tokenizer, games)
-    return Policy(config, tokenizer, sampling, e.max_new_tokens, budgets)
+    return Policy(config, tokenizer, e.sampling, e.max_new_tokens, budgets)
 
 
 def _folder_of(model: str) -> Path | None:
@@ -242,11 +260,6 @@ def _folder_of(model: str) -> Path | None:
     known = ["base", *vlm.preset_names()]
     ExperimentError.require(Path(model).is_dir(), unknown("model, and no folder", model, known))
     return Path(model)
-
-
-def _make_weights(e: Experiment, game: Game[Any]) -> RewardWeights:
-    weights: Mapping[str, Any] = dataclasses.asdict(e.rl.weights_by_game.get(game.id, e.rl.weights))
-    return RewardWeights(**weights)
 
 
 def _make_vecs(games: tuple[Game[Any], ...], num_states: int, max_steps: int) -> tuple[VecEnv, ...]:

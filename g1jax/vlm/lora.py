@@ -29,12 +29,13 @@ _WITHOUT = (("visual", "patch_embed", "proj"), ("lm_head",))  # these are not us
 class LoRA:
     """Which linear maps get a low-rank addition, and of what rank. Hashable: a static argument of jit."""
 
-    rank: Annotated[int, Range(1, 2**16)] = 16
-    alpha: Annotated[float, Range(0, 1e6, is_above=True)] = 32.0
+    rank: Annotated[int, Range(0, 2**16)] = 16
+    """0: there is none, and all params are trained."""
+    alpha: Annotated[float, Range(0, 1e6, is_above=True)] = 16.0
     """The addition is scaled by alpha / rank."""
-    targets: tuple[str, ...] = ("model.*_proj",)
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of linear maps or ends of their paths, `*` for anything: `q_proj`, `mlp.up_proj`, `visual.*.qkv`,
-    `model.layers.*.o_proj`. The default is all of the decoder's layers.
+    `model.layers.*.o_proj`. The default is all linear maps of the decoder's layers, and of the vision tower's MLPs.
     """
 
     def __post_init__(self) -> None:

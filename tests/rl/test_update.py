@@ -15,8 +15,9 @@ import optax
 import pytest
 
 from g1jax import rl, vlm
+from g1jax.rl.passes import Passes
 from g1jax.rl.rollout import Rollout
-from g1jax.rl.update import Passes, update
+from g1jax.rl.update import update
 from tests.conftest import REPOSITORY
 from tests.rl import tiny
 

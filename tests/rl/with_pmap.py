@@ -21,8 +21,9 @@ from jax import lax
 
 from g1jax import rl, vlm
 from g1jax.rl.losses import TokenWeights
+from g1jax.rl.passes import Passes
 from g1jax.rl.rollout import Rollout
-from g1jax.rl.update import Passes, update
+from g1jax.rl.update import update
 from g1jax.vlm import sharding
 from tests import conftest  # noqa: F401  (strict promotion, and the cache of compiled programs)
 from tests.rl import tiny

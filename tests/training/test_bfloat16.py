@@ -12,11 +12,13 @@ import optax
 import pytest
 
 from g1jax import vlm
+from g1jax.rl.passes import Passes
 from g1jax.sft.step import supervised_step
 from g1jax.training import policy_of_run, recipes, run, steps
-from g1jax.training.config import Evaluation, Experiment, Log, Lora
+from g1jax.training.config import Evaluation, Experiment, Log
 from g1jax.training.setup import load_params, make_setup
 from g1jax.vlm import memory_plan
+from g1jax.vlm.lora import LoRA
 from tests.training import test_export, tiny
 from tests.training.test_run import stop_at
 
@@ -37,7 +39,9 @@ def paper(model: str, workdir: Path, dtype: Any, **changes: Any) -> Experiment:
         is_remat=False,
         max_new_tokens=48,
         cold_start=dataclasses.replace(e.cold_start, steps=COLD, states=4),
-        rl=dataclasses.replace(e.rl, iterations=3, states=4, microbatches=2, walk_steps={"game_2048": 2}),
+        rl=dataclasses.replace(
+            e.rl, iterations=3, states=4, passes=Passes(microbatches=2), walk_steps={"game_2048": 2}
+        ),
         evaluation=Evaluation(episodes=0),
         log=Log(samples_every=0, checkpoint_every=8),
         **changes,
@@ -104,7 +108,7 @@ def test_a_stopped_run_resumes_with_every_bit(start: str, narrow: Path, tmp_path
 
 @pytest.mark.parametrize(("dtype", "rank"), [("float32", 0), ("bfloat16", 0), ("bfloat16", 2)])
 def test_the_memory_planned_is_what_a_run_holds(model: str, dtype: str, rank: int, tmp_path: Path) -> None:
-    setup = make_setup(paper(model, tmp_path, dtype, lora=Lora(rank=rank)))
+    setup = make_setup(paper(model, tmp_path, dtype, lora=LoRA(rank=rank)))
     planned = memory_plan.estimate(setup.policy.config, WORK, lora=setup.lora, is_compiled=False)
     state, fixed = steps.begin(setup, load_params(setup))
     assert planned.params == num_bytes((state.trained, fixed.frozen))

@@ -1,5 +1,6 @@
 """Nothing is compiled on the way: after the first step of a phase, the first checkpoint and the first sample."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import jax
 
 from g1jax.training import run
-from g1jax.training.config import Lora
+from g1jax.training.config import Log
 from g1jax.training.progress import Progress
+from g1jax.training.setup import make_setup
+from g1jax.vlm.lora import LoRA
 from tests.training import tiny
 
 GAMES = ("game_2048",)
@@ -45,5 +48,19 @@ def test_nothing_is_compiled_after_the_first_steps(model: str, tmp_path: Path) -
 def test_of_small_matrices_beside_frozen_weights_too(model: str, tmp_path: Path) -> None:
     """Where a step has more to be given than the state."""
     count, few = Count(), {"cold_start__steps": 1, "rl__iterations": 1, "evaluation__episodes": 0}
-    run(tiny.make_experiment(model, tmp_path / "run", games=GAMES, lora=Lora(rank=2), **few), progress=count)
+    run(tiny.make_experiment(model, tmp_path / "run", games=GAMES, lora=LoRA(rank=2), **few), progress=count)
     assert [count.compiled[name] for name in sorted(AHEAD)] == [1, 1]
+
+
+def test_equal_setups_built_apart_share_their_programs(model: str, tmp_path: Path) -> None:
+    """Of other folders, names, logs and evaluations too; every value is read and built twice."""
+    count = Count()
+    few = {"games": GAMES, "cold_start__steps": 1, "rl__iterations": 1, "evaluation__episodes": 0}
+    first = tiny.make_experiment(model, tmp_path / "first", **few)
+    run(first, progress=count)
+    before = +count.compiled
+    other = dataclasses.replace(first, name="other", workdir=str(tmp_path / "other"), log=Log(samples_every=0))
+    run(other, progress=count)
+    assert count.compiled - before == Counter()
+    assert make_setup(first) == make_setup(other)
+    assert make_setup(first) != make_setup(dataclasses.replace(first, seed=1))

@@ -13,6 +13,7 @@ import pytest
 from g1jax import keys
 from g1jax.evaluation import protocol
 from g1jax.evaluation.players import random_player
+from g1jax.rl.passes import Passes
 from g1jax.sft.demonstrations import next_demonstrations
 from g1jax.training.setup import load_params, make_setup
 from g1jax.training.steps import begin, begin_rl, rl_step
@@ -76,7 +77,7 @@ def collected(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collected]:
 def test_the_first_steps_of_a_run_use_no_key_twice(collected: Collected) -> None:
     experiment = tiny.make_experiment(
         "nano", "unused", games=("shisen_sho",), levels={"shisen_sho": tiny.LEVELS["shisen_sho"]}, max_new_tokens=2,
-        cold_start__steps=1, cold_start__states=2, rl__states=2, rl__num_samples=2, rl__minibatches=2,
+        cold_start__steps=1, cold_start__states=2, rl__states=2, rl__num_samples=2, rl__passes=Passes(minibatches=2),
         rl__walk_steps={},
     )  # fmt: skip
     small = dataclasses.replace(tiny.CONFIG, text=dataclasses.replace(tiny.CONFIG.text, max_length=512))

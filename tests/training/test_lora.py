@@ -15,15 +15,15 @@ from g1jax import envs, vlm
 from g1jax.evaluation import play
 from g1jax.programs.evaluate import player_named
 from g1jax.training import policy_of_run, run
-from g1jax.training.config import Lora
 from g1jax.training.saved_run import open_run
 from g1jax.vlm import lora, safetensors
+from g1jax.vlm.lora import LoRA
 from tests.conftest import REPOSITORY
 from tests.training import tiny
 
 FEW = {
     "games": ("game_2048",),
-    "lora": Lora(rank=2, alpha=6.0, targets=("model.*_proj", "visual.*.qkv")),
+    "lora": LoRA(rank=2, alpha=6.0, targets=("model.*_proj", "visual.*.qkv")),
     "cold_start__steps": 4,
     "rl__iterations": 0,
     "evaluation__episodes": 0,

@@ -24,12 +24,13 @@ from g1jax.sft.states import StateSource, make_rows
 from g1jax.teachers import built_in
 from g1jax.training import ExperimentError, loop, policy_of_run, run
 from g1jax.training.checkpoints import Checkpoints
-from g1jax.training.config import Experiment, Lora
+from g1jax.training.config import Experiment
 from g1jax.training.run_folder import RunFolder, read_config
 from g1jax.training.run_setup import is_kept, resolved
 from g1jax.training.saved_run import open_run, open_setup
 from g1jax.training.setup import load_params, make_setup, weights_folder
 from g1jax.training.steps import begin
+from g1jax.vlm.lora import LoRA
 from tests.training import tiny
 from tests.training.conftest import StopAt, experiment_in
 from tests.training.test_nothing_lost import assert_nothing_lost, files_in
@@ -118,7 +119,7 @@ def begun(experiment: Experiment) -> Path:
 
 
 def test_frozen_weights_are_linked(place: Path) -> None:
-    experiment = dataclasses.replace(experiment_of(), lora=Lora(rank=2))
+    experiment = dataclasses.replace(experiment_of(), lora=LoRA(rank=2))
     folder = begun(experiment)
     file = folder / "setup" / "model" / "model.safetensors"
     assert file.samefile(place / "model" / "model.safetensors")
@@ -145,7 +146,7 @@ def test_weights_are_those_it_began_from(place: Path) -> None:
 
 
 def test_base_weights_that_moved(place: Path) -> None:
-    experiment = dataclasses.replace(experiment_of(), lora=Lora(rank=2))
+    experiment = dataclasses.replace(experiment_of(), lora=LoRA(rank=2))
     folder = begun(experiment)
     (folder / "setup" / "model" / "model.safetensors").unlink()
     (place / "model").rename(place / "moved")

@@ -125,7 +125,7 @@ def test_bfloat16_params_keep_lora_in_float32() -> None:
         ({"targets": ("q_proj", "lm_head")}, "unknown LoRA target 'lm_head'"),
         ({"targets": ("embed_tokens",)}, "unknown LoRA target 'embed_tokens'"),
         ({"targets": "q_proj"}, "targets='q_proj': a tuple"),
-        ({"rank": 0}, "LoRA: rank=0: expected a whole number from 1"),
+        ({"rank": -1}, "LoRA: rank=-1: expected a whole number from 0"),
     ],
 )
 def test_unknown_targets_are_named(changes: dict[str, Any], message: str) -> None:
