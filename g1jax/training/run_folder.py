@@ -193,7 +193,7 @@ def read_config(folder: Path) -> Experiment:
 
 
 def _renewed(config: Any) -> Any:
-    """A config in its current form: earlier versions had the algorithm's name, and its keys and the passes beside it."""
+    """A config in its current form: earlier versions had the algorithm's name, its keys and the passes apart."""
     rl = config["rl"]
     if not isinstance(rl["algorithm"], str):
         return config
