@@ -186,7 +186,7 @@ def begin_states(setup: Setup, envs: Any, key: Any) -> Any:
     if setup.experiment.rl.source != "play":
         envs = [steps.walk(setup, i, jax.random.fold_in(key, i)) for i in range(len(setup.games))]
     pairs = zip(setup.games, envs, strict=True)
-    return envs, [jax.vmap(game.render)(state.games[0]) for game, state in pairs]
+    return envs, [jax.vmap(game.render)(state.states) for game, state in pairs]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -206,13 +206,13 @@ def judge(setup: Setup, table: Any, envs: Any, said: Any, key: Any) -> Any:
     out = []
     n = setup.experiment.rl.num_samples
     for game, vec, weights, state, (tokens, mask) in zip(
-        setup.games, setup.play_vecs, setup.weights, envs, said, strict=True
+        setup.games, setup.play_envs, setup.weights, envs, said, strict=True
     ):
         text = to_bytes(table, tokens, mask, setup.policy.max_bytes(game))
         actions = jax.vmap(game.parse)(text).reshape(-1, n)
-        _, results = jax.vmap(game.branch)(state.games[0], actions, jax.random.split(key, len(actions)))
+        _, results = jax.vmap(game.branch)(state.states, actions, jax.random.split(key, len(actions)))
         rewarded = jax.vmap(jax.vmap(functools.partial(reward, game, weights=weights), (0, None, 0)))
-        rewards = rewarded(text.reshape(*actions.shape, -1), state.games[0], results)
+        rewards = rewarded(text.reshape(*actions.shape, -1), state.states, results)
         out.append((rewards, vec.step(state, actions[:, 0], key)[0]))
     return out
 
@@ -237,7 +237,7 @@ def learn_from(
 def cold_programs(setup: Setup, state: RunState, fixed: Fixed) -> Programs:
     cold, key = setup.experiment.cold_start, jax.random.key(0)
     learner, runner = Kept(state), Kept(state)
-    arguments = (setup.cold_vecs, cold.random_moves, copy(state.cold_envs), key)
+    arguments = (setup.cold_envs, cold.random_moves, copy(state.cold_envs), key)
     _, made = demonstrations.next_demonstrations(*arguments)
 
     def tokens() -> Any:
@@ -440,7 +440,7 @@ def traffic_by_part(setup: Setup) -> dict[str, dict[str, Traffic]]:
             rows_of(
                 setup, jax.eval_shape(functools.partial(steps._roll_out, setup, i), state.trained, fixed.table, *args)
             )
-            for i, args in enumerate((states.games[0], key) for states in shapes)
+            for i, args in enumerate((states.states, key) for states in shapes)
         )
         learn = learn_from.lower(
             setup, state.trained, state.opt_state, state.reference, fixed, [rollout for rollout, _ in rollouts], key
@@ -455,7 +455,7 @@ def traffic_by_part(setup: Setup) -> dict[str, dict[str, Traffic]]:
 
 
 def vec_states(setup: Setup, index: int) -> Any:
-    vec = setup.play_vecs[index]
+    vec = setup.play_envs[index]
     return rows_of(setup, jax.eval_shape(vec.reset, jax.random.key(0)))
 
 

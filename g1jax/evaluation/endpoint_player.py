@@ -19,8 +19,8 @@ from g1jax.endpoint import event_loop
 from g1jax.endpoint.client import Budget, Client, Endpoint
 from g1jax.endpoint.exchanges import ExchangeLog, Inquiry
 from g1jax.envs import text
+from g1jax.envs.batch import EPISODE_STEPS
 from g1jax.envs.core import Game, describe_level
-from g1jax.envs.vector import EPISODE_STEPS
 from g1jax.errors import EvaluationError
 from g1jax.evaluation.protocol import (
     Answers,

@@ -22,9 +22,8 @@ from jax import lax
 
 from g1jax import settings
 from g1jax.envs import prng, text
+from g1jax.envs.batch import EPISODE_STEPS, renewed
 from g1jax.envs.core import Game, StepResult
-from g1jax.envs.vector import EPISODE_STEPS
-from g1jax.envs.vmap_loop import loop_while
 from g1jax.errors import EvaluationError
 from g1jax.rl.rewards import has_format
 from g1jax.typing import Array, Key, Pytree
@@ -317,18 +316,9 @@ def step_keys(words: Array, step: Array) -> tuple[Key, Key]:
 
 def renew(game: Game[Any], boards: Boards) -> Boards:
     """Fresh boards in place of those that are over; only these are computed."""
-
-    def begin(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        _, _, words, number = carry
-        key = _as_keys(prng.words(words, _FIRST_BOARD + number, 2))
-        return jnp.bool_(False), game.reset(key), words, number + 1
-
-    def one(*carry: Any) -> tuple[Any, ...]:
-        out: tuple[Any, ...] = loop_while(lambda carry: carry[0], begin, carry)
-        return out
-
-    is_over, states, words, number = jax.vmap(one)(boards.is_over, boards.states, boards.words, boards.number)
-    return Boards(states, is_over, words, number)
+    states = renewed(game, boards.states, boards.is_over, boards.words, _FIRST_BOARD + boards.number)
+    number = boards.number + boards.is_over.astype(jnp.uint32)
+    return Boards(states, jnp.zeros_like(boards.is_over), boards.words, number)
 
 
 def _as_keys(words: Array) -> Key:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from g1jax import envs
+from g1jax.envs.batch import EPISODE_STEPS
 from g1jax.envs.core import describe_level
-from g1jax.envs.vector import EPISODE_STEPS
 from g1jax.evaluation.results import Result
 from g1jax.evaluation.statistics import FIGURES, Interval
 from g1jax.terminal import one_line

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 from g1jax import envs, settings
 from g1jax.analysis.transfer import Trial, game_of
 from g1jax.endpoint.client import Budget, Endpoint
+from g1jax.envs.batch import EPISODE_STEPS
 from g1jax.envs.core import Game
-from g1jax.envs.vector import EPISODE_STEPS
 from g1jax.errors import EvaluationError, G1Error
 from g1jax.evaluation import media, players, replay, report, results, tables
 from g1jax.evaluation.endpoint_player import play_remote

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from g1jax import keys
-from g1jax.envs.vector import VecEnv, VecState
+from g1jax.envs.batch import Batch, BatchState
 from g1jax.sft.facts import Facts, facts_of
 from g1jax.teachers import teach
 from g1jax.typing import Array, Key
@@ -28,29 +28,29 @@ class Demonstrations:
 
 @functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="has_facts")
 def next_demonstrations(
-    vecs: tuple[VecEnv, ...], random_moves: float, states: tuple[VecState, ...], key: Key, *, has_facts: bool = False
-) -> tuple[tuple[VecState, ...], tuple[Demonstrations, ...]]:
+    envs: tuple[Batch, ...], random_moves: float, states: tuple[BatchState, ...], key: Key, *, has_facts: bool = False
+) -> tuple[tuple[BatchState, ...], tuple[Demonstrations, ...]]:
     """A demonstration in every environment's state, and the states after a move: a random legal one or the teacher's.
 
     The share of random moves rises evenly over the environments of a game, from 0 to twice `random_moves`: from states
     that the teacher reaches to states that random play reaches.
     """
     after, demonstrations = [], []
-    for i, (vec, state) in enumerate(zip(vecs, states, strict=True)):
+    for i, (env, state) in enumerate(zip(envs, states, strict=True)):
         teach_key, move_key, coin_key, step_key = jax.random.split(keys.of_game(key, i), 4)
-        (game,), (inner,) = vec.games, state.games
-        actions, rationales = jax.vmap(functools.partial(teach, game))(inner, jax.random.split(teach_key, vec.num_envs))
+        game, inner = env.game, state.states
+        actions, rationales = jax.vmap(functools.partial(teach, game))(inner, jax.random.split(teach_key, env.num_envs))
         answers = jax.vmap(game.write_action)(actions)
-        boards, rationales, answers = map(_replicated, (vec.describe(state), rationales, answers))
+        boards, rationales, answers = map(_replicated, (env.describe(inner), rationales, answers))
         facts = None
         if has_facts:
             facts = jax.tree.map(lambda leaf: constrain(leaf, BATCH, None, None), facts_of(game, inner))
-        frames = constrain(vec.render(state), BATCH, None, None, None)
+        frames = constrain(env.render(inner), BATCH, None, None, None)
         demonstrations.append(Demonstrations(frames, boards, rationales, answers, facts))
-        shares = jnp.clip(jnp.linspace(0.0, 2.0 * random_moves, vec.num_envs, dtype=jnp.float32), 0.0, 1.0)
+        shares = jnp.clip(jnp.linspace(0.0, 2.0 * random_moves, env.num_envs, dtype=jnp.float32), 0.0, 1.0)
         is_random = jax.random.bernoulli(coin_key, shares)
-        actions = jnp.where(is_random, vec.sample_actions(state, move_key), actions)
-        after.append(vec.step(state, actions, step_key)[0])
+        actions = jnp.where(is_random, env.sample_actions(inner, move_key), actions)
+        after.append(env.step(state, actions, step_key)[0])
     return tuple(after), tuple(demonstrations)
 
 

@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from g1jax import envs
 from g1jax.envs import text
+from g1jax.envs.batch import EPISODE_STEPS, Batch, BatchState
 from g1jax.envs.core import Game, describe_level
 from g1jax.envs.response import compose
-from g1jax.envs.vector import EPISODE_STEPS, VecEnv, VecState
 from g1jax.sft.dataset import Row
 from g1jax.sft.demonstrations import next_demonstrations
 from g1jax.teachers import Reply, Respond, StateBatch
@@ -47,13 +46,13 @@ class StateSource:
 
 def draw_states(game: Game[Any], source: StateSource) -> Iterator[StateBatch]:
     """The states, step by step. The same for every teacher."""
-    vec = envs.make_vec(game, source.num_envs, autoreset="same_step", max_steps=EPISODE_STEPS)
+    env = Batch(game, source.num_envs, max_steps=EPISODE_STEPS)
     begin_key, step_key, _ = _keys_of(game, source.seed)
-    states = _reset(vec, begin_key)
+    states = _reset(env, begin_key)
     for step in range(-(-source.num_states // source.num_envs)):
         step_states = states
         (after,), (made,) = next_demonstrations(
-            (vec,), source.random_moves, (states,), jax.random.fold_in(step_key, step)
+            (env,), source.random_moves, (states,), jax.random.fold_in(step_key, step)
         )
         count = min(source.num_envs, source.num_states - step * source.num_envs)
         boards, rationales, answers = (
@@ -61,7 +60,7 @@ def draw_states(game: Game[Any], source: StateSource) -> Iterator[StateBatch]:
             for column in (made.boards, made.rationales, made.answers)
         )
         replies = [Reply(*pair) for pair in zip(rationales, answers, strict=True)]
-        yield StateBatch(step, step_states.games[0], np.asarray(made.frames), boards, replies)
+        yield StateBatch(step, step_states.states, np.asarray(made.frames), boards, replies)
         states = after
 
 
@@ -94,8 +93,8 @@ def count_reasons(reasons: Sequence[str]) -> str:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _reset(vec: VecEnv, key: Key) -> VecState:
-    return vec.reset(key)
+def _reset(env: Batch, key: Key) -> BatchState:
+    return env.reset(key)
 
 
 @functools.partial(jax.jit, static_argnums=0)

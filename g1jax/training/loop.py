@@ -195,7 +195,7 @@ def _cold_step(
     key = keys.of_step(state.key, state.step, OfStep.TEACH)
     has_facts = cold.facts_weight > 0
     after, demonstrations = next_demonstrations(
-        setup.cold_vecs, cold.random_moves, state.cold_envs, key, has_facts=has_facts
+        setup.cold_envs, cold.random_moves, state.cold_envs, key, has_facts=has_facts
     )
     wait(COLD)
     batches = tuple(

@@ -72,10 +72,10 @@ def _batches_template(setup: Setup) -> tuple[SFTBatch, ...]:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=setup.sharding(BATCH))
 
     cold, batches = setup.experiment.cold_start, []
-    for game, vec in zip(setup.games, setup.cold_vecs, strict=True):
+    for game, env in zip(setup.games, setup.cold_envs, strict=True):
         n, facts = setup.policy.max_new_tokens(game), None
         if cold.facts_weight and not cold.dataset:
-            states = jax.eval_shape(vec.reset, jax.random.key(0)).games[0]
+            states = jax.eval_shape(env.reset, jax.random.key(0)).states
             shapes = jax.eval_shape(functools.partial(facts_of, game), states)
             facts = jax.tree.map(lambda leaf: rows(leaf.dtype, *leaf.shape[1:]), shapes)
         tokens = rows(jnp.int32, n), rows(bool, n), rows(bool, n)

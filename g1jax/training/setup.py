@@ -14,8 +14,8 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from g1jax import envs, keys, vlm
+from g1jax.envs.batch import EPISODE_STEPS, Batch
 from g1jax.envs.core import Game, TracedLevel
-from g1jax.envs.vector import EPISODE_STEPS, VecEnv
 from g1jax.errors import ExperimentError, unknown
 from g1jax.keys import OfRun
 from g1jax.rl.algorithm import Algorithm
@@ -51,9 +51,9 @@ class Setup:
     weights: tuple[RewardWeights, ...]  # one a game
     passes: Passes
     mesh: jax.sharding.Mesh
-    cold_vecs: tuple[VecEnv, ...]  # one a game, whose states the teacher plays
+    cold_envs: tuple[Batch, ...]  # one a game, whose states the teacher plays
     cold_levels: tuple[TracedLevel, ...]  # one a game, leaves [states]
-    play_vecs: tuple[VecEnv, ...]  # one a game, whose states the policy answers
+    play_envs: tuple[Batch, ...]  # one a game, whose states the policy answers
     lora: lora.LoRA | None
     run_folder: Path | None
     """Of a run that has begun: what it is made of is read from there."""
@@ -174,9 +174,9 @@ def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
         weights=tuple(e.rl.weights_by_game.get(game.id, e.rl.weights) for game in games),
         passes=passes,
         mesh=mesh,
-        cold_vecs=_make_vecs(games, e.cold_start.states, 2 * EPISODE_STEPS),
+        cold_envs=_make_envs(games, e.cold_start.states, 2 * EPISODE_STEPS),
         cold_levels=tuple(_make_levels(e, game) for game in games),
-        play_vecs=_make_vecs(games, e.rl.states, EPISODE_STEPS),
+        play_envs=_make_envs(games, e.rl.states, EPISODE_STEPS),
         lora=spec,
         run_folder=run_folder,
     )
@@ -262,8 +262,8 @@ def _folder_of(model: str) -> Path | None:
     return Path(model)
 
 
-def _make_vecs(games: tuple[Game[Any], ...], num_states: int, max_steps: int) -> tuple[VecEnv, ...]:
-    return tuple(envs.make_vec(game, num_states, autoreset="same_step", max_steps=max_steps) for game in games)
+def _make_envs(games: tuple[Game[Any], ...], num_states: int, max_steps: int) -> tuple[Batch, ...]:
+    return tuple(Batch(game, num_states, max_steps=max_steps) for game in games)
 
 
 def _make_levels(e: Experiment, game: Game[Any]) -> TracedLevel:

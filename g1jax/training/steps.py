@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from g1jax import keys, vlm
+from g1jax.envs.batch import Batch, BatchState
 from g1jax.envs.core import TracedLevel
-from g1jax.envs.vector import VecEnv, VecState
 from g1jax.keys import OfRun, OfStep
 from g1jax.rl.losses import Metrics
 from g1jax.rl.rollout import Rollout, figures, play_on, respond_and_branch
@@ -36,8 +36,8 @@ class RunState:
     trained: Params  # the model's params, or LoRA's
     opt_state: Pytree  # of the running phase; with the float32 weights, if the params have fewer bits
     reference: Params | None  # what the KL is measured from; None if there is none
-    cold_envs: tuple[VecState, ...]  # one a game, while there is a cold start
-    play_envs: tuple[VecState, ...]  # one a game, in RL, if the policy learns from its own play
+    cold_envs: tuple[BatchState, ...]  # one a game, while there is a cold start
+    play_envs: tuple[BatchState, ...]  # one a game, in RL, if the policy learns from its own play
 
 
 @jax.tree_util.register_dataclass
@@ -154,7 +154,7 @@ def _first_state(setup: Setup, trained: Params) -> RunState:
         trained=trained,
         opt_state=optimizer.init(trained),
         reference=reference,
-        cold_envs=_reset(setup.cold_vecs, cold_key, setup.cold_levels) if is_cold and not e.cold_start.dataset else (),
+        cold_envs=_reset(setup.cold_envs, cold_key, setup.cold_levels) if is_cold and not e.cold_start.dataset else (),
         play_envs=() if is_cold else _first_play(setup),
     )
 
@@ -171,14 +171,14 @@ def _rl_state(setup: Setup, state: RunState) -> RunState:
     )
 
 
-def _reset(vecs: tuple[VecEnv, ...], key: Key, levels: tuple[TracedLevel, ...]) -> tuple[VecState, ...]:
+def _reset(envs: tuple[Batch, ...], key: Key, levels: tuple[TracedLevel, ...]) -> tuple[BatchState, ...]:
     """Fresh environments of these levels."""
     return tuple(
-        vec.reset(keys.of_game(key, i), level) for i, (vec, level) in enumerate(zip(vecs, levels, strict=True))
+        env.reset(keys.of_game(key, i), level) for i, (env, level) in enumerate(zip(envs, levels, strict=True))
     )
 
 
-def _first_play(setup: Setup) -> tuple[VecState, ...]:
+def _first_play(setup: Setup) -> tuple[BatchState, ...]:
     """Environments to play in, if that is where states come from: at all stages, or all would come to the hard boards
     at the same time.
     """
@@ -236,10 +236,10 @@ def rl_step(setup: Setup, state: RunState, fixed: Fixed) -> tuple[RunState, Metr
     rollouts, play_envs = [], []
     for i in range(len(setup.games)):
         envs = state.play_envs[i] if rl.source == "play" else walk(setup, i, keys.of_game(states_key, i))
-        rollout, actions = _roll_out(setup, i, params, fixed.table, envs.games[0], keys.of_game(rollout_key, i))
+        rollout, actions = _roll_out(setup, i, params, fixed.table, envs.states, keys.of_game(rollout_key, i))
         rollouts.append(rollout)
         if rl.source == "play":
-            play_envs.append(setup.play_vecs[i].step(envs, actions, keys.of_game(play_key, i))[0])
+            play_envs.append(setup.play_envs[i].step(envs, actions, keys.of_game(play_key, i))[0])
     trained, opt_state, metrics = update(
         setup.policy,
         setup.algorithm,
@@ -267,19 +267,19 @@ def rl_step(setup: Setup, state: RunState, fixed: Fixed) -> tuple[RunState, Metr
     return _settle(setup, after), setup.everywhere(metrics | {"params_norm": _norm(trained)}), tuple(rollouts)
 
 
-def walk(setup: Setup, index: int, key: Key) -> VecState:
+def walk(setup: Setup, index: int, key: Key) -> BatchState:
     """Fresh states of a game, and random moves from there."""
-    vec, game, rl = setup.play_vecs[index], setup.games[index], setup.experiment.rl
+    env, game, rl = setup.play_envs[index], setup.games[index], setup.experiment.rl
     reset_key, walk_key, length_key = jax.random.split(key, 3)
     num_steps, is_legal = rl.walk_steps.get(game.id, 0), rl.source != "walk"
     lengths = jnp.int32(num_steps)
     if is_legal:
-        lengths = jax.random.randint(length_key, (vec.num_envs,), 0, num_steps + 1, jnp.int32)
-    state = vec.reset(reset_key)
+        lengths = jax.random.randint(length_key, (env.num_envs,), 0, num_steps + 1, jnp.int32)
+    state = env.reset(reset_key)
     state = jax.tree.map(
         lambda leaf: jax.lax.with_sharding_constraint(leaf, setup.sharding(*_rows(setup.mesh, leaf))), state
     )
-    return vec.random_walk(state, walk_key, lengths, legal=is_legal) if num_steps else state
+    return env.random_walk(state, walk_key, lengths, legal=is_legal) if num_steps else state
 
 
 def _roll_out(

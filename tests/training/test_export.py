@@ -74,7 +74,7 @@ def test_a_step_of_the_cold_start(run_args: tuple[Any, Any, Any]) -> None:
     key = jax.eval_shape(jax.random.key, 0)
     with jax.set_mesh(setup.mesh):
         check(
-            jax.jit(lambda s, k: demonstrations.next_demonstrations(setup.cold_vecs, 0.5, s, k)), state.cold_envs, key
+            jax.jit(lambda s, k: demonstrations.next_demonstrations(setup.cold_envs, 0.5, s, k)), state.cold_envs, key
         )
         check(jitted(steps.cold_step, setup), state, fixed, batch_shapes(setup))
 

@@ -87,7 +87,7 @@ def test_the_first_steps_of_a_run_use_no_key_twice(collected: Collected) -> None
     with jax.set_mesh(setup.mesh):
         state, fixed = begin(setup, load_params(setup))
         key = keys.of_step(state.key, state.step, keys.OfStep.TEACH)
-        next_demonstrations(setup.cold_vecs, 0.5, state.cold_envs, key)
+        next_demonstrations(setup.cold_envs, 0.5, state.cold_envs, key)
         state = dataclasses.replace(state, step=state.step + 1)
         state = begin_rl(setup, state)
         jax.block_until_ready(rl_step(setup, state, fixed)[0])

@@ -23,7 +23,7 @@ def setup_of(model: str, workdir: Path, **changes: Any) -> Setup:
 
 def are_of_all_stages(boards: Any) -> bool:
     """Whether boards of Shisen-Sho have most of the even numbers of tiles from 2 to 36."""
-    tiles = (np.asarray(boards.games[0].board) > 0).sum((1, 2))
+    tiles = (np.asarray(boards.states.board) > 0).sum((1, 2))
     assert (tiles % 2 == 0).all()
     return len(set(tiles.tolist())) > 9
 
@@ -32,7 +32,7 @@ def test_legal_walks_show_boards_of_all_stages(model: str, tmp_path: Path) -> No
     setup = setup_of(model, tmp_path, rl__source="legal_walk")
     boards, fresh = (walk(setup, i, jax.random.key(0)) for i in (1, 0))
     assert are_of_all_stages(boards)
-    assert ((np.asarray(fresh.games[0].board) > 0).sum((1, 2)) == 2).all()
+    assert ((np.asarray(fresh.states.board) > 0).sum((1, 2)) == 2).all()
 
 
 @pytest.mark.parametrize("cold_steps", [0, 60])
