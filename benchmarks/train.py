@@ -39,7 +39,7 @@ from g1jax.training.config import Experiment
 from g1jax.training.precompile import compiling
 from g1jax.training.progress import Progress
 from g1jax.training.setup import Setup, load_params, make_setup
-from g1jax.training.steps import Fixed, RunState
+from g1jax.training.steps import Constants, RunState
 from g1jax.vlm import to_bytes
 from g1jax.vlm.qwen import shape_of
 from g1jax.vlm.sharding import BATCH, make_mesh
@@ -110,9 +110,9 @@ Programs = Mapping[str, Callable[[], Any]]
 def print_phases(experiment: Experiment, turns: int) -> None:
     setup = make_setup(experiment)
     with jax.set_mesh(setup.mesh):
-        state, fixed = steps.begin(setup, load_params(setup))
+        state, constants = steps.begin(setup, load_params(setup))
         rl, rl_state = experiment.rl, steps.begin_rl(setup, copy(state))
-        programs, num_tokens = rl_programs(setup, rl_state, fixed)
+        programs, num_tokens = rl_programs(setup, rl_state, constants)
         times = take_turns(programs, turns)
         times["generation: decode"] -= times["generation: prefill"]
         rows = rl.states * len(setup.games)
@@ -124,7 +124,7 @@ def print_phases(experiment: Experiment, turns: int) -> None:
             f"{count(num_tokens / whole)} a second, while decoding {count(num_tokens / times['generation: decode'])}\n"
             f"environments, frames, parsing and rewards: {sum(times[name] for name in ENVIRONMENTS) / whole:.1%}\n"
         )
-        times = take_turns(cold_programs(setup, state, fixed), turns)
+        times = take_turns(cold_programs(setup, state, constants), turns)
         rows = experiment.cold_start.states * len(setup.games)
         print_table(f"A step of the cold start: {rows} states", PHASE_HEADER, phase_rows(times))
         print(f"{1 / times['the step']:.3g} steps/s\n")
@@ -148,23 +148,23 @@ class Kept:
         self.value = copy(value)
 
 
-def rl_programs(setup: Setup, state: RunState, fixed: Fixed) -> tuple[Programs, int]:
+def rl_programs(setup: Setup, state: RunState, constants: Constants) -> tuple[Programs, int]:
     """The phases of an iteration and the whole, each ready to be called; and how many tokens are written in it."""
     keys = jax.random.split(jax.random.key(0), 4)
-    _, _, rollouts = steps.rl_step(setup, copy(state), fixed)
+    _, _, rollouts = steps.rl_step(setup, copy(state), constants)
     envs, frames = begin_states(setup, state.play_envs, keys[0])
-    params = jax.jit(setup.complete)(state.trained, fixed.frozen)
-    writing = (params, fixed.table, frames, keys[1])
+    params = jax.jit(setup.full_params)(state.trained, constants.frozen)
+    writing = (params, constants.table, frames, keys[1])
     short = dataclasses.replace(setup.policy, budget=1)
     said = tuple((rollout.responses.tokens, rollout.responses.mask) for rollout in rollouts)
     learner, runner = Kept((state.trained, state.opt_state)), Kept(state)
 
     def learn() -> Any:
-        learner.value = learn_from(setup, *learner.value, state.reference, fixed, rollouts, keys[2])
+        learner.value = learn_from(setup, *learner.value, state.reference, constants, rollouts, keys[2])
         return jax.block_until_ready(learner.value)
 
     def step() -> Any:
-        runner.value, *rest = steps.rl_step(setup, runner.value, fixed)
+        runner.value, *rest = steps.rl_step(setup, runner.value, constants)
         return jax.block_until_ready((runner.value, rest))
 
     programs = {
@@ -172,7 +172,7 @@ def rl_programs(setup: Setup, state: RunState, fixed: Fixed) -> tuple[Programs, 
         "generation: prefill": lambda: jax.block_until_ready(respond(setup, short, *writing)),
         "generation: decode": lambda: jax.block_until_ready(respond(setup, setup.policy, *writing)),
         "bytes, parsing, branches, rewards": lambda: jax.block_until_ready(
-            judge(setup, fixed.table, envs, said, keys[3])
+            judge(setup, constants.table, envs, said, keys[3])
         ),
         "update": learn,
         "the step": step,
@@ -219,13 +219,13 @@ def judge(setup: Setup, table: Any, envs: Any, said: Any, key: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
 def learn_from(
-    setup: Setup, trained: Any, opt_state: Any, reference: Any, fixed: Fixed, rollouts: Any, key: Any
+    setup: Setup, trained: Any, opt_state: Any, reference: Any, constants: Constants, rollouts: Any, key: Any
 ) -> Any:
     """The update, its results where they were before."""
     trained, opt_state, _ = update(
-        setup.policy, setup.algorithm, setup.rl_optimizer, setup.passes, setup.games, trained, reference, opt_state,
-        rollouts, key, num_samples=setup.experiment.rl.num_samples,
-        complete=lambda trained: setup.complete(trained, fixed.frozen),
+        setup.policy, setup.algorithm, setup.rl_optimizer, setup.minibatching, setup.games, trained, reference,
+        opt_state, rollouts, key, num_samples=setup.experiment.rl.num_samples,
+        full_params=lambda trained: setup.full_params(trained, constants.frozen),
     )  # fmt: skip
     where = setup.shardings(trained), setup.shardings(opt_state)
     return jax.lax.with_sharding_constraint((trained, opt_state), where)
@@ -234,7 +234,7 @@ def learn_from(
 # A step of the cold start by phase
 
 
-def cold_programs(setup: Setup, state: RunState, fixed: Fixed) -> Programs:
+def cold_programs(setup: Setup, state: RunState, constants: Constants) -> Programs:
     cold, key = setup.experiment.cold_start, jax.random.key(0)
     learner, runner = Kept(state), Kept(state)
     arguments = (setup.cold_envs, cold.random_moves, copy(state.cold_envs), key)
@@ -247,11 +247,11 @@ def cold_programs(setup: Setup, state: RunState, fixed: Fixed) -> Programs:
     learned = tokens()
 
     def learn() -> Any:
-        learner.value, metrics = steps.cold_step(setup, learner.value, fixed, learned)
+        learner.value, metrics = steps.cold_step(setup, learner.value, constants, learned)
         return jax.block_until_ready((learner.value, metrics))
 
     def step() -> Any:
-        runner.value, metrics = loop._cold_step(setup, runner.value, fixed, lambda _: None)
+        runner.value, metrics = loop._cold_step(setup, runner.value, constants, lambda _: None)
         return jax.block_until_ready((runner.value, metrics))
 
     return {
@@ -290,13 +290,13 @@ def first_seconds(experiment: Experiment) -> dict[str, float]:
     times = [perf_counter()]
     setup = make_setup(experiment)
     with jax.set_mesh(setup.mesh), compiling(setup, 0) as wait:
-        state, fixed = jax.block_until_ready(steps.begin(setup, load_params(setup)))
+        state, constants = jax.block_until_ready(steps.begin(setup, load_params(setup)))
         times.append(perf_counter())
-        state, _ = jax.block_until_ready(loop._cold_step(setup, state, fixed, wait))
+        state, _ = jax.block_until_ready(loop._cold_step(setup, state, constants, wait))
         times.append(perf_counter())
         state = jax.block_until_ready(steps.begin_rl(setup, state))
         wait(steps.RL)
-        jax.block_until_ready(steps.rl_step(setup, state, fixed))
+        jax.block_until_ready(steps.rl_step(setup, state, constants))
         times.append(perf_counter())
     names = ("games, weights, first states", "first step of the cold start", "first iteration of RL")
     return dict(zip(names, np.diff(times).tolist(), strict=True))
@@ -433,21 +433,22 @@ def traffic_by_part(setup: Setup) -> dict[str, dict[str, Traffic]]:
     """Of the update, of reading the prompts, and of writing a token to each; nothing is allocated."""
     with jax.set_mesh(setup.mesh):
         state = steps.template(setup, setup.experiment.num_steps)
-        fixed = steps.fixed_of(setup, None)
+        constants = steps.constants_of(setup, None)
         key = jax.eval_shape(jax.random.key, 0)
         shapes = [vec_states(setup, i) for i in range(len(setup.games))]
         rollouts = tuple(
             rows_of(
-                setup, jax.eval_shape(functools.partial(steps._roll_out, setup, i), state.trained, fixed.table, *args)
+                setup,
+                jax.eval_shape(functools.partial(steps._roll_out, setup, i), state.trained, constants.table, *args),
             )
             for i, args in enumerate((states.states, key) for states in shapes)
         )
         learn = learn_from.lower(
-            setup, state.trained, state.opt_state, state.reference, fixed, [rollout for rollout, _ in rollouts], key
+            setup, state.trained, state.opt_state, state.reference, constants, [rollout for rollout, _ in rollouts], key
         )
         short = dataclasses.replace(setup.policy, budget=64)  # one loop over tokens
         frames = [rollout.frames for rollout, _ in rollouts]
-        write = respond.lower(setup, short, state.trained, fixed.table, frames, key)
+        write = respond.lower(setup, short, state.trained, constants.table, frames, key)
         learnt, written = (str(lowered.compile().as_text()) for lowered in (learn, write))
     read, more = (traffic_of(written, open_turns=turns) for turns in (0, 1))
     token = {kind: more[kind] + read[kind] * -1 for kind in SHARES}

@@ -67,7 +67,7 @@ def test_a_folder_that_cannot_be_written(
     monkeypatch.setattr(analyze_program, "_open", lambda folders: {"run": run})
     monkeypatch.setattr(analyze_program, "_moments", never)
     monkeypatch.setattr(evaluate_program, "play", never)
-    monkeypatch.setattr(dataset_program, "make_rows", never)
+    monkeypatch.setattr(dataset_program, "make_examples", never)
     before = tree(place)
     with pytest.raises((G1Error, OSError)) as caught:
         begin(place / name)

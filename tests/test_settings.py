@@ -207,7 +207,7 @@ def test_programs_check_first(
         ),
         ({"rl__algorithm": "dapo"}, "rl.algorithm='dapo': expected settings of type Algorithm"),
         (
-            {"rl__iterations": 10**9, "rl__passes": rl.Passes(epochs=3)},
+            {"rl__iterations": 10**9, "rl__minibatching": rl.Minibatching(epochs=3)},
             "rl.iterations × epochs × minibatches: 3000000000, more than",
         ),
         ({"max_new_tokens": 10**6}, "a sequence of 1000"),

@@ -11,7 +11,7 @@ from g1jax.envs import LevelError, appearance
 from g1jax.envs.core import Game
 from g1jax.envs.level import names_of
 from g1jax.errors import unknown
-from g1jax.evaluation.players import Looks
+from g1jax.evaluation.players import Appearance
 
 AXES: Mapping[str, tuple[Any, ...]] = {
     "palette": appearance.PALETTES,
@@ -25,14 +25,14 @@ AXES: Mapping[str, tuple[Any, ...]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class Variant:
     """A value of an axis, for one game."""
 
     axis: str
     value: Any
     is_own: bool
     """It is the game's own value; there is nothing to change."""
-    looks: Looks | None = None
+    looks: Appearance | None = None
     why_not: str = ""
     """Why the game cannot be shown so."""
 
@@ -44,7 +44,7 @@ def check_axes(axes: Sequence[str]) -> None:
             raise LevelError(unknown("looks axis", axis, AXES))
 
 
-def looks_along(game: Game[Any], axis: str) -> list[Look]:
+def variants_along(game: Game[Any], axis: str) -> list[Variant]:
     """A game along an axis, all else its own; empty if the axis changes nothing, such as the palette of photographs."""
     own = getattr(game.level, axis)
     if axis == "palette" and not _shows_palettes(game):
@@ -62,7 +62,7 @@ def looks_along(game: Game[Any], axis: str) -> list[Look]:
     for value in values:
         traced = shown.traced_level(**{axis: value})
         is_own = names_of(own) == (value,) if isinstance(value, str) else value == own
-        found.append(Look(axis, value, is_own, None if is_own else Looks(shown, {axis: traced[axis]})))
+        found.append(Variant(axis, value, is_own, None if is_own else Appearance(shown, {axis: traced[axis]})))
     return found
 
 
@@ -72,11 +72,11 @@ def _shows_palettes(game: Game[Any]) -> bool:
     return any(not np.array_equal(tiles[0], other) for other in tiles[1:])
 
 
-def _sized(game: Game[Any], size: int) -> Look:
+def _sized(game: Game[Any], size: int) -> Variant:
     if size == game.level.cell_size:
-        return Look("cell_size", size, True)
+        return Variant("cell_size", size, True)
     try:
         shown = type(game)(dataclasses.replace(game.level, cell_size=size))
     except LevelError as error:
-        return Look("cell_size", size, False, why_not=str(error))
-    return Look("cell_size", size, False, Looks(shown, {}))
+        return Variant("cell_size", size, False, why_not=str(error))
+    return Variant("cell_size", size, False, Appearance(shown, {}))

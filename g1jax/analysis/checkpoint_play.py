@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from g1jax.analysis.appearance import Look
+from g1jax.analysis.appearance import Variant
 from g1jax.envs.core import Game, describe_level
 from g1jax.errors import EvaluationError
 from g1jax.evaluation import results
 from g1jax.evaluation.players import policy_player, prepared
 from g1jax.evaluation.protocol import play
 from g1jax.evaluation.results import GameResult, Result
-from g1jax.training.saved_run import KeptRun
+from g1jax.training.saved_run import SavedRun
 from g1jax.vlm import Params
 
 FOLDER = "points"
@@ -32,7 +32,7 @@ class Setting:
     temperature: float
 
 
-class Points:
+class CheckpointPlay:
     """The points that were played, in a folder. Runs of one architecture share compiled programs."""
 
     def __init__(self, folder: Path, setting: Setting, tell: Callable[[str], None] = lambda line: None) -> None:
@@ -43,7 +43,7 @@ class Points:
         self._weights = functools.lru_cache(maxsize=1)(_weights)
 
     def play(
-        self, run: KeptRun, step: int, game: Game[Any], *, sees: bool = False, look: Look | None = None
+        self, run: SavedRun, step: int, game: Game[Any], *, sees: bool = False, look: Variant | None = None
     ) -> GameResult:
         """What a checkpoint does in a game: played, unless it was before.
 
@@ -73,7 +73,7 @@ class Points:
         return result.games[game.id]
 
     def result(self, name: str, games: dict[str, GameResult]) -> Result:
-        """Points as one player's result."""
+        """CheckpointPlay as one player's result."""
         protocol = {key: getattr(self.setting, key) for key in ("episodes", "steps", "seed")}
         return Result({"name": name}, protocol, games)
 
@@ -84,5 +84,5 @@ class Points:
             return None
 
 
-def _weights(run: KeptRun, step: int) -> Params:
+def _weights(run: SavedRun, step: int) -> Params:
     return run.params(step)

@@ -48,7 +48,7 @@ def _panel(axis: Any, run: RunAnalysis, game: str) -> None:
     axis.grid(alpha=0.25)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
-    if game not in run.moments[-1].own:
+    if game not in run.checkpoints[-1].own:
         axis.text(0.5, 0.5, "not learnt", transform=axis.transAxes, ha="center", va="center", color="0.5")
         return
     for key, (_, color, marker) in _LINES.items():
@@ -68,6 +68,6 @@ def _panel(axis: Any, run: RunAnalysis, game: str) -> None:
                 linestyle="--", zorder=3,
             )  # fmt: skip
     cold = run.run.setup.experiment.cold_start.steps
-    if 0 < cold < run.run.setup.experiment.num_steps and any(moment.step >= cold for moment in run.moments):
+    if 0 < cold < run.run.setup.experiment.num_steps and any(checkpoint.step >= cold for checkpoint in run.checkpoints):
         axis.axvline(cold, color="0.55", linewidth=0.9, linestyle=":")
         axis.annotate("RL", (cold, 1.0), (3, -2), textcoords="offset points", fontsize=8, color="0.4", va="top")

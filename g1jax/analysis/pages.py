@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from g1jax.analysis.checkpoint_play import Points
+from g1jax.analysis.checkpoint_play import CheckpointPlay
 from g1jax.analysis.figure import draw
-from g1jax.analysis.results import Analysis, LookPoint, RunAnalysis
+from g1jax.analysis.results import Analysis, RunAnalysis, VariantPoint
 from g1jax.evaluation import report
 from g1jax.evaluation.lead_lag import LeadLag, in_words
 from g1jax.evaluation.report import SEEING
@@ -21,7 +21,7 @@ DATA, MARKDOWN, PICTURE = "analysis.json", "analysis.md", "analysis.png"
 _SHOWN = ("score", "success", "perception", "reasoning")
 
 
-def write(out: Path, analysis: Analysis, points: Points) -> None:
+def write(out: Path, analysis: Analysis, points: CheckpointPlay) -> None:
     """Writes all files."""
     out.mkdir(parents=True, exist_ok=True)
     (out / DATA).write_text(json.dumps(as_json(analysis), indent=1, allow_nan=False) + "\n", "utf-8")
@@ -29,11 +29,11 @@ def write(out: Path, analysis: Analysis, points: Points) -> None:
     draw(out / PICTURE, analysis)
     players, curves, marks = [], {}, {}
     for run in analysis.runs:
-        last = run.moments[-1]
+        last = run.checkpoints[-1]
         name = f"{run.name}, step {last.step}"
         players += [points.result(name, dict(last.own)), points.result(f"{name}, seeing", dict(last.seeing))]
     for game, run in [(game, run) for game in analysis.games for run in analysis.runs]:
-        if game in run.moments[-1].own:
+        if game in run.checkpoints[-1].own:
             label = game if len(analysis.runs) == 1 else f"{game}: {run.name}"
             curves[label], marks[label] = dict(run.curves.get(game, {})), run.points(game)
     report.write(out / report.FILE, players, [], curves, marks, published=False)
@@ -62,17 +62,17 @@ def _run_as_json(run: RunAnalysis) -> dict[str, Any]:
         "name": run.name,
         "checkpoints": [
             {
-                "step": moment.step,
+                "step": checkpoint.step,
                 "games": {
                     game: {
-                        "own": _figures(moment.own[game].figures),
-                        "seeing": _figures(moment.seeing[game].figures),
-                        "lost_to_misreading": _interval(moment.lost(game)),
+                        "own": _figures(checkpoint.own[game].figures),
+                        "seeing": _figures(checkpoint.seeing[game].figures),
+                        "lost_to_misreading": _interval(checkpoint.lost(game)),
                     }
-                    for game in moment.own
+                    for game in checkpoint.own
                 },
             }
-            for moment in run.moments
+            for checkpoint in run.checkpoints
         ],
         "curves": run.curves,
         "lead_lag": {game: _lead_as_json(lead) for game, lead in run.leads.items()},
@@ -138,7 +138,9 @@ def as_markdown(analysis: Analysis) -> str:
         *[""] * bool(analysis.notes),
     ]
     for game in analysis.games:
-        rows = [row for run in analysis.runs if game in run.moments[-1].own for row in _moment_rows(run, game, several)]
+        rows = [
+            row for run in analysis.runs if game in run.checkpoints[-1].own for row in _moment_rows(run, game, several)
+        ]
         head = [*["run"] * several, "step", "P", "R", "R seeing", "lost", "score"]
         lines += [f"## {escape(game)}", "", *table(head, rows), ""]
         for run in analysis.runs:
@@ -155,11 +157,13 @@ def as_markdown(analysis: Analysis) -> str:
 
 def _moment_rows(run: RunAnalysis, game: str, named: bool) -> list[list[str]]:
     rows = []
-    for moment in run.moments:
-        figures = moment.figures(game)
+    for checkpoint in run.checkpoints:
+        figures = checkpoint.figures(game)
         cells = [as_text(figures[key], "reasoning") for key in ("perception", "reasoning", SEEING)]
-        lost = as_text(moment.lost(game), "success", signed=True)
-        rows.append([*[run.name] * named, str(moment.step), *cells, lost, as_text(moment.own[game].figures["score"])])
+        lost = as_text(checkpoint.lost(game), "success", signed=True)
+        rows.append(
+            [*[run.name] * named, str(checkpoint.step), *cells, lost, as_text(checkpoint.own[game].figures["score"])]
+        )
     return rows
 
 
@@ -208,7 +212,7 @@ def _looks(run: RunAnalysis) -> list[str]:
     ]
 
 
-def _look_cell(point: LookPoint | None) -> str:
+def _look_cell(point: VariantPoint | None) -> str:
     if point is None or point.figures is None:
         return NONE
     told = as_text(point.figures["perception"], "perception")

@@ -8,18 +8,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from g1jax.analysis.appearance import Look
+from g1jax.analysis.appearance import Variant
 from g1jax.analysis.checkpoint_play import Setting
 from g1jax.analysis.transfer import Trial
 from g1jax.evaluation.lead_lag import LeadLag
 from g1jax.evaluation.report import SEEING, Curves, Point
 from g1jax.evaluation.results import GameResult
 from g1jax.evaluation.statistics import Interval, differences
-from g1jax.training.saved_run import KeptRun
+from g1jax.training.saved_run import SavedRun
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
+class CheckpointResult:
     """One checkpoint: what it does in each game as it sees, and as it would if it saw everything rightly."""
 
     step: int
@@ -42,11 +42,11 @@ class Moment:
 
 
 @dataclass(frozen=True, eq=False)
-class LookPoint:
+class VariantPoint:
     """A game under one value of an axis."""
 
     game: str
-    look: Look
+    look: Variant
     figures: Mapping[str, Interval] | None
     """None where the game cannot be shown so."""
     difference: Interval | None
@@ -68,22 +68,22 @@ class RunAnalysis:
     """All that was found about one run."""
 
     name: str
-    run: KeptRun
-    moments: Sequence[Moment]
+    run: SavedRun
+    checkpoints: Sequence[CheckpointResult]
     curves: Curves
     leads: Mapping[str, LeadLag]
     tested_at: int
     """The step whose checkpoint looks and trials were played with."""
-    looks: Sequence[LookPoint]
+    looks: Sequence[VariantPoint]
     trials: Sequence[TrialPoint]
 
     def points(self, game: str) -> dict[str, list[Point]]:
         """What its checkpoints do in a game, by the keys of the report's curves; what is not known is left out."""
         out: dict[str, list[Point]] = {}
-        for moment in self.moments if game in self.moments[-1].own else []:
-            for key, figure in moment.figures(game).items():
+        for checkpoint in self.checkpoints if game in self.checkpoints[-1].own else []:
+            for key, figure in checkpoint.figures(game).items():
                 if not math.isnan(figure.mean):
-                    out.setdefault(key, []).append((moment.step, figure.mean, figure.low, figure.high))
+                    out.setdefault(key, []).append((checkpoint.step, figure.mean, figure.low, figure.high))
         return out
 
 

@@ -40,7 +40,7 @@ def policy_player(
     batch_size: int = 64,
     steps_per_call: int = 1,
     sees: bool = False,
-    looks: "Looks | None" = None,
+    looks: "Appearance | None" = None,
 ) -> Player:
     """A policy with these weights. Calls for the same policy share compiled programs: made for use while it learns.
 
@@ -62,7 +62,7 @@ def prepared(policy: Policy, temperature: float, games: Sequence[Game[Any]]) -> 
 
 
 @dataclass(frozen=True, eq=False)
-class Looks:
+class Appearance:
     """Other looks for the boards of a game: they mean the same, and go on as they would."""
 
     shown: Game[Any]

@@ -12,9 +12,9 @@ import tyro
 
 from g1jax import settings
 from g1jax.analysis import pages
-from g1jax.analysis.appearance import AXES, check_axes, looks_along
-from g1jax.analysis.checkpoint_play import FOLDER, Points, Setting
-from g1jax.analysis.results import Analysis, LookPoint, Moment, RunAnalysis, TrialPoint
+from g1jax.analysis.appearance import AXES, check_axes, variants_along
+from g1jax.analysis.checkpoint_play import FOLDER, CheckpointPlay, Setting
+from g1jax.analysis.results import Analysis, CheckpointResult, RunAnalysis, TrialPoint, VariantPoint
 from g1jax.analysis.transfer import Trial, game_of, kinship, trials_of
 from g1jax.envs.core import Game
 from g1jax.errors import EvaluationError, ExperimentError
@@ -24,7 +24,7 @@ from g1jax.evaluation.results import GameResult
 from g1jax.evaluation.statistics import Interval, differences
 from g1jax.files import require_writable
 from g1jax.terminal import printable, printable_lines
-from g1jax.training.saved_run import KeptRun, open_run
+from g1jax.training.saved_run import SavedRun, open_run
 from g1jax.vlm import ConfigError
 
 _FEW_POINTS = 5
@@ -75,20 +75,20 @@ def analyze(options: Options) -> Analysis:
     out = options.out or Path("evaluations") / f"analysis-{'-'.join(_file_name(name) for name in runs)}"
     files = pages
     require_writable(out, (files.DATA, files.MARKDOWN, files.PICTURE, report.FILE), EvaluationError, folders=[FOLDER])
-    points = Points(out, setting, _tell)
+    points = CheckpointPlay(out, setting, _tell)
     notes: list[str] = []
     experiments = [run.setup.experiment for run in runs.values()]
     found = []
     for name, run in runs.items():
         own = {game.id: game for game in run.setup.games if game.id in games}
-        moments = _moments(points, name, run, own, notes)
+        checkpoints = _moments(points, name, run, own, notes)
         curves = _curves(name, run, own, notes)
         leads = {game: lead_lag(of.get("perception", []), of.get("reasoning", [])) for game, of in curves.items()}
         looks = [p for game in own.values() for p in _along_axes(points, run, at[name], game, axes)]
         tested = [
             _trial(points, run, at[name], trial, game_of(trial, run.setup.experiment, experiments)) for trial in trials
         ]
-        found.append(RunAnalysis(name, run, moments, curves, leads, at[name], looks, tested))
+        found.append(RunAnalysis(name, run, checkpoints, curves, leads, at[name], looks, tested))
     analysis = Analysis(setting, games, found, _differences(found, notes), notes)
     pages.write(out, analysis, points)
     print(printable_lines((out / pages.MARKDOWN).read_text("utf-8")))
@@ -113,7 +113,7 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", Path(name).name).strip(".-") or "run"
 
 
-def _open(folders: Sequence[Path]) -> dict[str, KeptRun]:
+def _open(folders: Sequence[Path]) -> dict[str, SavedRun]:
     """The runs by name: that of the folder, or the whole path where two folders have one name."""
     if not folders:
         raise EvaluationError("name at least one run's folder, such as runs/g1_multigame")
@@ -130,7 +130,7 @@ def _open(folders: Sequence[Path]) -> dict[str, KeptRun]:
     }
 
 
-def _games(options: Options, runs: Mapping[str, KeptRun]) -> list[str]:
+def _games(options: Options, runs: Mapping[str, SavedRun]) -> list[str]:
     """The ids of the games to look at, in the order of the first run that learnt them.
 
     Raises:
@@ -150,7 +150,7 @@ def _games(options: Options, runs: Mapping[str, KeptRun]) -> list[str]:
     return [game for game in known if game in asked or not asked]
 
 
-def _step_of(name: str, run: KeptRun, asked: int | None) -> int:
+def _step_of(name: str, run: SavedRun, asked: int | None) -> int:
     if asked is not None and asked not in run.steps:
         raise EvaluationError(f"{name} has no checkpoint {asked}; it keeps {', '.join(map(str, run.steps))}")
     return run.steps[-1] if asked is None else asked
@@ -163,9 +163,11 @@ def _tell(line: str) -> None:
 # What is found
 
 
-def _moments(points: Points, name: str, run: KeptRun, games: Mapping[str, Game[Any]], notes: list[str]) -> list[Moment]:
+def _moments(
+    points: CheckpointPlay, name: str, run: SavedRun, games: Mapping[str, Game[Any]], notes: list[str]
+) -> list[CheckpointResult]:
     """What each kept checkpoint does. One that cannot be read is left out, and noted."""
-    moments = []
+    checkpoints = []
     for step in run.steps:
         try:
             own = {label: points.play(run, step, game) for label, game in games.items()}
@@ -173,20 +175,20 @@ def _moments(points: Points, name: str, run: KeptRun, games: Mapping[str, Game[A
         except ExperimentError as error:
             notes.append(f"{error}. It is left out.")
             continue
-        moments.append(Moment(step, own, seeing))
-    if not moments:
+        checkpoints.append(CheckpointResult(step, own, seeing))
+    if not checkpoints:
         raise EvaluationError(f"{name} has no checkpoint that can be read")
-    if len(moments) < _FEW_POINTS:
+    if len(checkpoints) < _FEW_POINTS:
         e = run.setup.experiment
         notes.append(
-            f"{name} has {len(moments)} checkpoint{'s' * (len(moments) > 1)} to look at (step "
-            f"{', '.join(str(moment.step) for moment in moments)} of {e.num_steps}): it keeps the newest {e.log.keep} "
-            f"(log.keep), one every {e.log.checkpoint_every} steps. For more points, train with a larger --log.keep."
+            f"{name} has {len(checkpoints)} checkpoint{'s' * (len(checkpoints) > 1)} to look at (step "
+            f"{', '.join(str(checkpoint.step) for checkpoint in checkpoints)} of {e.num_steps}): it keeps the newest "
+            f"{e.log.keep} (log.keep), one every {e.log.checkpoint_every} steps. For more points, train with a larger --log.keep."
         )
-    return moments
+    return checkpoints
 
 
-def _curves(name: str, run: KeptRun, games: Mapping[str, Game[Any]], notes: list[str]) -> report.Curves:
+def _curves(name: str, run: SavedRun, games: Mapping[str, Game[Any]], notes: list[str]) -> report.Curves:
     """What the run itself measured on the way, in its RL."""
     file = run.folder / report.METRICS
     curves = report.read_curves(file, may_be_none=True) if file.is_file() else {}
@@ -196,27 +198,29 @@ def _curves(name: str, run: KeptRun, games: Mapping[str, Game[Any]], notes: list
     return curves
 
 
-def _along_axes(points: Points, run: KeptRun, step: int, game: Game[Any], axes: Sequence[str]) -> list[LookPoint]:
+def _along_axes(
+    points: CheckpointPlay, run: SavedRun, step: int, game: Game[Any], axes: Sequence[str]
+) -> list[VariantPoint]:
     """P of a checkpoint under each value of the axes."""
     out = []
     own = points.play(run, step, game) if axes else None
-    for look in [look for axis in axes for look in looks_along(game, axis)]:
+    for look in [look for axis in axes for look in variants_along(game, axis)]:
         assert own is not None
         if look.why_not:
-            out.append(LookPoint(game.id, look, None, None))
+            out.append(VariantPoint(game.id, look, None, None))
             continue
         try:
             result = own if look.is_own else points.play(run, step, game, look=look)
         except ConfigError as error:  # such as cells that are no whole visual tokens
-            out.append(LookPoint(game.id, dataclasses.replace(look, why_not=str(error)), None, None))
+            out.append(VariantPoint(game.id, dataclasses.replace(look, why_not=str(error)), None, None))
             continue
         keys = ("perception",)
         sums = [{key: r.sums[key] for key in keys} for r in (result, own)]
-        out.append(LookPoint(game.id, look, result.figures, differences(sums[0], sums[1])["perception"]))
+        out.append(VariantPoint(game.id, look, result.figures, differences(sums[0], sums[1])["perception"]))
     return out
 
 
-def _trial(points: Points, run: KeptRun, step: int, trial: Trial, game: Game[Any]) -> TrialPoint:
+def _trial(points: CheckpointPlay, run: SavedRun, step: int, trial: Trial, game: Game[Any]) -> TrialPoint:
     kin = kinship(game, run.setup.games)
     try:
         return TrialPoint(trial, kin, points.play(run, step, game))
@@ -226,10 +230,10 @@ def _trial(points: Points, run: KeptRun, step: int, trial: Trial, game: Game[Any
 
 def _differences(runs: Sequence[RunAnalysis], notes: list[str]) -> dict[str, dict[str, dict[str, Interval]]]:
     """Each later run minus the first, where both learnt a game at one level but for the words of the prompt."""
-    first = runs[0].moments[-1]
+    first = runs[0].checkpoints[-1]
     out: dict[str, dict[str, dict[str, Interval]]] = {}
     for other in runs[1:]:
-        last = other.moments[-1]
+        last = other.checkpoints[-1]
         out[other.name] = {}
         for label in [label for label in last.own if label in first.own]:
             if _level(last.own[label]) != _level(first.own[label]):

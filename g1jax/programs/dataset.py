@@ -16,7 +16,7 @@ from g1jax.errors import ExperimentError
 from g1jax.programs.evaluate import games_of, progress_line
 from g1jax.settings import Range, Seed, Share, check
 from g1jax.sft.dataset_writer import DatasetWriter, Form
-from g1jax.sft.states import StateSource, count_reasons, draw_states, make_rows
+from g1jax.sft.states import StateSource, count_reasons, draw_states, make_examples
 from g1jax.teachers import Respond, built_in
 from g1jax.teachers.endpoint import ask_endpoint
 from g1jax.terminal import printable
@@ -78,7 +78,7 @@ def make_dataset(options: Options) -> Path:
         tell = _progress("lessons")
         for label, game in games.items():
             left_out = []
-            for i, row in enumerate(make_rows(game, source, teachers[label], only_rewarded=is_remote), 1):
+            for i, row in enumerate(make_examples(game, source, teachers[label], only_rewarded=is_remote), 1):
                 if isinstance(row, str):
                     left_out.append(row)
                 else:

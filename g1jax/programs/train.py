@@ -102,7 +102,7 @@ def use_cores_for(e: Experiment) -> None:
     rows = (
         e.mesh.data,
         cold.states // max(cold.microbatches, 1) if cold.steps else 0,
-        rl.states // (rl.passes.minibatches * rl.passes.microbatches) if rl.iterations else 0,
+        rl.states // (rl.minibatching.minibatches * rl.minibatching.microbatches) if rl.iterations else 0,
     )
     use_cores(math.gcd(*rows), max(e.mesh.fsdp * e.mesh.tensor, 1))
 

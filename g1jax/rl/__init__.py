@@ -4,7 +4,7 @@ from g1jax.errors import AlgorithmError
 from g1jax.rl.advantages import has_spread, overlong_punishment, prepare, select_groups, token_advantages
 from g1jax.rl.algorithm import Algorithm, Batch, algorithm_names, make_algorithm
 from g1jax.rl.losses import Metrics, TokenWeights, estimate_kl, policy_loss, token_weights
-from g1jax.rl.passes import Passes
+from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.returns import discounted_returns, episode_returns, flatten_steps, is_running
 from g1jax.rl.rewards import Reward, RewardWeights, has_format, reward
 
@@ -13,7 +13,7 @@ __all__ = [
     "AlgorithmError",
     "Batch",
     "Metrics",
-    "Passes",
+    "Minibatching",
     "Reward",
     "RewardWeights",
     "TokenWeights",

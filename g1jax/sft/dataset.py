@@ -40,7 +40,7 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Row:
+class Example:
     """A lesson and whose it is."""
 
     game: str

@@ -13,7 +13,7 @@ from g1jax.errors import ExperimentError
 from g1jax.files import require_writable, write_atomically
 from g1jax.foreign import ForeignError, read_json
 from g1jax.sft import dataset_parquet
-from g1jax.sft.dataset import IMAGES, JSONL, PARQUET, Record, Row
+from g1jax.sft.dataset import IMAGES, JSONL, PARQUET, Example, Record
 
 Form = Literal["jsonl", "parquet"]
 ABOUT, LLAMA_FACTORY, JOURNAL = "about.json", "dataset_info.json", "rows.jsonl.part"
@@ -61,7 +61,7 @@ class DatasetWriter:
         if self._journal is not None:
             self._journal.__exit__(kind, error, trace)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: Example) -> None:
         """Writes the next row, unless it stands there already.
 
         Raises:

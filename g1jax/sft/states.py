@@ -16,7 +16,7 @@ from g1jax.envs import text
 from g1jax.envs.batch import EPISODE_STEPS, Batch, BatchState
 from g1jax.envs.core import Game, describe_level
 from g1jax.envs.response import compose
-from g1jax.sft.dataset import Row
+from g1jax.sft.dataset import Example
 from g1jax.sft.demonstrations import next_demonstrations
 from g1jax.teachers import Reply, Respond, StateBatch
 from g1jax.typing import Array, Key, Pytree
@@ -64,7 +64,9 @@ def draw_states(game: Game[Any], source: StateSource) -> Iterator[StateBatch]:
         states = after
 
 
-def make_rows(game: Game[Any], source: StateSource, respond: Respond, *, only_rewarded: bool) -> Iterator[Row | str]:
+def make_examples(
+    game: Game[Any], source: StateSource, respond: Respond, *, only_rewarded: bool
+) -> Iterator[Example | str]:
     """A row for every state, or why it has none."""
     level = json.dumps(describe_level(game))
     for batch in draw_states(game, source):
@@ -84,7 +86,7 @@ def make_rows(game: Game[Any], source: StateSource, respond: Respond, *, only_re
                 yield "without a reward"
             else:
                 response = compose(batch.boards[i], reply.rationale, text.decode(written[i]))
-                yield Row(game.id, level, game.prompt, batch.boards[i], response, action, reward, batch.frames[i])
+                yield Example(game.id, level, game.prompt, batch.boards[i], response, action, reward, batch.frames[i])
 
 
 def count_reasons(reasons: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from g1jax.sft.batch import SFTBatch
 from g1jax.sft.facts import HEADS, facts_loss
 from g1jax.typing import Array, Pytree
 from g1jax.vlm import Params
-from g1jax.vlm.accumulation import add_to, deal, empty_sums
+from g1jax.vlm.accumulation import add_to, empty_sums, split_rows
 from g1jax.vlm.master import apply_updates
 
 
@@ -30,7 +30,7 @@ def supervised_step(
     params: Params,
     opt_state: Pytree,
     batches: Sequence[SFTBatch],
-    complete: Callable[[Params], Params] = lambda params: params,
+    full_params: Callable[[Params], Params] = lambda params: params,
     facts_weight: float = 0.0,
 ) -> tuple[Params, Pytree, Metrics]:
     """New params and optimizer state, and by game the loss and how often the likeliest token is the teacher's.
@@ -44,7 +44,7 @@ def supervised_step(
         weights = jnp.where(batch.is_perception, see_weight, 1.0) * batch.mask.astype(jnp.float32)
         weights = weights / (jnp.sum(weights) * len(games))
         share = facts_weight / len(games)
-        own, figures = _gradient(policy, game, share, num_micro, complete, params, batch, weights)
+        own, figures = _gradient(policy, game, share, num_micro, full_params, params, batch, weights)
         grads = own if grads is None else jax.tree.map(jnp.add, grads, own)
         metrics |= {f"{game.id}/{name}": value for name, value in _rates(figures, len(games)).items()}
     updates, opt_state = optimizer.update(grads, opt_state, params)
@@ -57,7 +57,7 @@ def _gradient(
     game: Game[Any],
     facts_weight: float,
     num_micro: int,
-    complete: Callable[[Params], Params],
+    full_params: Callable[[Params], Params],
     params: Params,
     batch: SFTBatch,
     weights: Array,
@@ -66,7 +66,7 @@ def _gradient(
 
     def loss(params: Params, part: tuple[SFTBatch, Array]) -> tuple[Array, dict[str, Array]]:
         batch, weights = part
-        own = complete(params)
+        own = full_params(params)
         seen_tokens = vlm.see(policy.config, own, batch.frames)
         score = policy.score(own, game, batch.frames, batch.tokens, batch.mask, seen_tokens)
         loss = -jnp.sum(score.logprobs * weights)
@@ -88,7 +88,7 @@ def _gradient(
     def add(carry: Any, part: tuple[SFTBatch, Array]) -> tuple[Any, None]:
         return add_to(carry, jax.grad(loss, has_aux=True)(params, part)), None
 
-    parts = jax.tree.map(lambda leaf: deal(leaf, num_micro), (batch, weights))
+    parts = jax.tree.map(lambda leaf: split_rows(leaf, num_micro), (batch, weights))
     first = jax.tree.map(lambda leaf: leaf[0], parts)
     shapes = jax.eval_shape(functools.partial(jax.grad(loss, has_aux=True), params), first)
     total: tuple[Params, dict[str, Array]]

@@ -9,7 +9,7 @@ import tyro
 from g1jax import envs
 from g1jax.errors import ExperimentError, unknown
 from g1jax.rl.algorithm import Algorithm, grpo
-from g1jax.rl.passes import Passes
+from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.rewards import RewardWeights
 from g1jax.settings import Count, CountOrNone, EpisodesOrNone, Range, Seed, Share, Size, Steps, Temperature, check
 from g1jax.vlm.lora import LoRA
@@ -83,7 +83,7 @@ class RL:
     discount: Share = 1.0
     algorithm: Algorithm = field(default_factory=grpo)
     """On the command line a name, `--rl.algorithm=dapo`, and keys that differ: `--rl.algorithm.clip-high=0.28`."""
-    passes: Annotated[Passes, tyro.conf.arg(name="")] = field(default_factory=Passes)
+    minibatching: Annotated[Minibatching, tyro.conf.arg(name="")] = field(default_factory=Minibatching)
     reference_every: CountOrNone = 0
     """Iterations after which the reference becomes the policy of then; 0: never."""
     weights: RewardWeights = field(default_factory=RewardWeights)
@@ -187,7 +187,7 @@ def check_experiment(experiment: Experiment) -> None:
     ExperimentError.require(
         e.num_steps <= MOST_STEPS, f"cold_start.steps + rl.iterations: {e.num_steps}, more than {MOST_STEPS}"
     )
-    updates = e.rl.iterations * e.rl.passes.epochs * e.rl.passes.minibatches
+    updates = e.rl.iterations * e.rl.minibatching.epochs * e.rl.minibatching.minibatches
     ExperimentError.require(
         updates <= MOST_STEPS, f"rl.iterations × epochs × minibatches: {updates}, more than {MOST_STEPS}"
     )

@@ -3,7 +3,7 @@
 import ctypes
 
 
-def give_back() -> bool:
+def release_memory() -> bool:
     """Gives what the allocator keeps free to the operating system; whether there was any. Without glibc, nothing.
 
     glibc alone does so only for the end of its heap: what compiling took, hundreds of megabytes, stayed for hundreds of

@@ -20,7 +20,7 @@ from g1jax.sft.batch import SFTBatch, to_batch
 from g1jax.sft.demonstrations import next_demonstrations
 from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.config import Experiment
-from g1jax.training.heap import give_back
+from g1jax.training.heap import release_memory
 from g1jax.training.precompile import compiling
 from g1jax.training.processes import any_process
 from g1jax.training.progress import Progress
@@ -29,7 +29,7 @@ from g1jax.training.run_folder import RunFolder
 from g1jax.training.run_setup import is_kept, keep
 from g1jax.training.samples import write_samples
 from g1jax.training.setup import Setup, load_params, make_setup, weights_folder
-from g1jax.training.steps import COLD, RL, Fixed, RunState, begin, begin_rl, cold_step, frozen_of, rl_step, template
+from g1jax.training.steps import COLD, RL, Constants, RunState, begin, begin_rl, cold_step, frozen_of, rl_step, template
 from g1jax.vlm import Params
 
 
@@ -87,13 +87,13 @@ def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
         checkpoints = stack.enter_context(Checkpoints(folder.checkpoints, experiment.log.keep))
         run = _Run(setup, folder, checkpoints, progress, stop)
         wait = stack.enter_context(compiling(setup, checkpoints.last or 0))
-        state, fixed = _restore(run, params)
+        state, constants = _restore(run, params)
         folder.begin_at(int(state.step), progress)
         with contextlib.suppress(_Stopped):
-            state = _train(run, state, fixed, wait)
+            state = _train(run, state, constants, wait)
             checkpoints.save(int(state.step), state)
             checkpoints.wait()
-            _finish(run, state, fixed)
+            _finish(run, state, constants)
     return folder.path
 
 
@@ -131,7 +131,7 @@ class _Stopped(Exception):
     """Somebody asked to stop, and all that is needed to go on is saved, or being saved."""
 
 
-def _restore(run: _Run, params: Params | None) -> tuple[RunState, Fixed]:
+def _restore(run: _Run, params: Params | None) -> tuple[RunState, Constants]:
     """The newest checkpoint or, if there is none, the beginning, with these weights if they are loaded already."""
     state = run.checkpoints.restore(functools.partial(template, run.setup), run.progress.warn)
     if state is None:
@@ -142,7 +142,7 @@ def _restore(run: _Run, params: Params | None) -> tuple[RunState, Fixed]:
     return state, frozen_of(run.setup)
 
 
-def _train(run: _Run, state: RunState, fixed: Fixed, wait: Callable[[str], None]) -> RunState:
+def _train(run: _Run, state: RunState, constants: Constants, wait: Callable[[str], None]) -> RunState:
     """All steps that are not done yet; `wait`: until a phase's step is compiled."""
     e = run.setup.experiment
     started, last = time.perf_counter(), ""
@@ -152,12 +152,12 @@ def _train(run: _Run, state: RunState, fixed: Fixed, wait: Callable[[str], None]
             raise _stopped(run, f"after step {done - 1}")
         phase = COLD if done <= e.cold_start.steps else RL
         if phase == COLD:
-            state, metrics = _cold_step(run.setup, state, fixed, wait)
+            state, metrics = _cold_step(run.setup, state, constants, wait)
         else:
             if done == e.cold_start.steps + 1 and e.cold_start.steps > 0:
-                state = _turn_to_rl(run, state, fixed)
+                state = _turn_to_rl(run, state, constants)
             wait(phase)
-            state, metrics, rollouts = rl_step(run.setup, state, fixed)
+            state, metrics, rollouts = rl_step(run.setup, state, constants)
         figures = {key: float(value) for key, value in jax.device_get(metrics).items()}
         _check_finite(run.setup, figures, done, phase)
         now = time.perf_counter()
@@ -170,7 +170,7 @@ def _train(run: _Run, state: RunState, fixed: Fixed, wait: Callable[[str], None]
             write_samples(run.setup, run.folder.path / "samples", done, rollouts)
         is_saved = _is_due(done, e.log.checkpoint_every) or done == e.cold_start.steps
         if is_saved or phase != last:  # a phase's first step was compiled
-            give_back()
+            release_memory()
         if is_saved:
             run.checkpoints.save(done, state)
         last = phase
@@ -183,7 +183,7 @@ def _is_due(step: int, every: int) -> bool:
 
 
 def _cold_step(
-    setup: Setup, state: RunState, fixed: Fixed, wait: Callable[[str], None]
+    setup: Setup, state: RunState, constants: Constants, wait: Callable[[str], None]
 ) -> tuple[RunState, Mapping[str, Any]]:
     """Asks the teacher, or the dataset, puts its words into tokens, learns them."""
     cold = setup.experiment.cold_start
@@ -191,7 +191,7 @@ def _cold_step(
         wait(COLD)
         step, seed, policy = int(state.step), setup.experiment.seed, setup.policy
         read = [dataset.batch(policy, seed, step, cold.states) for dataset in setup.datasets]
-        return cold_step(setup, state, fixed, tuple(SFTBatch(*setup.spread(batch)) for batch in read))
+        return cold_step(setup, state, constants, tuple(SFTBatch(*setup.spread(batch)) for batch in read))
     key = keys.of_step(state.key, state.step, OfStep.TEACH)
     has_facts = cold.facts_weight > 0
     after, demonstrations = next_demonstrations(
@@ -201,23 +201,23 @@ def _cold_step(
     batches = tuple(
         to_batch(setup.policy, game, made, setup.spread) for game, made in zip(setup.games, demonstrations, strict=True)
     )
-    return cold_step(setup, dataclasses.replace(state, cold_envs=after), fixed, batches)
+    return cold_step(setup, dataclasses.replace(state, cold_envs=after), constants, batches)
 
 
-def _turn_to_rl(run: _Run, state: RunState, fixed: Fixed) -> RunState:
+def _turn_to_rl(run: _Run, state: RunState, constants: Constants) -> RunState:
     """What lies between the two phases: the cold start's evaluation, if asked for, and a fresh optimizer."""
-    _evaluate(run, state, fixed, "cold_start", run.setup.experiment.evaluation.cold_start_episodes)
+    _evaluate(run, state, constants, "cold_start", run.setup.experiment.evaluation.cold_start_episodes)
     return begin_rl(run.setup, state)
 
 
-def _finish(run: _Run, state: RunState, fixed: Fixed) -> None:
+def _finish(run: _Run, state: RunState, constants: Constants) -> None:
     """What a run ends with: the picture of its curves and the evaluation."""
     if jax.process_index() == 0:
         write_curves(run.folder.path)
-    _evaluate(run, state, fixed, "final", run.setup.experiment.evaluation.episodes)
+    _evaluate(run, state, constants, "final", run.setup.experiment.evaluation.episodes)
 
 
-def _evaluate(run: _Run, state: RunState, fixed: Fixed, name: str, num_episodes: int) -> None:
+def _evaluate(run: _Run, state: RunState, constants: Constants, name: str, num_episodes: int) -> None:
     if num_episodes == 0 or any_process(table_of(run.folder.path, name).is_file()):
         return
 
@@ -226,7 +226,7 @@ def _evaluate(run: _Run, state: RunState, fixed: Fixed, name: str, num_episodes:
             raise _stopped(run, f"in the evaluation {name}, which begins anew")
 
     run.checkpoints.wait()
-    evaluate(run.setup, run.folder.path, run.progress, state, fixed, name, num_episodes, check)
+    evaluate(run.setup, run.folder.path, run.progress, state, constants, name, num_episodes, check)
 
 
 def _stopped(run: _Run, where: str) -> _Stopped:

@@ -19,7 +19,7 @@ from g1jax import vlm
 from g1jax.sft.batch import SFTBatch
 from g1jax.sft.facts import facts_of
 from g1jax.training.setup import Setup
-from g1jax.training.steps import COLD, RL, Fixed, cold_step, fixed_of, rl_step, template, with_shardings
+from g1jax.training.steps import COLD, RL, Constants, cold_step, constants_of, rl_step, template, with_shardings
 from g1jax.vlm.sharding import BATCH
 
 
@@ -48,20 +48,22 @@ def _wait(programs: Mapping[str, Future[None]], phase: str) -> None:
 
 def _compile_cold_step(setup: Setup) -> None:
     with jax.set_mesh(setup.mesh):
-        cold_step.lower(setup, template(setup, 0), _fixed_template(setup), _batches_template(setup)).compile()
+        cold_step.lower(setup, template(setup, 0), _constants_template(setup), _batches_template(setup)).compile()
 
 
 def _compile_rl_step(setup: Setup) -> None:
     with jax.set_mesh(setup.mesh):
-        rl_step.lower(setup, template(setup, setup.experiment.cold_start.steps + 1), _fixed_template(setup)).compile()
+        rl_step.lower(
+            setup, template(setup, setup.experiment.cold_start.steps + 1), _constants_template(setup)
+        ).compile()
 
 
-def _fixed_template(setup: Setup) -> Fixed:
+def _constants_template(setup: Setup) -> Constants:
     """Shapes, dtypes and shardings of what a step needs besides the state."""
     if setup.lora is None:
-        return fixed_of(setup, None)
+        return constants_of(setup, None)
     shapes = vlm.param_shapes(setup.policy.config)
-    return fixed_of(setup, with_shardings(shapes, setup.shardings(shapes)))
+    return constants_of(setup, with_shardings(shapes, setup.shardings(shapes)))
 
 
 def _batches_template(setup: Setup) -> tuple[SFTBatch, ...]:

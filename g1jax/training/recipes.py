@@ -3,7 +3,7 @@
 import dataclasses
 
 from g1jax.rl.algorithm import make_algorithm
-from g1jax.rl.passes import Passes
+from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.rewards import RewardWeights
 from g1jax.training.config import ALL_GAMES, RL, ColdStart, Evaluation, Experiment, Log, Optimizer
 
@@ -37,7 +37,7 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
             source="legal_walk",
             walk_steps={"game_2048": 100, "shisen_sho": 17, "shisen_sho_cifar10": 17, "swap": 20},
             algorithm=make_algorithm("grpo", kl_coefficient=0.0),
-            passes=Passes(microbatches=4),
+            minibatching=Minibatching(microbatches=4),
             optimizer=Optimizer(lr=1e-4, warmup=2, final_lr=0.1, b2=0.95),
         ),
         evaluation=Evaluation(episodes=200, cold_start_episodes=100),
@@ -71,7 +71,7 @@ def paper(name: str, games: tuple[str, ...] = ALL_GAMES, *, model: str, has_cold
             num_samples=5,
             source="walk",
             algorithm=make_algorithm("grpo", kl_coefficient=0.01),
-            passes=Passes(microbatches=4),
+            minibatching=Minibatching(microbatches=4),
             weights_by_game={"shisen_sho": RewardWeights(perception=0.0)},
             optimizer=Optimizer(lr=1e-6, weight_decay=0.01, max_norm=1.0),
         ),

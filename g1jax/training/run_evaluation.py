@@ -13,7 +13,7 @@ from g1jax.files import write_atomically
 from g1jax.training.progress import Progress
 from g1jax.training.run_folder import read_metrics
 from g1jax.training.setup import Setup
-from g1jax.training.steps import Fixed, RunState
+from g1jax.training.steps import Constants, RunState
 
 _CURVES = ("reward", "perception", "reasoning", "success", "format", "length")
 _OVERALL = ("kl_reference", "entropy")
@@ -30,7 +30,7 @@ def evaluate(
     folder: Path,
     progress: Progress,
     state: RunState,
-    fixed: Fixed,
+    constants: Constants,
     name: str,
     num_episodes: int,
     check: Callable[[], None] = lambda: None,
@@ -42,8 +42,8 @@ def evaluate(
     """
     evaluation = setup.experiment.evaluation
     policy = prepared(setup.policy, evaluation.temperature, setup.games)
-    params = jax.jit(setup.complete)(state.trained, fixed.frozen)
-    players = [policy_player(policy, params, fixed.table, name=name, batch_size=num_episodes), random_player()]
+    params = jax.jit(setup.full_params)(state.trained, constants.frozen)
+    players = [policy_player(policy, params, constants.table, name=name, batch_size=num_episodes), random_player()]
     results = []
     for player in players:
         played = _play_all(setup, progress, player, num_episodes, check)

@@ -201,7 +201,7 @@ def _renewed(config: Any) -> Any:
     changes = {**changes, **({"kl_coefficient": kl} if kl >= 0 else {})}
     changes |= {"entropy_coefficient": entropy} if entropy else {}
     rl["algorithm"] = dataclasses.asdict(make_algorithm(rl["algorithm"], **changes))
-    rl["passes"] = {key: rl.pop(key) for key in ("epochs", "minibatches", "microbatches")}
+    rl["minibatching"] = {key: rl.pop(key) for key in ("epochs", "minibatches", "microbatches")}
     return config
 
 

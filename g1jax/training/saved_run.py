@@ -26,7 +26,7 @@ _MADE = "_CHECKPOINT_METADATA"  # Orbax's; it has the nanosecond in which a chec
 
 
 @dataclass(frozen=True, eq=False)
-class KeptRun:
+class SavedRun:
     """A run's folder, opened to be looked at."""
 
     folder: Path
@@ -51,7 +51,7 @@ class KeptRun:
         return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
-def open_run(folder: str | Path) -> KeptRun:
+def open_run(folder: str | Path) -> SavedRun:
     """A run by its folder, with the steps of all its checkpoints.
 
     Raises:
@@ -62,7 +62,7 @@ def open_run(folder: str | Path) -> KeptRun:
     with _reading(folder, setup) as checkpoints:
         steps = tuple(checkpoints.steps)
     ExperimentError.require(len(steps) > 0, f"{folder} has no checkpoint yet")
-    return KeptRun(folder, setup, steps)
+    return SavedRun(folder, setup, steps)
 
 
 def open_setup(folder: Path) -> Setup:

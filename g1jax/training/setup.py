@@ -19,7 +19,7 @@ from g1jax.envs.core import Game, TracedLevel
 from g1jax.errors import ExperimentError, unknown
 from g1jax.keys import OfRun
 from g1jax.rl.algorithm import Algorithm
-from g1jax.rl.passes import Passes
+from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.policy import Policy
 from g1jax.rl.rewards import RewardWeights
 from g1jax.sft.dataset import Dataset, read_dataset
@@ -49,7 +49,7 @@ class Setup:
     policy: Policy
     algorithm: Algorithm
     weights: tuple[RewardWeights, ...]  # one a game
-    passes: Passes
+    minibatching: Minibatching
     mesh: jax.sharding.Mesh
     cold_envs: tuple[Batch, ...]  # one a game, whose states the teacher plays
     cold_levels: tuple[TracedLevel, ...]  # one a game, leaves [states]
@@ -81,7 +81,7 @@ class Setup:
     def rl_optimizer(self) -> optax.GradientTransformation:
         """Of RL."""
         rl = self.experiment.rl
-        return make_optimizer(rl.optimizer, rl.iterations * self.passes.epochs * self.passes.minibatches)
+        return make_optimizer(rl.optimizer, rl.iterations * self.minibatching.epochs * self.minibatching.minibatches)
 
     @functools.cached_property
     def datasets(self) -> tuple[Dataset, ...] | None:
@@ -98,7 +98,7 @@ class Setup:
             run_setup.check_dataset(folder, where, datasets)
         return datasets
 
-    def complete(self, trained: Params, frozen: Params | None) -> Params:
+    def full_params(self, trained: Params, frozen: Params | None) -> Params:
         """The model's params of those that are trained and those that are not."""
         trained = without_heads(trained)
         return trained if frozen is None or self.lora is None else lora.attach(frozen, trained, self.lora)
@@ -154,10 +154,10 @@ def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
         check_length(policy.config, len(policy.prompt_tokens(game)), max(e.max_new_tokens, 1))
         if e.cold_start.steps and e.cold_start.facts_weight:
             check_facts(policy, game)
-    algorithm, passes = e.rl.algorithm, e.rl.passes
+    algorithm, minibatching = e.rl.algorithm, e.rl.minibatching
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     _check_divides("cold_start.states", e.cold_start.states, e.cold_start.microbatches, parts)
-    _check_divides("rl.states", e.rl.states, passes.minibatches * passes.microbatches, parts)
+    _check_divides("rl.states", e.rl.states, minibatching.minibatches * minibatching.microbatches, parts)
     ExperimentError.require(
         e.rl.num_samples > 1 or (e.rl.num_samples == 1 and not algorithm.compares_groups),
         f"rl.num_samples={e.rl.num_samples}: {algorithm.name} compares the responses to one state; sample 2 or more, "
@@ -172,7 +172,7 @@ def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
         policy=policy,
         algorithm=algorithm,
         weights=tuple(e.rl.weights_by_game.get(game.id, e.rl.weights) for game in games),
-        passes=passes,
+        minibatching=minibatching,
         mesh=mesh,
         cold_envs=_make_envs(games, e.cold_start.states, 2 * EPISODE_STEPS),
         cold_levels=tuple(_make_levels(e, game) for game in games),

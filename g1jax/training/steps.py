@@ -42,22 +42,22 @@ class RunState:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Fixed:
+class Constants:
     """What a step needs besides, and is not saved: it comes from the experiment."""
 
     frozen: Params | None  # under LoRA the model's own params
     table: TokenBytes
 
 
-def begin(setup: Setup, params: Params) -> tuple[RunState, Fixed]:
+def begin(setup: Setup, params: Params) -> tuple[RunState, Constants]:
     """The state before the first step. `params` are given away."""
-    trained, fixed = params, fixed_of(setup, None)
+    trained, constants = params, constants_of(setup, None)
     if setup.lora is not None:
-        fixed = dataclasses.replace(fixed, frozen=trained)
+        constants = dataclasses.replace(constants, frozen=trained)
         key = keys.of_run(setup.experiment.seed, OfRun.LORA)
         trained = setup.place(lora.init(setup.policy.config, setup.lora, key))
     with jax.set_mesh(setup.mesh):
-        return _begin(setup, trained), fixed
+        return _begin(setup, trained), constants
 
 
 def begin_rl(setup: Setup, state: RunState) -> RunState:
@@ -74,14 +74,14 @@ def begin_rl(setup: Setup, state: RunState) -> RunState:
         return _begin_rl(setup, kept)
 
 
-def fixed_of(setup: Setup, frozen: Params | None) -> Fixed:
+def constants_of(setup: Setup, frozen: Params | None) -> Constants:
     """What a step needs besides the state."""
-    return Fixed(frozen, setup.replicate(setup.policy.table()))
+    return Constants(frozen, setup.replicate(setup.policy.table()))
 
 
-def frozen_of(setup: Setup) -> Fixed:
+def frozen_of(setup: Setup) -> Constants:
     """What a step needs besides a state that comes from a checkpoint."""
-    return fixed_of(setup, None if setup.lora is None else load_params(setup))
+    return constants_of(setup, None if setup.lora is None else load_params(setup))
 
 
 def template(setup: Setup, step: int) -> RunState:
@@ -206,7 +206,9 @@ def _rows(mesh: jax.sharding.Mesh, leaf: Array) -> tuple[Any, ...]:
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def cold_step(setup: Setup, state: RunState, fixed: Fixed, batches: tuple[SFTBatch, ...]) -> tuple[RunState, Metrics]:
+def cold_step(
+    setup: Setup, state: RunState, constants: Constants, batches: tuple[SFTBatch, ...]
+) -> tuple[RunState, Metrics]:
     """Learns one batch of each game, made of the states of `state.cold_envs`."""
     cold = setup.experiment.cold_start
     trained, opt_state, metrics = supervised_step(
@@ -218,7 +220,7 @@ def cold_step(setup: Setup, state: RunState, fixed: Fixed, batches: tuple[SFTBat
         state.trained,
         state.opt_state,
         batches,
-        lambda trained: setup.complete(trained, fixed.frozen),
+        lambda trained: setup.full_params(trained, constants.frozen),
         cold.facts_weight,
     )
     after = dataclasses.replace(state, step=state.step + 1, trained=trained, opt_state=opt_state)
@@ -226,17 +228,17 @@ def cold_step(setup: Setup, state: RunState, fixed: Fixed, batches: tuple[SFTBat
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def rl_step(setup: Setup, state: RunState, fixed: Fixed) -> tuple[RunState, Metrics, tuple[Rollout, ...]]:
+def rl_step(setup: Setup, state: RunState, constants: Constants) -> tuple[RunState, Metrics, tuple[Rollout, ...]]:
     """One iteration: states, responses, rewards, update. Also gives the rollouts, for whoever wants to look."""
     rl = setup.experiment.rl
     states_key, rollout_key, play_key, update_key = (
         keys.of_step(state.key, state.step, use) for use in (OfStep.STATES, OfStep.ROLLOUT, OfStep.PLAY, OfStep.UPDATE)
     )
-    params = setup.complete(state.trained, fixed.frozen)
+    params = setup.full_params(state.trained, constants.frozen)
     rollouts, play_envs = [], []
     for i in range(len(setup.games)):
         envs = state.play_envs[i] if rl.source == "play" else walk(setup, i, keys.of_game(states_key, i))
-        rollout, actions = _roll_out(setup, i, params, fixed.table, envs.states, keys.of_game(rollout_key, i))
+        rollout, actions = _roll_out(setup, i, params, constants.table, envs.states, keys.of_game(rollout_key, i))
         rollouts.append(rollout)
         if rl.source == "play":
             play_envs.append(setup.play_envs[i].step(envs, actions, keys.of_game(play_key, i))[0])
@@ -244,7 +246,7 @@ def rl_step(setup: Setup, state: RunState, fixed: Fixed) -> tuple[RunState, Metr
         setup.policy,
         setup.algorithm,
         setup.rl_optimizer,
-        setup.passes,
+        setup.minibatching,
         setup.games,
         state.trained,
         state.reference,
@@ -252,7 +254,7 @@ def rl_step(setup: Setup, state: RunState, fixed: Fixed) -> tuple[RunState, Metr
         rollouts,
         update_key,
         num_samples=rl.num_samples,
-        complete=lambda trained: setup.complete(trained, fixed.frozen),
+        full_params=lambda trained: setup.full_params(trained, constants.frozen),
     )
     for game, rollout in zip(setup.games, rollouts, strict=True):
         metrics |= {f"{game.id}/{name}": value for name, value in figures(rollout).items()}

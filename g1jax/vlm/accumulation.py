@@ -67,10 +67,10 @@ def _split(batch: Pytree, num_parts: int) -> Pytree:
     ConfigError.require(len(rows) == 1, f"arrays of a batch with different numbers of rows: {sorted(rows)}")
     count = rows.pop()
     ConfigError.require(count % num_parts == 0, f"a batch of {count} rows does not divide into {num_parts} parts")
-    return jax.tree.map(lambda x: deal(x, num_parts), batch)
+    return jax.tree.map(lambda x: split_rows(x, num_parts), batch)
 
 
-def deal(x: Array, num_parts: int) -> Array:
+def split_rows(x: Array, num_parts: int) -> Array:
     """[B, …] -> [num_parts, B / num_parts, …], part i the rows i, i + num_parts, …
 
     Rows that are split among devices stay where they are.

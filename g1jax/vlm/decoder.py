@@ -16,7 +16,7 @@ KeyValue = tuple[Array, Array]
 """The keys and values of one layer, [B, g, S, d] each."""
 Cache = tuple[KeyValue, ...]
 """The keys and values of all layers, one a layer; of a scanned decoder a single one, [layers, B, g, S, d] each."""
-Turn = tuple[Array, Array]
+Rotation = tuple[Array, Array]
 """Cosine and sine of the tokens' rotary angles, float32[B, 1, S, d / 2] each."""
 
 
@@ -33,7 +33,7 @@ class SelfAttention(nnx.Module):
         self.o_proj = Linear(config, text.hidden_size, text.hidden_size)
 
     def __call__(
-        self, x: Array, turn: Turn, mask: Array, cache: KeyValue | None, slot: Array | int, start: int = 0
+        self, x: Array, turn: Rotation, mask: Array, cache: KeyValue | None, slot: Array | int, start: int = 0
     ) -> tuple[Array, KeyValue]:
         """[B, S, D] -> [B, S - start, D] and the keys and values it looked at.
 
@@ -62,7 +62,7 @@ class DecoderLayer(nnx.Module):
         self.mlp = SwiGLU(config, text.hidden_size, text.intermediate_size, use_bias=False)
 
     def __call__(
-        self, x: Array, turn: Turn, mask: Array, cache: KeyValue | None, slot: Array | int, start: int = 0
+        self, x: Array, turn: Rotation, mask: Array, cache: KeyValue | None, slot: Array | int, start: int = 0
     ) -> tuple[Array, KeyValue]:
         """As `SelfAttention`."""
         attended, key_value = self.self_attn(self.input_layernorm(x), turn, mask, cache, slot, start)
@@ -113,7 +113,7 @@ class Decoder(nnx.Module):
         self,
         layer: DecoderLayer,
         x: Array,
-        turn: Turn,
+        turn: Rotation,
         mask: Array,
         cache: KeyValue | None,
         slot: Array | int,
@@ -123,12 +123,12 @@ class Decoder(nnx.Module):
             return layer(x, turn, mask, cache, slot, start)
         graph, state = nnx.split(layer)
 
-        def inside(state: Pytree, x: Array, turn: Turn, mask: Array) -> tuple[Array, KeyValue]:
+        def inside(state: Pytree, x: Array, turn: Rotation, mask: Array) -> tuple[Array, KeyValue]:
             return nnx.merge(graph, state)(x, turn, mask, None, 0, start)
 
         return cast(tuple[Array, KeyValue], jax.checkpoint(inside)(state, x, turn, mask))
 
-    def _scan(self, x: Array, turn: Turn, mask: Array) -> tuple[Array, KeyValue]:
+    def _scan(self, x: Array, turn: Rotation, mask: Array) -> tuple[Array, KeyValue]:
         """One layer after another over a whole sequence: their keys and values are [layers, B, g, S, d]."""
         graph, state = nnx.split(self.layers)
 
@@ -138,7 +138,9 @@ class Decoder(nnx.Module):
         read = jax.checkpoint(read, prevent_cse=False) if self.config.is_remat else read
         return jax.lax.scan(read, x, state)
 
-    def _step(self, x: Array, turn: Turn, mask: Array, cache: KeyValue, slot: Array | int) -> tuple[Array, KeyValue]:
+    def _step(
+        self, x: Array, turn: Rotation, mask: Array, cache: KeyValue, slot: Array | int
+    ) -> tuple[Array, KeyValue]:
         """One layer after another over new tokens. The cache is carried, so that it is written in its place."""
         graph, state = nnx.split(self.layers)
 

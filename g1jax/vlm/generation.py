@@ -81,11 +81,11 @@ def generate(
     prompt_tokens, prompt_mask = left_pad(prompt_tokens, prompt_mask)
     reading = model.read(prompt_tokens, prompt_mask, frames, start=prompt_tokens.shape[1] - 1)
     logits = model.logits(reading.hidden[:, 0])
-    logits, following, prompt_mask = (
-        jnp.repeat(x, num_samples, axis=0) for x in (logits, reading.following, prompt_mask)
+    logits, next_position, prompt_mask = (
+        jnp.repeat(x, num_samples, axis=0) for x in (logits, reading.next_position, prompt_mask)
     )
     cache = jax.tree.map(lambda x: jnp.repeat(x, num_samples, axis=-4), reading.cache)
-    writer = _Writer(model, prompt_mask, following, key, max_new_tokens, sampling, stop_tokens, pad_token)
+    writer = _Writer(model, prompt_mask, next_position, key, max_new_tokens, sampling, stop_tokens, pad_token)
     return writer.go_on(writer.begin(logits, cache), FIRST_STAGE)
 
 
@@ -95,7 +95,7 @@ class _Writer:
 
     model: VLM
     prompt_mask: Array  # bool[B, P]
-    following: Array  # int32[B], the position of the first new token
+    next_position: Array  # int32[B], the position of the first new token
     key: Key
     max_new_tokens: int
     sampling: Sampling
@@ -142,7 +142,7 @@ class _Writer:
         is_seen = jnp.concatenate(
             [self.prompt_mask, jnp.broadcast_to(is_written[None], (len(self.prompt_mask), len(is_written)))], axis=1
         )
-        position = self.following + now.num_written - 1
+        position = self.next_position + now.num_written - 1
         positions = jnp.broadcast_to(position[:, None, None], (*position.shape, 1, self._num_axes))
         embeddings = self.model.model.embed_tokens(now.last[:, None])
         hidden, cache = self.model.model(embeddings, positions, is_seen[:, None], now.cache, slot)

@@ -44,7 +44,7 @@ class Reading:
 
     hidden: Array  # [B, S - start, D]
     cache: Cache  # one a layer, [B, g, S, d] each
-    following: Array  # int32[B], the position of the token that comes next
+    next_position: Array  # int32[B], the position of the token that comes next
 
 
 class VLM(nnx.Module):
@@ -99,9 +99,9 @@ class VLM(nnx.Module):
         if prompt_length is not None:
             is_image &= (jnp.arange(tokens.shape[1], dtype=jnp.int32) < prompt_length)[None]
         grids = (_for_rows(grid, tokens.shape[0]) for grid in row_grids(self.config, frames))
-        positions, following = token_positions(self.config, is_image, mask, *grids)
+        positions, next_position = token_positions(self.config, is_image, mask, *grids)
         embeddings = self.embed(tokens, is_image, frames, seen)
-        return Reading(*self.model(embeddings, positions, causal_mask(mask), start=start), following)
+        return Reading(*self.model(embeddings, positions, causal_mask(mask), start=start), next_position)
 
     def logits(self, hidden: Array) -> Array:
         """The output layer: [..., D] -> float32[..., V]."""

@@ -33,8 +33,8 @@ def token_positions(
     start = _count_to(is_text) - is_text.astype(jnp.int32) + (place // size) * longer_side
     row, column = jnp.where(is_image, within // width, 0), jnp.where(is_image, within % width, 0)
     positions = jnp.stack([start, start + row, start + column], axis=2)
-    following = _count(is_text) + _count(is_image) // size[:, 0] * longer_side[:, 0]
-    return jnp.where(mask[:, :, None], positions, 0), following
+    next_position = _count(is_text) + _count(is_image) // size[:, 0] * longer_side[:, 0]
+    return jnp.where(mask[:, :, None], positions, 0), next_position
 
 
 def _count_to(is_counted: Array) -> Array:

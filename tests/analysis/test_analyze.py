@@ -64,20 +64,20 @@ def analysis(runs: tuple[Path, Path], out: Path) -> Analysis:
 def test_a_point_is_what_an_evaluation_finds(runs: tuple[Path, Path], analysis: Analysis) -> None:
     run = open_run(runs[1])
     assert run.steps == (4, 8, 12)
-    assert [moment.step for moment in analysis.runs[1].moments] == [4, 8, 12]
-    for moment in analysis.runs[1].moments[:2]:
-        player = policy_player(run.setup.policy, run.params(moment.step))
+    assert [checkpoint.step for checkpoint in analysis.runs[1].checkpoints] == [4, 8, 12]
+    for checkpoint in analysis.runs[1].checkpoints[:2]:
+        player = policy_player(run.setup.policy, run.params(checkpoint.step))
         expected = intervals(sums_of(play(run.setup.games[0], player, 3, 2)))
-        assert str(moment.own["game_2048"].figures) == str(expected)  # which compares NaN too
+        assert str(checkpoint.own["game_2048"].figures) == str(expected)  # which compares NaN too
 
 
 def test_seeing_is_seeing(analysis: Analysis) -> None:
     """Random weights read nothing by themselves."""
-    for moment in analysis.runs[0].moments:
-        assert moment.own["game_2048"].figures["perception"].mean == 0
-        assert math.isnan(moment.figures("game_2048")["reasoning"].mean)
-        assert moment.seeing["game_2048"].figures["perception"].mean == 1
-        assert not math.isnan(moment.figures("game_2048")[SEEING].mean)
+    for checkpoint in analysis.runs[0].checkpoints:
+        assert checkpoint.own["game_2048"].figures["perception"].mean == 0
+        assert math.isnan(checkpoint.figures("game_2048")["reasoning"].mean)
+        assert checkpoint.seeing["game_2048"].figures["perception"].mean == 1
+        assert not math.isnan(checkpoint.figures("game_2048")[SEEING].mean)
     points = analysis.runs[0].points("game_2048")
     assert [point[0] for point in points["perception"]] == [3, 6]
     assert "reasoning" not in points
@@ -86,7 +86,7 @@ def test_seeing_is_seeing(analysis: Analysis) -> None:
 def test_equal_weights_differ_by_nothing(analysis: Analysis) -> None:
     found = analysis.differences["g1"]["game_2048"]
     assert {figure.mean for key, figure in found.items() if key != "reasoning"} == {0.0}
-    tokens = [run.moments[0].own["game_2048"].figures["bytes"].mean for run in analysis.runs]
+    tokens = [run.checkpoints[0].own["game_2048"].figures["bytes"].mean for run in analysis.runs]
     assert tokens[0] != tokens[1]  # other weights do
 
 
@@ -94,7 +94,7 @@ def test_what_is_written(analysis: Analysis, out: Path) -> None:
     names = {"analysis.json", "analysis.md", "analysis.png", "report.html"}
     assert {path.name for path in out.iterdir() if path.is_file()} == names
     data = json.loads((out / "analysis.json").read_text("utf-8"))
-    assert [[moment["step"] for moment in run["checkpoints"]] for run in data["runs"]] == [[3, 6], [4, 8, 12]]
+    assert [[checkpoint["step"] for checkpoint in run["checkpoints"]] for run in data["runs"]] == [[3, 6], [4, 8, 12]]
     assert data["runs"][1]["lead_lag"]["game_2048"]["lag_in_points"]["mean"] == 5
     page = (out / "analysis.md").read_text("utf-8")
     assert "| g1 | 12 | 0.0% (0.0–0.0) | – | " in page
@@ -163,7 +163,7 @@ def test_a_damaged_checkpoint_is_left_out_and_told(
     for kept in (tmp_path / "out" / "points").glob("*-000008-*"):
         shutil.rmtree(kept)
     found = analyze(Options(runs=(copy,), out=tmp_path / "out", **SIZE))
-    assert [moment.step for moment in found.runs[0].moments] == [4, 12]
+    assert [checkpoint.step for checkpoint in found.runs[0].checkpoints] == [4, 12]
     assert "has 0 bytes, and" in capsys.readouterr().out
 
 
@@ -177,7 +177,7 @@ def test_looks_and_transfer(
     assert found.tested_at == 3
     looks = {(point.look.axis, point.look.value): point for point in found.looks}
     assert [point.look.is_own for point in found.looks] == [True, False, False, True, False]
-    assert str(looks["noise", 0.0].figures) == str(found.moments[0].own["game_2048"].figures)
+    assert str(looks["noise", 0.0].figures) == str(found.checkpoints[0].own["game_2048"].figures)
     assert looks["noise", 64.0].figures is not None
     assert "not made of whole visual tokens" in looks["cell_size", 30].look.why_not
     assert [(point.trial.label, point.kinship) for point in found.trials] == [

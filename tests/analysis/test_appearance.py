@@ -1,4 +1,4 @@
-"""Looks and other tests: what is shown is what a game made at that level shows."""
+"""Appearance and other tests: what is shown is what a game made at that level shows."""
 
 import dataclasses
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from g1jax import envs
-from g1jax.analysis.appearance import AXES, check_axes, looks_along
+from g1jax.analysis.appearance import AXES, check_axes, variants_along
 from g1jax.analysis.transfer import game_of, kinship, trials_of
 from g1jax.envs import LevelError
 from g1jax.envs.core import Game
@@ -47,7 +47,7 @@ def seen(game: Game[Any], looks: Any = None) -> list[list[str]]:
 @pytest.mark.parametrize("axis", AXES)
 def test_what_is_shown_is_the_level_itself(axis: str) -> None:
     game = envs.make("game_2048", **SMALL)
-    found = looks_along(game, axis)
+    found = variants_along(game, axis)
     assert [look.value for look in found if look.is_own] == [getattr(game.level, axis)]
     shown = [seen(game)]
     for look in [look for look in found if not look.is_own][:: 2 if axis != "cell_size" else 1]:
@@ -58,11 +58,11 @@ def test_what_is_shown_is_the_level_itself(axis: str) -> None:
 
 def test_axes_of_a_game() -> None:
     digits = envs.make("shisen_sho_cifar10", images="digits")
-    assert looks_along(digits, "palette") == []
-    assert [look.value for look in looks_along(envs.make("swap", cell_size=14), "jitter")] == [0, 1, 3]
-    noisy = looks_along(envs.make("swap", noise=10), "noise")
+    assert variants_along(digits, "palette") == []
+    assert [look.value for look in variants_along(envs.make("swap", cell_size=14), "jitter")] == [0, 1, 3]
+    noisy = variants_along(envs.make("swap", noise=10), "noise")
     assert [(look.value, look.is_own) for look in noisy][:3] == [(0.0, False), (8.0, False), (10.0, True)]
-    framed = looks_along(envs.make("game_2048", frame_size=(112, 112)), "cell_size")
+    framed = variants_along(envs.make("game_2048", frame_size=(112, 112)), "cell_size")
     assert "the board alone is 224×224" in framed[-1].why_not
     with pytest.raises(LevelError, match="unknown looks axis 'palete'; did you mean 'palette'"):
         check_axes(["noise", "palete"])
@@ -70,7 +70,7 @@ def test_axes_of_a_game() -> None:
 
 def test_boards_and_chance_stay() -> None:
     game = envs.make("game_2048", **SMALL)
-    (look,) = [look for look in looks_along(game, "noise") if look.value == 64]
+    (look,) = [look for look in variants_along(game, "noise") if look.value == 64]
     plain, noisy = (
         play(game, policy_player(WATCHER, {}, NO_TABLE, looks=of), 2, 2, num_recorded=2) for of in (None, look.looks)
     )

@@ -31,7 +31,7 @@ from g1jax.evaluation.statistics import Interval, Sums
 from g1jax.foreign import ForeignError
 from g1jax.foreign_images import open_image
 from g1jax.rl.policy import Policy
-from g1jax.sft.dataset import JSONL, PARQUET, Row, read_dataset
+from g1jax.sft.dataset import JSONL, PARQUET, Example, read_dataset
 from g1jax.sft.dataset_writer import ABOUT, DatasetWriter
 from g1jax.teachers.endpoint import reply_of
 from g1jax.training import checksums, metrics_file, run_setup
@@ -106,7 +106,7 @@ def make_dataset(folder: Path, form: Any = "jsonl") -> None:
     response = f"<perception>{board}</perception><think>So.</think><answer>1</answer>"
     with DatasetWriter(folder, form, {"seed": 0}) as writer:
         for i in range(3):
-            writer.add(Row(GAME.id, '{"rows": 2}', GAME.prompt, board, response, i % 4, 4.0, pixels[i]))
+            writer.add(Example(GAME.id, '{"rows": 2}', GAME.prompt, board, response, i % 4, 4.0, pixels[i]))
         writer.finish()
 
 

@@ -83,7 +83,7 @@ def valid_swaps(board: Board) -> set[tuple[Cell, Cell]]:
 def resolve(board: Board, refill: Callable[[Board], Board]) -> tuple[Board, int, list[int]]:
     """Remove runs, let tiles fall, refill, until no run is left: (board, total score, cells removed in each pass).
 
-    Passes that remove 3 and then 4 cells score 6 + 12 = 18, counts [3 4]; a board without a run: 0 and [].
+    Minibatching that remove 3 and then 4 cells score 6 + 12 = 18, counts [3 4]; a board without a run: 0 and [].
     `refill` gets a copy and must replace every hole and move nothing else.
     """
     current = [list(row) for row in board]

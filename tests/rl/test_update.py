@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from g1jax import rl, vlm
-from g1jax.rl.passes import Passes
+from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.rollout import Rollout
 from g1jax.rl.update import update
 from tests.conftest import REPOSITORY
@@ -42,12 +42,12 @@ def before() -> tuple[vlm.Params, vlm.Params, tuple[Rollout, ...]]:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def learn(algorithm: rl.Algorithm, passes: Passes, key: jax.Array, *args: Any) -> Any:
+def learn(algorithm: rl.Algorithm, minibatching: Minibatching, key: jax.Array, *args: Any) -> Any:
     params, reference, rollouts = args
     reference = reference if algorithm.needs_reference else None
     games = tiny.GAMES[: len(rollouts)]
     return update(
-        tiny.POLICY, algorithm, SGD, passes, games, params, reference, SGD.init(params), rollouts, key,
+        tiny.POLICY, algorithm, SGD, minibatching, games, params, reference, SGD.init(params), rollouts, key,
         num_samples=SAMPLES,
     )  # fmt: skip
 
@@ -93,7 +93,7 @@ def test_gradients_of_bfloat16_params_reach_the_optimizer_in_float32() -> None:
     policy = dataclasses.replace(tiny.POLICY, config=config)
     trained, _, metrics = jax.eval_shape(
         lambda params, reference, rollouts, key: update(
-            policy, rl.make_algorithm("grpo"), rule, Passes(microbatches=2), tiny.GAMES, params, reference, (),
+            policy, rl.make_algorithm("grpo"), rule, Minibatching(microbatches=2), tiny.GAMES, params, reference, (),
             rollouts, key, num_samples=SAMPLES,
         ),
         params, reference, before()[2], jax.random.key(0),
@@ -113,7 +113,7 @@ def farthest(a: Any, b: Any) -> float:
 def test_one_step_is_the_plain_gradient_step(name: str) -> None:
     algorithm = rl.make_algorithm(name)
     params, reference, rollouts = before()
-    after, _, metrics = learn(algorithm, Passes(), jax.random.key(0), params, reference, rollouts)
+    after, _, metrics = learn(algorithm, Minibatching(), jax.random.key(0), params, reference, rollouts)
     grads = jax.jit(jax.grad(plain_loss, argnums=1), static_argnums=0)(algorithm, params, reference, rollouts)
     wanted = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
     assert farthest(after, params) > 1e-3
@@ -131,9 +131,9 @@ def of_one_game() -> tuple[vlm.Params, vlm.Params, tuple[Rollout, ...]]:
 def test_microbatches_change_nothing() -> None:
     algorithm = rl.make_algorithm("grpo")
     args = of_one_game()
-    whole = learn(algorithm, Passes(), jax.random.key(0), *args)
+    whole = learn(algorithm, Minibatching(), jax.random.key(0), *args)
     for microbatches in (2, 4):
-        parts = learn(algorithm, Passes(microbatches=microbatches), jax.random.key(0), *args)
+        parts = learn(algorithm, Minibatching(microbatches=microbatches), jax.random.key(0), *args)
         assert farthest(parts[0], whole[0]) < 1e-6
         assert farthest(parts[2], whole[2]) < 1e-5
 
@@ -143,11 +143,11 @@ def test_minibatches_are_steps_of_their_own() -> None:
     algorithm = rl.make_algorithm("dr_grpo")
     params, reference, rollouts = of_one_game()
     after = [
-        learn(algorithm, Passes(minibatches=2), jax.random.key(seed), params, reference, rollouts)[0]
+        learn(algorithm, Minibatching(minibatches=2), jax.random.key(seed), params, reference, rollouts)[0]
         for seed in range(3)
     ]
     assert min(farthest(after[0], other) for other in after[1:]) > 1e-7 or farthest(after[1], after[2]) > 1e-7
-    again = learn(algorithm, Passes(minibatches=2), jax.random.key(0), params, reference, rollouts)[0]
+    again = learn(algorithm, Minibatching(minibatches=2), jax.random.key(0), params, reference, rollouts)[0]
     assert farthest(again, after[0]) == 0
 
 
@@ -155,9 +155,9 @@ def test_epochs_are_steps_one_after_another() -> None:
     """Of one minibatch: the second step begins where the first ended, with the same advantages and sampler."""
     algorithm = rl.make_algorithm("grpo")
     params, reference, rollouts = of_one_game()
-    twice = learn(algorithm, Passes(epochs=2), jax.random.key(0), params, reference, rollouts)[0]
-    once = learn(algorithm, Passes(), jax.random.key(0), params, reference, rollouts)[0]
-    again = learn(algorithm, Passes(), jax.random.key(1), once, reference, rollouts)[0]
+    twice = learn(algorithm, Minibatching(epochs=2), jax.random.key(0), params, reference, rollouts)[0]
+    once = learn(algorithm, Minibatching(), jax.random.key(0), params, reference, rollouts)[0]
+    again = learn(algorithm, Minibatching(), jax.random.key(1), once, reference, rollouts)[0]
     assert farthest(twice, again) < 1e-6
     assert farthest(twice, once) > 1e-3
 
@@ -173,7 +173,7 @@ def test_rows_after_an_end_teach_nothing() -> None:
         object.__setattr__(changed[-1], "returns", returns)
         assert bool(jnp.any(ended))
     one, other = (
-        learn(algorithm, Passes(), jax.random.key(0), params, reference, r)[0] for r in (rollouts, tuple(changed))
+        learn(algorithm, Minibatching(), jax.random.key(0), params, reference, r)[0] for r in (rollouts, tuple(changed))
     )
     assert farthest(one, other) == 0
 
@@ -182,13 +182,13 @@ def test_groups_that_do_not_divide() -> None:
     params, reference, rollouts = of_one_game()
     wrong = "game_2048: 4 groups do not divide into 3 minibatches of 1 micro-batches: make the states a multiple of 3"
     with pytest.raises(rl.AlgorithmError, match=wrong):
-        learn(rl.make_algorithm("grpo"), Passes(minibatches=3), jax.random.key(0), params, reference, rollouts)
+        learn(rl.make_algorithm("grpo"), Minibatching(minibatches=3), jax.random.key(0), params, reference, rollouts)
 
 
 def test_no_reference_for_the_kl() -> None:
     params, _, rollouts = of_one_game()
     with pytest.raises(rl.AlgorithmError, match="grpo needs a reference policy"):
-        learn(rl.make_algorithm("grpo"), Passes(), jax.random.key(0), params, None, rollouts)
+        learn(rl.make_algorithm("grpo"), Minibatching(), jax.random.key(0), params, None, rollouts)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from jax import lax
 
 from g1jax import rl, vlm
 from g1jax.rl.losses import TokenWeights
-from g1jax.rl.passes import Passes
+from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.rollout import Rollout
 from g1jax.rl.update import update
 from g1jax.vlm import sharding
@@ -39,8 +39,8 @@ GAMES = tiny.GAMES[:1]
 @jax.jit
 def on_mesh(params: vlm.Params, reference: vlm.Params, rollouts: tuple[Rollout, ...]) -> Any:
     return update(
-        tiny.POLICY, ALGORITHM, SGD, Passes(), GAMES, params, reference, SGD.init(params), rollouts, jax.random.key(0),
-        num_samples=SAMPLES,
+        tiny.POLICY, ALGORITHM, SGD, Minibatching(), GAMES, params, reference, SGD.init(params), rollouts,
+        jax.random.key(0), num_samples=SAMPLES,
     )[0]  # fmt: skip
 
 

@@ -16,9 +16,9 @@ from PIL import Image
 from g1jax import envs
 from g1jax.evaluation import EvaluationError
 from g1jax.sft import dataset_parquet
-from g1jax.sft.dataset import JSONL, PARQUET, Row, read_dataset, rows_of_step
+from g1jax.sft.dataset import JSONL, PARQUET, Example, read_dataset, rows_of_step
 from g1jax.sft.dataset_writer import ABOUT, JOURNAL, DatasetWriter, Form
-from g1jax.sft.states import StateSource, make_rows
+from g1jax.sft.states import StateSource, make_examples
 from g1jax.teachers import built_in
 from g1jax.training import ExperimentError, loop, policy_of_run, run
 from g1jax.training.config import Experiment
@@ -32,15 +32,15 @@ GAMES = {name: envs.make(name, **level) for name, level in LEVELS.items()}
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[Row]:
+def rows() -> list[Example]:
     """Six lessons of each game."""
-    made = [make_rows(game, StateSource(6), built_in, only_rewarded=False) for game in GAMES.values()]
+    made = [make_examples(game, StateSource(6), built_in, only_rewarded=False) for game in GAMES.values()]
     rows = [row for of_game in made for row in of_game]
-    assert all(isinstance(row, Row) for row in rows)
-    return [row for row in rows if isinstance(row, Row)]
+    assert all(isinstance(row, Example) for row in rows)
+    return [row for row in rows if isinstance(row, Example)]
 
 
-def write(folder: Path, rows: list[Row], form: Form = "jsonl", **setting: Any) -> Path:
+def write(folder: Path, rows: list[Example], form: Form = "jsonl", **setting: Any) -> Path:
     if form == "parquet":
         pytest.importorskip("pyarrow")
     with DatasetWriter(folder, form, setting) as writer:
@@ -64,7 +64,7 @@ def records_of(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
-def test_what_is_written_is_read(form: Form, rows: list[Row], model: str, tmp_path: Path) -> None:
+def test_what_is_written_is_read(form: Form, rows: list[Example], model: str, tmp_path: Path) -> None:
     file = write(tmp_path / "data", rows, form)
     assert file.name == (JSONL if form == "jsonl" else PARQUET)
     policy = make_setup(tiny.make_experiment(model, tmp_path / "run")).policy
@@ -80,7 +80,7 @@ def test_what_is_written_is_read(form: Form, rows: list[Row], model: str, tmp_pa
         assert (mask & ~is_perception).any(1).all()
 
 
-def test_the_chat_form(rows: list[Row], tmp_path: Path) -> None:
+def test_the_chat_form(rows: list[Example], tmp_path: Path) -> None:
     """What TRL and LLaMA-Factory ask of a row: roles, one placeholder for one image, a path beside the file."""
     write(tmp_path, rows)
     names = set()
@@ -107,7 +107,7 @@ def test_the_chat_form(rows: list[Row], tmp_path: Path) -> None:
     assert {described["tags"]["user_tag"], described["tags"]["assistant_tag"]} == {"user", "assistant"}
 
 
-def test_parquet_says_that_it_has_images(rows: list[Row], tmp_path: Path) -> None:
+def test_parquet_says_that_it_has_images(rows: list[Example], tmp_path: Path) -> None:
     arrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
@@ -127,7 +127,7 @@ def test_parquet_says_that_it_has_images(rows: list[Row], tmp_path: Path) -> Non
     assert {file.name for file in tmp_path.iterdir()} == {PARQUET, ABOUT, "dataset_info.json"}
 
 
-def test_parquet_as_hugging_face_reads_it(rows: list[Row], tmp_path: Path) -> None:
+def test_parquet_as_hugging_face_reads_it(rows: list[Example], tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     file = write(tmp_path / "data", rows, "parquet")
     loaded = datasets.load_dataset("parquet", data_files=str(file), split="train", cache_dir=str(tmp_path / "cache"))
@@ -136,7 +136,7 @@ def test_parquet_as_hugging_face_reads_it(rows: list[Row], tmp_path: Path) -> No
         assert found["messages"][1] == {"role": "assistant", "content": row.response}
 
 
-def test_without_pyarrow_it_is_one_line(rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyarrow_it_is_one_line(rows: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ExperimentError, match=r"^parquet needs a package: pip install pyarrow$"):
         DatasetWriter(tmp_path / "data", "parquet", {})
@@ -150,7 +150,7 @@ def test_without_pyarrow_it_is_one_line(rows: list[Row], tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
-def test_what_was_cut_short_goes_on(form: Form, rows: list[Row], tmp_path: Path) -> None:
+def test_what_was_cut_short_goes_on(form: Form, rows: list[Example], tmp_path: Path) -> None:
     whole = write(tmp_path / "whole", rows, form, seed=0)
     cut = tmp_path / "cut"
     with DatasetWriter(cut, form, {"seed": 0}) as writer:
@@ -176,7 +176,7 @@ def test_what_was_cut_short_goes_on(form: Form, rows: list[Row], tmp_path: Path)
         DatasetWriter(cut, form, {"seed": 1})
 
 
-def test_other_rows_are_not_mixed_in(rows: list[Row], tmp_path: Path) -> None:
+def test_other_rows_are_not_mixed_in(rows: list[Example], tmp_path: Path) -> None:
     with DatasetWriter(tmp_path, "jsonl", {}) as writer:
         writer.add(rows[0])
         with pytest.raises(EvaluationError, match="another process is writing"):
@@ -208,7 +208,7 @@ def test_every_row_comes_once_an_epoch() -> None:
 
 
 def test_a_cold_start_learns_from_it_and_resumes_exactly(
-    rows: list[Row], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: list[Example], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "data", rows)
     monkeypatch.setattr(loop, "next_scripts", lambda *arguments: pytest.fail("the teacher was asked"))
@@ -310,7 +310,7 @@ def write_pictures(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_row_that_cannot_be_learnt(wrong: str, rows: list[Row], model: str, tmp_path: Path) -> None:
+def test_a_row_that_cannot_be_learnt(wrong: str, rows: list[Example], model: str, tmp_path: Path) -> None:
     """One line that names the row, before anything of the run is written."""
     file = write(tmp_path / "data", rows)
     write_pictures(file.parent)
@@ -326,7 +326,7 @@ def test_a_row_that_cannot_be_learnt(wrong: str, rows: list[Row], model: str, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_tags_are_found_in_linear_time(rows: list[Row], model: str, tmp_path: Path) -> None:
+def test_tags_are_found_in_linear_time(rows: list[Example], model: str, tmp_path: Path) -> None:
     """A regular expression with a `.*` between any two took 32 seconds for 4 kB of opening tags."""
     file = write(tmp_path / "data", rows[:1])
     tags = "".join(f"<{slash}{name}>" for name in ("perception", "think") for slash in ("", "/"))
@@ -392,7 +392,7 @@ def test_the_end_of_the_process_that_reads_parquet_is_one_line(
     assert str(caught.value).startswith(str(tmp_path / PARQUET))
 
 
-def test_a_dataset_that_cannot_be_learnt(rows: list[Row], model: str, tmp_path: Path) -> None:
+def test_a_dataset_that_cannot_be_learnt(rows: list[Example], model: str, tmp_path: Path) -> None:
     def told(dataset: Path) -> str:
         with pytest.raises(ExperimentError) as caught:
             run(experiment_of(model, tmp_path / "run", dataset))

@@ -18,8 +18,8 @@ from g1jax.endpoint.client import Endpoint
 from g1jax.envs import LevelError
 from g1jax.evaluation import EvaluationError
 from g1jax.programs.dataset import EXCHANGES, Options, make_dataset
-from g1jax.sft.dataset import JSONL, Row
-from g1jax.sft.states import StateSource, draw_states, make_rows
+from g1jax.sft.dataset import JSONL, Example
+from g1jax.sft.states import StateSource, draw_states, make_examples
 from g1jax.teachers import Reply, StateBatch, built_in
 from g1jax.teachers.endpoint import prompt_of, reply_of
 from g1jax.training import ExperimentError
@@ -80,11 +80,11 @@ def reward_of(board: str, action: int) -> float:
 @pytest.mark.parametrize("name", tiny.LEVELS)
 def test_the_expert_s_lessons(name: str) -> None:
     game = envs.make(name, **LEVELS[name])
-    rows = list(make_rows(game, StateSource(18), built_in, only_rewarded=False))
+    rows = list(make_examples(game, StateSource(18), built_in, only_rewarded=False))
     assert len(rows) == 18
     boards = set()
     for row in rows:
-        assert isinstance(row, Row)
+        assert isinstance(row, Example)
         boards.add(row.board)
         state = game.from_text(row.board)
         np.testing.assert_array_equal(game.render(state) if name == "game_2048" else row.frame, row.frame)
@@ -213,7 +213,7 @@ def test_unreadable_moves_are_left_out() -> None:
         answers = ["<answer>9</answer>", "<answer>" + " " * 200 + "0</answer>", "<answer>up</answer>"]
         return [Reply("Why.", answers[i % 3]) for i in range(len(batch.boards))]
 
-    assert list(make_rows(GAME, StateSource(18), teach, only_rewarded=True)) == ["without a move"] * 18
+    assert list(make_examples(GAME, StateSource(18), teach, only_rewarded=True)) == ["without a move"] * 18
 
 
 @pytest.mark.parametrize("name", envs.game_ids())

@@ -17,11 +17,11 @@ def main() -> None:
         experiment = tiny.make_experiment(model, folder, mesh__data=2, mesh__fsdp=2, mesh__tensor=2, **changes)
         setup = make_setup(experiment)
     with jax.set_mesh(setup.mesh):
-        fixed = steps.fixed_of(setup, None)
+        constants = steps.constants_of(setup, None)
         batches = test_export.batch_shapes(setup)
         programs = {
-            "cold_step": (steps.cold_step, steps.template(setup, 0), fixed, batches),
-            "rl_step": (steps.rl_step, steps.template(setup, experiment.num_steps), fixed),
+            "cold_step": (steps.cold_step, steps.template(setup, 0), constants, batches),
+            "rl_step": (steps.rl_step, steps.template(setup, experiment.num_steps), constants),
         }
         for name, (step, *args) in programs.items():
             text, num_devices = test_export.lower(test_export.jitted(step, setup), *args)

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from g1jax import vlm
-from g1jax.rl.passes import Passes
+from g1jax.rl.minibatching import Minibatching
 from g1jax.sft.step import supervised_step
 from g1jax.training import policy_of_run, recipes, run, steps
 from g1jax.training.config import Evaluation, Experiment, Log
@@ -40,7 +40,7 @@ def paper(model: str, workdir: Path, dtype: Any, **changes: Any) -> Experiment:
         max_new_tokens=48,
         cold_start=dataclasses.replace(e.cold_start, steps=COLD, states=4),
         rl=dataclasses.replace(
-            e.rl, iterations=3, states=4, passes=Passes(microbatches=2), walk_steps={"game_2048": 2}
+            e.rl, iterations=3, states=4, minibatching=Minibatching(microbatches=2), walk_steps={"game_2048": 2}
         ),
         evaluation=Evaluation(episodes=0),
         log=Log(samples_every=0, checkpoint_every=8),
@@ -110,15 +110,15 @@ def test_a_stopped_run_resumes_with_every_bit(start: str, narrow: Path, tmp_path
 def test_the_memory_planned_is_what_a_run_holds(model: str, dtype: str, rank: int, tmp_path: Path) -> None:
     setup = make_setup(paper(model, tmp_path, dtype, lora=LoRA(rank=rank)))
     planned = memory_plan.estimate(setup.policy.config, WORK, lora=setup.lora, is_compiled=False)
-    state, fixed = steps.begin(setup, load_params(setup))
-    assert planned.params == num_bytes((state.trained, fixed.frozen))
+    state, constants = steps.begin(setup, load_params(setup))
+    assert planned.params == num_bytes((state.trained, constants.frozen))
     assert planned.reference == num_bytes(state.reference) > 0
     assert planned.master + planned.moments == num_bytes(state.opt_state)
-    assert planned.state == num_bytes((state.trained, fixed.frozen, state.reference, state.opt_state))
+    assert planned.state == num_bytes((state.trained, constants.frozen, state.reference, state.opt_state))
     is_kept = dtype == "bfloat16" and rank == 0
     assert planned.master == (num_bytes(state.opt_state.weights) if is_kept else 0)
     assert planned.moments == 2 * num_bytes(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), state.trained))
-    summed = gradients_of(setup, state, fixed)
+    summed = gradients_of(setup, state, constants)
     assert {leaf.dtype for leaf in jax.tree.leaves(summed)} == {jnp.dtype("float32")}
     assert planned.gradients == num_bytes(summed) + num_bytes(state.trained)
 
@@ -128,7 +128,7 @@ def num_bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if leaf.dtype != jnp.int32)
 
 
-def gradients_of(setup: Any, state: Any, fixed: Any) -> Any:
+def gradients_of(setup: Any, state: Any, constants: Any) -> Any:
     """What a step of the cold start gives its optimizer, as shapes and dtypes."""
     seen: list[Any] = []
 
@@ -141,7 +141,7 @@ def gradients_of(setup: Any, state: Any, fixed: Any) -> Any:
     jax.eval_shape(
         lambda trained, batches: supervised_step(
             setup.policy, rule, setup.games, 1.0, 2, trained, (), batches,
-            lambda trained: setup.complete(trained, fixed.frozen),
+            lambda trained: setup.full_params(trained, constants.frozen),
         ),
         state.trained, batches,
     )  # fmt: skip

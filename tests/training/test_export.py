@@ -60,8 +60,8 @@ def test_an_environment_step_with_frames(autoreset: Any) -> None:
 def run_args(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
     setup = make_setup(tiny.make_experiment(model, tmp_path_factory.mktemp("runs")))
     with jax.set_mesh(setup.mesh):
-        fixed = steps.fixed_of(setup, None)
-        return setup, steps.template(setup, 0), fixed
+        constants = steps.constants_of(setup, None)
+        return setup, steps.template(setup, 0), constants
 
 
 def jitted(function: Any, setup: Any, **options: Any) -> Any:
@@ -70,20 +70,20 @@ def jitted(function: Any, setup: Any, **options: Any) -> Any:
 
 
 def test_a_step_of_the_cold_start(run_args: tuple[Any, Any, Any]) -> None:
-    setup, state, fixed = run_args
+    setup, state, constants = run_args
     key = jax.eval_shape(jax.random.key, 0)
     with jax.set_mesh(setup.mesh):
         check(
             jax.jit(lambda s, k: demonstrations.next_demonstrations(setup.cold_envs, 0.5, s, k)), state.cold_envs, key
         )
-        check(jitted(steps.cold_step, setup), state, fixed, batch_shapes(setup))
+        check(jitted(steps.cold_step, setup), state, constants, batch_shapes(setup))
 
 
 def test_an_iteration_of_rl(run_args: tuple[Any, Any, Any]) -> None:
     """It contains the writing of responses, their parsing and rewards, and the update."""
-    setup, _, fixed = run_args
+    setup, _, constants = run_args
     with jax.set_mesh(setup.mesh):
-        text = check(jitted(steps.rl_step, setup), steps.template(setup, setup.experiment.num_steps), fixed)
+        text = check(jitted(steps.rl_step, setup), steps.template(setup, setup.experiment.num_steps), constants)
     assert text.count("stablehlo.while") >= 4
 
 
@@ -104,11 +104,11 @@ def batch_shapes(setup: Any) -> tuple[SFTBatch, ...]:
 
 
 def test_writing_alone(run_args: tuple[Any, Any, Any]) -> None:
-    setup, state, fixed = run_args
+    setup, state, constants = run_args
     game = setup.games[0]
     frames = jax.ShapeDtypeStruct((4, *game.frame_shape), jnp.uint8)
     write = jax.jit(lambda p, t, f, k: setup.policy.respond(p, t, game, f, k, num_samples=2))
-    check(write, state.trained, fixed.table, frames, jax.eval_shape(jax.random.key, 0))
+    check(write, state.trained, constants.table, frames, jax.eval_shape(jax.random.key, 0))
 
 
 def test_steps_that_are_sharded() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from g1jax.training.heap import give_back
+from g1jax.training.heap import release_memory
 
 STATM = Path("/proc/self/statm")
 BLOCK, COUNT = 100_000, 1000  # bytes; small enough to lie in the heap
@@ -22,9 +22,9 @@ def test_free_memory_is_given_back() -> None:
     kept = blocks[-1]
     blocks.clear()
     before = resident_bytes()
-    assert give_back()
+    assert release_memory()
     assert before - resident_bytes() > 0.5 * BLOCK * COUNT
     assert kept == b"x" * BLOCK
     again = resident_bytes()
-    give_back()
+    release_memory()
     assert abs(again - resident_bytes()) < 0.1 * BLOCK * COUNT, "nothing is left to give"

@@ -13,7 +13,7 @@ import pytest
 from g1jax import keys
 from g1jax.evaluation import protocol
 from g1jax.evaluation.players import random_player
-from g1jax.rl.passes import Passes
+from g1jax.rl.minibatching import Minibatching
 from g1jax.sft.demonstrations import next_demonstrations
 from g1jax.training.setup import load_params, make_setup
 from g1jax.training.steps import begin, begin_rl, rl_step
@@ -77,7 +77,8 @@ def collected(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collected]:
 def test_the_first_steps_of_a_run_use_no_key_twice(collected: Collected) -> None:
     experiment = tiny.make_experiment(
         "nano", "unused", games=("shisen_sho",), levels={"shisen_sho": tiny.LEVELS["shisen_sho"]}, max_new_tokens=2,
-        cold_start__steps=1, cold_start__states=2, rl__states=2, rl__num_samples=2, rl__passes=Passes(minibatches=2),
+        cold_start__steps=1, cold_start__states=2, rl__states=2, rl__num_samples=2,
+        rl__minibatching=Minibatching(minibatches=2),
         rl__walk_steps={},
     )  # fmt: skip
     small = dataclasses.replace(tiny.CONFIG, text=dataclasses.replace(tiny.CONFIG.text, max_length=512))
@@ -85,12 +86,12 @@ def test_the_first_steps_of_a_run_use_no_key_twice(collected: Collected) -> None
     setup = dataclasses.replace(setup, policy=dataclasses.replace(setup.policy, config=small))
     collected.uses.clear()  # of the demonstrations that say how long responses are
     with jax.set_mesh(setup.mesh):
-        state, fixed = begin(setup, load_params(setup))
+        state, constants = begin(setup, load_params(setup))
         key = keys.of_step(state.key, state.step, keys.OfStep.TEACH)
         next_demonstrations(setup.cold_envs, 0.5, state.cold_envs, key)
         state = dataclasses.replace(state, step=state.step + 1)
         state = begin_rl(setup, state)
-        jax.block_until_ready(rl_step(setup, state, fixed)[0])
+        jax.block_until_ready(rl_step(setup, state, constants)[0])
     jax.effects_barrier()
     names = {use[0] for _, use in collected.uses}
     assert {"split", "fold_in", "bits", "uniform", "normal", "randint", "bernoulli", "permutation"} <= names

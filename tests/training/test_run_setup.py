@@ -18,9 +18,9 @@ from g1jax.envs import images
 from g1jax.envs.games import shisen_sho_cifar10
 from g1jax.errors import LevelError
 from g1jax.programs.evaluate import games_for_run
-from g1jax.sft.dataset import Row
+from g1jax.sft.dataset import Example
 from g1jax.sft.dataset_writer import DatasetWriter
-from g1jax.sft.states import StateSource, make_rows
+from g1jax.sft.states import StateSource, make_examples
 from g1jax.teachers import built_in
 from g1jax.training import ExperimentError, loop, policy_of_run, run
 from g1jax.training.checkpoints import Checkpoints
@@ -199,10 +199,10 @@ def test_a_dataset_that_changed(model: str, tmp_path: Path, monkeypatch: pytest.
     """Refused before anything is written, where it is needed: not to look at what was learnt."""
     data, moved, folder = tmp_path / "data", tmp_path / "moved", tmp_path / "run"
     level: dict[str, Any] = tiny.LEVELS["game_2048"]
-    lessons = make_rows(envs.make("game_2048", **level), StateSource(6), built_in, only_rewarded=False)
+    lessons = make_examples(envs.make("game_2048", **level), StateSource(6), built_in, only_rewarded=False)
     with DatasetWriter(data, "jsonl", {}) as writer:
         for row in lessons:
-            assert isinstance(row, Row)
+            assert isinstance(row, Example)
             writer.add(row)
         writer.finish()
     experiment = experiment_in(folder, model, cold_start__dataset=str(data))

@@ -8,7 +8,7 @@ from g1jax.settings import check as check_settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Passes:
+class Minibatching:
     """How often and in which portions a rollout is learned from.
 
     Raises:
