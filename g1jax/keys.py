@@ -1,4 +1,4 @@
-"""Where a run's randomness comes from: every use has a key of its own, found by its name.
+"""Random keys of a training run: one for every use, derived by name from the run's seed.
 
     seed ─┬ WEIGHTS
           ├ LORA
@@ -11,9 +11,8 @@
                            ├ PLAY ── game
                            └ UPDATE
 
-Each line is a `fold_in`. A key in the middle is folded and nothing else: `fold_in(key, i)` equals `split(key, n)[i]`,
-so one that is also split would give the same keys twice. Evaluations draw their episodes from seeds of their own kind,
-see `evaluation.protocol`.
+Each edge is a `fold_in`. An inner key is only ever folded: `fold_in(key, i)` equals `split(key, n)[i]`, so splitting it
+too would give the same keys twice. Evaluations derive keys in another way; see `evaluation.protocol`.
 """
 
 import enum
@@ -24,7 +23,7 @@ from g1jax.typing import Array, Key
 
 
 class OfRun(enum.IntEnum):
-    """What a run draws before its steps. The numbers stay: a LoRA run makes its frozen weights again from WEIGHTS."""
+    """Keys used before the first step. Never renumber: a LoRA run re-creates its frozen weights from WEIGHTS."""
 
     WEIGHTS = 0
     LORA = 1
@@ -35,7 +34,7 @@ class OfRun(enum.IntEnum):
 
 
 class OfStep(enum.IntEnum):
-    """What a step draws: TEACH one of the cold start, the others an iteration of RL."""
+    """Keys of a step: TEACH in the cold start, the others in an iteration of RL."""
 
     TEACH = 0
     STATES = 1
@@ -45,15 +44,15 @@ class OfStep(enum.IntEnum):
 
 
 def of_run(seed: int, use: OfRun) -> Key:
-    """The key of a use of a run."""
+    """The key for one use in a run."""
     return jax.random.fold_in(jax.random.key(seed), use.value)
 
 
 def of_step(steps: Key, step: Array | int, use: OfStep) -> Key:
-    """The key of a use of a step, from a run's key STEPS."""
+    """The key for one use in a step, from the run's key STEPS."""
     return jax.random.fold_in(jax.random.fold_in(steps, step), use.value)
 
 
 def of_game(key: Key, index: int) -> Key:
-    """The key of one game of a run, of a key that is for all of them."""
+    """The key of one of the run's games, from a key for all games."""
     return jax.random.fold_in(key, index)

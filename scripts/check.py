@@ -1,4 +1,4 @@
-"""Lints, checks types, runs the tests, and plays the games once as a user would. Stops at the first failure.
+"""Lints, checks types, runs the programs briefly as a user would, and runs the tests. Stops at the first failure.
 
 python scripts/check.py
 """
@@ -21,12 +21,12 @@ STEPS = (
     ["mypy"],
     ["scripts/random_play.py", "--games", "16", "--expert-games", "4", "--steps", "10"],
     ["train/main.py", "--experiment=g1_multigame", "--workdir={temporary}/run", *BRIEF.split()],
-    ["pytest", "-q", "-n", "2", "--dist", "loadfile", "--durations=25"],
+    ["pytest", "-q", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations=25"],
 )
 
 
 def main() -> None:
-    """Runs every step with this interpreter; pytest's closing line comes last."""
+    """Runs every step with this interpreter; pytest's summary is printed last."""
     with tempfile.TemporaryDirectory() as temporary:
         for step in STEPS:
             is_program = step[0].endswith(".py")

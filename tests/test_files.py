@@ -1,4 +1,4 @@
-"""Where nothing can be written is said before work begins, and nothing is left there."""
+"""Unwritable outputs are reported before the work starts, and leave nothing behind."""
 
 import dataclasses
 import errno
@@ -39,7 +39,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def never(*_: Any, **__: Any) -> NoReturn:
-    raise AssertionError("work has begun")
+    raise AssertionError("work has started")
 
 
 def evaluate(out: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_written(
 ) -> None:
     run = SimpleNamespace(setup=SimpleNamespace(games=(envs.make("game_2048"),)), steps=(1,), folder=Path("run"))
     monkeypatch.setattr(analyze_program, "_open", lambda folders: {"run": run})
-    monkeypatch.setattr(analyze_program, "_moments", never)
+    monkeypatch.setattr(analyze_program, "_play_checkpoints", never)
     monkeypatch.setattr(evaluate_program, "play", never)
     monkeypatch.setattr(dataset_program, "make_examples", never)
     before = tree(place)
@@ -77,17 +77,17 @@ def test_a_folder_that_cannot_be_written(
     assert tree(place) == before
 
 
-def test_every_file_of_an_evaluation_is_looked_at(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_file_of_an_evaluation_is_checked(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate_program, "play", never)
     for name in ("results.json", "results.md", "replays.json", "report.html", "game_2048.gif"):
         (place / "out" / name).mkdir(parents=True)
-        with pytest.raises(EvaluationError, match=f"{name} cannot be written: it is no file"):
+        with pytest.raises(EvaluationError, match=f"{name} cannot be written: it is not a regular file"):
             evaluate(place / "out")
         (place / "out" / name).rmdir()
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "samples", "evaluation"])
-def test_every_folder_of_a_run_is_looked_at(name: str, place: Path) -> None:
+def test_every_folder_of_a_run_is_checked(name: str, place: Path) -> None:
     (place / name).write_text("mine")
     with pytest.raises(
         ExperimentError, match=rf"^the run folder {place} cannot be written: File exists \({place}/{name}\)$"
@@ -96,7 +96,7 @@ def test_every_folder_of_a_run_is_looked_at(name: str, place: Path) -> None:
     assert tree(place) == {"file": "mine", name: "mine"}
 
 
-def test_a_film_that_nothing_can_write(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_film_without_a_writer(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate_program, "play", never)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EvaluationError, match="films need two packages"):
@@ -105,7 +105,7 @@ def test_a_film_that_nothing_can_write(place: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_file_without_permission(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "file")  # root may write everything
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "file")  # root may write anything
     files.require_writable(place, ["other"], ExperimentError)
     with pytest.raises(ExperimentError, match="file cannot be written: Permission denied"):
         files.require_writable(place, ["file"], ExperimentError)
@@ -122,12 +122,12 @@ def test_a_full_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ):
             files.require_writable(place / "a" / "b", [], ExperimentError, what="the run folder ")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
-    with pytest.raises(ExperimentError, match=r"a/b: 3\.0 GB are needed there and 1 MB are free"):
+    with pytest.raises(ExperimentError, match=r"a/b: 3\.0 GB of disk space needed, 1 MB free"):
         files.require_writable(place / "a" / "b", [], ExperimentError, room=3 * 2**30)
     assert tree(place) == {"file": "mine"}
 
 
-def test_a_folder_that_can(place: Path) -> None:
+def test_a_writable_folder(place: Path) -> None:
     files.require_writable(place / "a" / "b", ["c"], ExperimentError)
     assert tree(place) == {"file": "mine", "a": "", "a/b": ""}
     files.require_writable(place, ["file"], ExperimentError)

@@ -1,4 +1,4 @@
-"""Who imports whom: each part of g1jax imports only what is below it, at the top of its modules."""
+"""The import layers: each part of g1jax imports only parts below it, at the top of its modules."""
 
 import ast
 import sys
@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import REPOSITORY
 
 PROGRAMS = {"train", "experiments", "tests", "benchmarks", "scripts"}
-# From the bottom; what stands on one line does not import each other.
+# From the bottom; parts of one layer do not import each other.
 LAYERS = (
     {"typing", "terminal"},
     {"errors"},
@@ -29,21 +29,21 @@ MODULES = sorted((REPOSITORY / "g1jax").rglob("*.py"))
 
 
 def imports_of(source: str, module: str) -> Iterator[tuple[str, int, bool]]:
-    """The modules that a module's source imports, relative ones made absolute, the line, and whether it is hidden."""
+    """The imports of a module with relative ones made absolute: name, line, and whether it is not at the top level."""
     package = module.split(".")[:-1]
     tree = ast.parse(source)
-    open_ = set(map(id, tree.body))
+    top_level = set(map(id, tree.body))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno, id(node) not in open_) for alias in node.names)
+            yield from ((alias.name, node.lineno, id(node) not in top_level) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             start = ".".join([*base, node.module] if node.module else base)
-            yield from ((f"{start}.{alias.name}", node.lineno, id(node) not in open_) for alias in node.names)
+            yield from ((f"{start}.{alias.name}", node.lineno, id(node) not in top_level) for alias in node.names)
 
 
 def name_of(path: Path) -> str:
-    """`g1jax.envs.core`; of a package `g1jax.envs.__init__`."""
+    """`g1jax.envs.core`; for a package `g1jax.envs.__init__`."""
     return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
 
 
@@ -54,12 +54,12 @@ def part_of(module: str) -> str:
 
 
 def layer_of(part: str) -> int:
-    """Its number from the bottom; -1 for g1jax itself, which holds its version."""
+    """The layer's index from the bottom; -1 for g1jax itself, which has only its version."""
     return next((i for i, layer in enumerate(LAYERS) if part in layer), -1)
 
 
 def violations(module: str, source: str) -> list[str]:
-    """What a module imports and must not."""
+    """The forbidden imports of a module."""
     part, found = part_of(module), []
     for imported, line, is_hidden in imports_of(source, module):
         root, other = imported.split(".")[0], part_of(imported)
@@ -74,13 +74,13 @@ def violations(module: str, source: str) -> list[str]:
     return found
 
 
-def test_every_part_has_its_place() -> None:
+def test_every_part_has_a_layer() -> None:
     parts = {part_of(name_of(path)) for path in MODULES} - {""}
     assert parts == set().union(*LAYERS)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_modules_import_only_what_is_below_them(path: Path) -> None:
+def test_modules_import_only_from_below(path: Path) -> None:
     assert violations(name_of(path), path.read_text("utf-8")) == []
 
 
@@ -116,7 +116,7 @@ def test_modules_import_only_what_is_below_them(path: Path) -> None:
         ("g1jax.__init__", "from g1jax.envs import make"),
     ],
 )
-def test_imports_from_above_are_noticed(module: str, source: str) -> None:
+def test_imports_from_above_are_detected(module: str, source: str) -> None:
     assert len(violations(module, source)) == 1
 
 

@@ -1,12 +1,11 @@
-"""Puts a player through the games: figures with intervals, a report to look at, comparisons.
+"""Evaluates a player on the games: metrics with confidence intervals, a report page, comparisons.
 
     python train/evaluate.py --player=random --games=all --episodes=1000 --steps=100 --seed=0 --out=evaluations/random
     python train/evaluate.py --player=runs/g1_swap --games=swap --film=gif
     python train/evaluate.py --player=openai --endpoint.model=… --endpoint.base-url=http://localhost:8000/v1
     python train/evaluate.py --compare evaluations/g1_swap evaluations/random
 
-An evaluation through an endpoint that was cut short goes on where it stopped when the same command is run again. The
-endpoint's key is read from OPENAI_API_KEY.
+The same command resumes an interrupted evaluation through an endpoint. The endpoint's key is read from OPENAI_API_KEY.
 """
 
 import sys
@@ -17,7 +16,7 @@ from g1jax.programs.machine import all_devices
 
 
 def main(arguments: list[str]) -> int:
-    """Does what the arguments ask for; gives the exit status."""
+    """Runs the evaluation; returns the exit status."""
     return command_line.main("evaluate", Options, all_devices()(evaluate), arguments, __doc__ or "")
 
 

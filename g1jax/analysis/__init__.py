@@ -1,1 +1,1 @@
-"""What training runs show: perception and reasoning over time, other appearances, transfer."""
+"""Analysis of training runs: perception and reasoning over time, other appearances, transfer."""

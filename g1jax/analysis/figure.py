@@ -1,24 +1,24 @@
-"""The paper's bootstrapping figure: P and R over the steps of training, a panel a game, a row a run."""
+"""The paper's bootstrapping figure: P and R over training steps, with a column per game and a row per run."""
 
 from pathlib import Path
 from typing import Any
 
 from g1jax.analysis.results import Analysis, RunAnalysis
 from g1jax.evaluation.lead_lag import smoothed
-from g1jax.evaluation.report import SEEING
+from g1jax.evaluation.report import GIVEN_PERCEPTION
 
 _LINES = {
     "perception": ("P: board read exactly", "#1f6feb", "o"),
-    "reasoning": ("R: reward > 0 where it is", "#c2620a", "s"),
-    SEEING: ("R seeing: true perception given", "#7a3fb5", "^"),
+    "reasoning": ("R: reward > 0 on boards read exactly", "#c2620a", "s"),
+    GIVEN_PERCEPTION: ("R given the true perception", "#7a3fb5", "^"),
 }
-_HOW = "marks: checkpoints, with 95% intervals; solid lines: the run's own metrics in RL, smoothed"
+_LEGEND_TITLE = "markers: checkpoints, with 95% intervals; solid lines: the run's own metrics in RL, smoothed"
 _PANEL = (3.5, 2.7)  # inches
 
 
 def draw(path: Path, analysis: Analysis) -> None:
-    """Writes the picture."""
-    from matplotlib.figure import Figure  # not pyplot, whose backend is the user's
+    """Writes the figure."""
+    from matplotlib.figure import Figure  # not pyplot, which uses the user's backend
     from matplotlib.lines import Line2D
 
     rows, columns = len(analysis.runs), len(analysis.games)
@@ -37,19 +37,21 @@ def draw(path: Path, analysis: Analysis) -> None:
         Line2D([], [], color=color, marker=marker, markersize=5, linewidth=1.3, label=label)
         for label, color, marker in _LINES.values()
     ]
-    about = figure.legend(handles=keys, loc="outside lower center", ncols=3, frameon=False, fontsize=9, title=_HOW)
-    about.get_title().set(fontsize=8.5, color="0.35")
+    legend = figure.legend(
+        handles=keys, loc="outside lower center", ncols=3, frameon=False, fontsize=9, title=_LEGEND_TITLE
+    )
+    legend.get_title().set(fontsize=8.5, color="0.35")
     figure.savefig(path, dpi=130)
 
 
 def _panel(axis: Any, run: RunAnalysis, game: str) -> None:
-    """A run in a game: what it measured of itself as lines, its checkpoints as points with their intervals."""
+    """One run in one game: its own metrics as lines, its checkpoints as points with intervals."""
     axis.set_ylim(-0.03, 1.03)
     axis.grid(alpha=0.25)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
     if game not in run.checkpoints[-1].own:
-        axis.text(0.5, 0.5, "not learnt", transform=axis.transAxes, ha="center", va="center", color="0.5")
+        axis.text(0.5, 0.5, "not trained", transform=axis.transAxes, ha="center", va="center", color="0.5")
         return
     for key, (_, color, marker) in _LINES.items():
         curve = run.curves.get(game, {}).get(key, [])

@@ -1,7 +1,7 @@
-"""What an analysis of training runs found, as data.
+"""The results of an analysis of training runs.
 
-P is how often the board is read exactly, R how often a move earns something where it is. R seeing is the same with the
-true perception written before the policy goes on: what reasoning would do if it saw everything rightly.
+P is the rate of boards read exactly, R the rate of moves with a reward above 0 on these boards. R given the true
+perception is R when each response starts with the true perception: reasoning without errors of perception.
 """
 
 import math
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from g1jax.analysis.appearance import Variant
 from g1jax.analysis.checkpoint_play import Setting
-from g1jax.analysis.transfer import Trial
+from g1jax.analysis.transfer import TransferTest
 from g1jax.evaluation.lead_lag import LeadLag
-from g1jax.evaluation.report import SEEING, Curves, Point
+from g1jax.evaluation.report import GIVEN_PERCEPTION, Curves, Point
 from g1jax.evaluation.results import GameResult
 from g1jax.evaluation.statistics import Interval, differences
 from g1jax.training.saved_run import SavedRun
@@ -20,44 +20,44 @@ from g1jax.training.saved_run import SavedRun
 
 @dataclass(frozen=True, eq=False)
 class CheckpointResult:
-    """One checkpoint: what it does in each game as it sees, and as it would if it saw everything rightly."""
+    """One checkpoint in each game: with its own perception, and given the true perception."""
 
     step: int
     own: Mapping[str, GameResult]
-    seeing: Mapping[str, GameResult]
+    given_perception: Mapping[str, GameResult]
 
     def figures(self, game: str) -> dict[str, Interval]:
-        """P, R and R seeing, by the keys of the report's curves."""
-        own, seeing = self.own[game].figures, self.seeing[game].figures
+        """P, R and R given the true perception, by the keys of the report's curves."""
+        own, given = self.own[game].figures, self.given_perception[game].figures
         return {
             "perception": own["perception"],
             "reasoning": own["reasoning"],
-            SEEING: seeing["reasoning"],
+            GIVEN_PERCEPTION: given["reasoning"],
         }
 
     def lost(self, game: str) -> Interval:
-        """Successes lost to misreading: rate when seeing minus rate, paired by episode."""
-        seeing, own = self.seeing[game].sums["success"], self.own[game].sums["success"]
-        return differences({"success": seeing}, {"success": own})["success"]
+        """Successes lost to misreading: the success rate given the true perception minus the own, paired by episode."""
+        given, own = self.given_perception[game].sums["success"], self.own[game].sums["success"]
+        return differences({"success": given}, {"success": own})["success"]
 
 
 @dataclass(frozen=True, eq=False)
 class VariantPoint:
-    """A game under one value of an axis."""
+    """A game at one value of an axis."""
 
     game: str
-    look: Variant
+    variant: Variant
     figures: Mapping[str, Interval] | None
-    """None where the game cannot be shown so."""
+    """None where the game cannot be rendered at this value."""
     difference: Interval | None
-    """Of P to the run's own looks, paired by episode."""
+    """P minus P at the run's own appearance, paired by episode."""
 
 
 @dataclass(frozen=True, eq=False)
-class TrialPoint:
-    """A run on a test."""
+class TransferPoint:
+    """A run on a transfer test."""
 
-    trial: Trial
+    test: TransferTest
     kinship: str
     result: GameResult | None
     why_not: str = ""
@@ -65,7 +65,7 @@ class TrialPoint:
 
 @dataclass(frozen=True, eq=False)
 class RunAnalysis:
-    """All that was found about one run."""
+    """All results of one run."""
 
     name: str
     run: SavedRun
@@ -73,12 +73,12 @@ class RunAnalysis:
     curves: Curves
     leads: Mapping[str, LeadLag]
     tested_at: int
-    """The step whose checkpoint looks and trials were played with."""
-    looks: Sequence[VariantPoint]
-    trials: Sequence[TrialPoint]
+    """The step of the checkpoint used for variants and transfer tests."""
+    variants: Sequence[VariantPoint]
+    transfer: Sequence[TransferPoint]
 
     def points(self, game: str) -> dict[str, list[Point]]:
-        """What its checkpoints do in a game, by the keys of the report's curves; what is not known is left out."""
+        """The checkpoints' metrics in a game, by the keys of the report's curves, without NaN."""
         out: dict[str, list[Point]] = {}
         for checkpoint in self.checkpoints if game in self.checkpoints[-1].own else []:
             for key, figure in checkpoint.figures(game).items():
@@ -89,11 +89,11 @@ class RunAnalysis:
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """What was found about some runs."""
+    """The results of several runs."""
 
     setting: Setting
     games: Sequence[str]
     runs: Sequence[RunAnalysis]
     differences: Mapping[str, Mapping[str, Mapping[str, Interval]]]
-    """Of each run but the first, minus the first, at their newest checkpoints, paired by episode: by run and game."""
+    """By run and game: each run minus the first, at their newest checkpoints, paired by episode."""
     notes: Sequence[str]

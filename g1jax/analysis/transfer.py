@@ -1,4 +1,4 @@
-"""Tests that a run was not trained on: other presets, and other games."""
+"""Transfer tests: levels and games that a run was not trained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,63 +11,63 @@ from g1jax.training.config import Experiment
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A game, at presets joined by `+` or at none."""
+class TransferTest:
+    """A game, optionally at presets joined by `+`."""
 
     label: str
     game_id: str
     preset: str
 
 
-def trials_of(names: Sequence[str], learnt: Sequence[str]) -> list[Trial]:
-    """What to test on: `swap`, `swap:noisy`, `all`, or `noisy` for each of the `learnt` games that has the preset.
+def transfer_tests(names: Sequence[str], trained: Sequence[str]) -> list[TransferTest]:
+    """The tests named `swap`, `swap:noisy`, `all`, or `noisy`: each of the `trained` games that has this preset.
 
     Raises:
-        LevelError: there is no such game or preset.
+        LevelError: There is no such game or preset.
     """
-    trials: list[Trial] = []
+    tests: list[TransferTest] = []
     for name in names:
         game_id, colon, preset = name.partition(":")
         if colon or game_id in envs.game_ids():
-            trials.append(Trial(name, game_id, preset))
+            tests.append(TransferTest(name, game_id, preset))
             envs.make(game_id, preset or None)
         elif name == "all":
-            trials += [Trial(game_id, game_id, "") for game_id in envs.game_ids()]
+            tests += [TransferTest(game_id, game_id, "") for game_id in envs.game_ids()]
         else:
-            trials += _of_preset(name, learnt)
-    return list(dict.fromkeys(trials))
+            tests += _tests_of_preset(name, trained)
+    return list(dict.fromkeys(tests))
 
 
-def _of_preset(preset: str, learnt: Sequence[str]) -> list[Trial]:
-    known = {game_id: envs.presets(game_id) for game_id in learnt}
-    having = [game_id for game_id in learnt if all(name in known[game_id] for name in preset.split("+"))]
-    if not having:
-        there = dict.fromkeys(name for presets in known.values() for name in presets)
-        raise LevelError(unknown("preset or game", preset, [*there, *envs.game_ids()]))
-    return [Trial(f"{game_id}:{preset}", game_id, preset) for game_id in having]
+def _tests_of_preset(preset: str, trained: Sequence[str]) -> list[TransferTest]:
+    known = {game_id: envs.presets(game_id) for game_id in trained}
+    matching = [game_id for game_id in trained if all(name in known[game_id] for name in preset.split("+"))]
+    if not matching:
+        available = dict.fromkeys(name for presets in known.values() for name in presets)
+        raise LevelError(unknown("preset or game", preset, [*available, *envs.game_ids()]))
+    return [TransferTest(f"{game_id}:{preset}", game_id, preset) for game_id in matching]
 
 
-def game_of(trial: Trial, own: Experiment, others: Sequence[Experiment] = ()) -> Game[Any]:
-    """A trial for a run: the level keys it has for the game, without the preset it was trained on, then the trial's.
+def game_of(test: TransferTest, own: Experiment, others: Sequence[Experiment] = ()) -> Game[Any]:
+    """The game of a test for a run: the run's level keys without its training preset, overridden by the test's presets.
 
-    For a game that it did not learn, the keys are those of the first of the other runs that did, so that it is asked
-    in the same words; else there are none.
+    For a game that the run was not trained on, the level keys, and so the prompt, come from the first of the other
+    runs that was; if none was, there are no level keys.
 
     Raises:
-        LevelError: the level cannot be played.
+        LevelError: The level is invalid.
     """
-    LevelError.require(trial.game_id in envs.game_ids(), unknown("game", trial.game_id, envs.game_ids()))
-    experiments = [e for e in (own, *others) if trial.game_id in e.games]
-    keys = dict(experiments[0].levels.get(trial.game_id, {})) if experiments else {}
-    known = envs.presets(trial.game_id) if trial.preset else {}
-    for name in trial.preset.split("+") if trial.preset else []:
-        LevelError.require(name in known, f"{trial.game_id}: {unknown('preset', name, known)}")
+    LevelError.require(test.game_id in envs.game_ids(), unknown("game", test.game_id, envs.game_ids()))
+    experiments = [e for e in (own, *others) if test.game_id in e.games]
+    keys = dict(experiments[0].levels.get(test.game_id, {})) if experiments else {}
+    known = envs.presets(test.game_id) if test.preset else {}
+    for name in test.preset.split("+") if test.preset else []:
+        LevelError.require(name in known, f"{test.game_id}: {unknown('preset', name, known)}")
         keys |= known[name]
-    return envs.make(trial.game_id, **keys)
+    return envs.make(test.game_id, **keys)
 
 
-def kinship(game: Game[Any], learnt: Sequence[Game[Any]]) -> str:
-    """How a test stands to what a run learnt: `learnt`, `other level` or `other game`."""
-    if game in learnt:
-        return "learnt"
-    return "other level" if game.id in [known.id for known in learnt] else "other game"
+def kinship(game: Game[Any], trained: Sequence[Game[Any]]) -> str:
+    """The relation of a test's game to the games of training: `trained`, `other level` or `other game`."""
+    if game in trained:
+        return "trained"
+    return "other level" if game.id in [known.id for known in trained] else "other game"

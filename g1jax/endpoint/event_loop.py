@@ -1,4 +1,4 @@
-"""Running a coroutine from code that is not one, whether or not an event loop runs in the thread, as in a notebook."""
+"""Runs a coroutine from synchronous code, also in a thread with a running event loop, as in a notebook."""
 
 import asyncio
 import threading
@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine to its end in an event loop of its own, and gives what it gives or raises what it raises.
+    """Runs a coroutine to its end in a new event loop; returns or raises what it does.
 
-    Where a loop runs in this thread already, this is a loop in another thread, which this one waits for. Ctrl-C cancels
-    the coroutine and waits until it has ended, in both.
+    If this thread already runs an event loop, the new one runs in another thread, and this one waits for it. In both
+    cases Ctrl-C cancels the coroutine and waits until it has ended.
     """
     try:
         asyncio.get_running_loop()
@@ -29,7 +29,7 @@ class _InThread:
         self._result: Any = None
         self._error: BaseException | None = None
         self._is_cancelled = False
-        self._has_ended = threading.Event()  # an interrupted Thread.join takes the thread for ended
+        self._has_ended = threading.Event()  # an interrupted Thread.join marks the thread as ended
 
     def wait(self) -> Any:
         threading.Thread(target=self._run, name="g1jax endpoint", daemon=True).start()

@@ -1,4 +1,4 @@
-"""What goes through an endpoint, kept: a line of JSON each, appended the moment it is known, and read when resuming."""
+"""The log of exchanges with an endpoint: JSON lines, appended immediately and read when resuming."""
 
 import fcntl
 import json
@@ -19,18 +19,17 @@ FORMAT = 1
 
 
 class Journal:
-    """An append-only file: first what all lines have in common, then one line of JSON after another.
+    """An append-only file of JSON lines. The first line is the setting, common to all others.
 
-    A line is one write, so a killed process leaves whole lines. A line that cannot be read, such as what a full disk
-    or a power cut leaves of the last one, is passed over with a notice and stays: nothing is ever removed. One process
-    at a time may have the journal open.
+    A line is one write, so a killed process leaves whole lines. An unreadable line, such as one cut off by a full disk,
+    is skipped with a notice and kept: nothing is ever removed. Only one process at a time can open a journal.
     """
 
     def __init__(self, path: Path, setting: dict[str, Any]) -> None:
-        """Opens the journal, or begins it.
+        """Opens or creates the journal.
 
         Raises:
-            EvaluationError: another process has it open, it is of another setting, or of none that can be read.
+            EvaluationError: another process has it open, it has another setting, or its setting cannot be read.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
@@ -43,16 +42,14 @@ class Journal:
             lines = self._read()
             setting = {"g1jax_exchanges": FORMAT, **setting}
             if lines and "g1jax_exchanges" not in lines[0]:
-                raise EvaluationError(
-                    f"{path}: its first line, which says what it is of, cannot be read: use another --out"
-                )
+                raise EvaluationError(f"{path}: its first line, the setting, cannot be read: use another --out")
             if lines:
                 check_setting(path, lines[0], setting)
             self._end_last_line()
             if not lines:
                 self.append(setting)
-            self.lines = lines[1:]  # as they were when it was opened
-            self._tell_unreadable()
+            self.lines = lines[1:]  # when it was opened
+            self._report_unreadable()
         except BaseException:
             os.close(self._file)
             raise
@@ -66,7 +63,7 @@ class Journal:
         os.close(self._file)
 
     def append(self, line: dict[str, Any]) -> None:
-        """Writes a line at once."""
+        """Writes a line immediately."""
         raw = json.dumps(line).encode() + b"\n"
         if os.write(self._file, raw) != len(raw):
             raise EvaluationError(f"{self.path}: the disk is full")
@@ -80,9 +77,8 @@ class Journal:
             ) from None
 
     def _read(self) -> list[dict[str, Any]]:
-        """The lines that can be read."""
-        lines = []
-        unreadable = self._unreadable
+        """The readable lines."""
+        lines, unreadable = [], self._unreadable
         for number, line in read_json_lines(
             self.path, lenient=True, error=EvaluationError, on_error=lambda error: unreadable.append(str(error))
         ):
@@ -93,7 +89,7 @@ class Journal:
         return lines
 
     def _is_readable(self, line: dict[str, Any]) -> bool:
-        """Whether a line is what it should be, not only JSON."""
+        """Whether a line, a JSON object, has the expected fields."""
         return True
 
     def _end_last_line(self) -> None:
@@ -101,10 +97,10 @@ class Journal:
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             os.write(self._file, b"\n")
 
-    def _tell_unreadable(self) -> None:
+    def _report_unreadable(self) -> None:
         if self._unreadable:
             count = len(self._unreadable)
-            notice(f"{self._unreadable[0]}; {count} such line{'s are' if count > 1 else ' is'} passed over and kept")
+            notice(f"{self._unreadable[0]}; {count} such line{'s are' if count > 1 else ' is'} skipped and kept")
 
 
 class ExchangeLog(Journal):
@@ -115,7 +111,7 @@ class ExchangeLog(Journal):
         self.answered = {(line["episode"], line["step"]): line for line in self.lines if "response" in line}
 
     def _is_readable(self, line: dict[str, Any]) -> bool:
-        """An answer has the types that replaying it needs; numbers of tokens are believed as those of a server are."""
+        """Whether an answer has the types that a replay needs; implausible token counts become -1."""
         if "response" not in line:
             return True
         if "completion_tokens" in line:
@@ -126,20 +122,20 @@ class ExchangeLog(Journal):
 
 
 class Inquiry:
-    """Questions to an endpoint, whose answers go to a log at once. What the log has is not asked again."""
+    """Asks an endpoint questions and logs the exchanges immediately. Logged answers are not asked for again."""
 
     def __init__(self, client: Client, log: ExchangeLog) -> None:
         self.client, self.log = client, log
         self.problem = ""
-        """Why no more is asked, once there is a reason."""
+        """Why no further question is asked; empty while there is no reason."""
 
     async def line(
         self, place: tuple[int, int], board: str, prompt: str, draw: Callable[[], HostImages]
     ) -> dict[str, Any] | None:
-        """The log's line with the answer at (episode, step); None if there is none to be had, and `problem` says why.
+        """The log's line with the answer at (episode, step); None if there is no answer, for the reason in `problem`.
 
-        `draw` gives the frame, uint8[H, W, 3], if it has to be asked. A question given up counts as an empty response
-        where the endpoint's `on_failure` says so.
+        `draw` renders the frame, uint8[H, W, 3], for a new question. With `on_failure="unreadable"`, a question given
+        up counts as an empty response.
 
         Raises:
             EvaluationError: the log has an answer to another board.
@@ -148,43 +144,43 @@ class Inquiry:
         if line is not None:
             if line["board"] != board:
                 raise EvaluationError(
-                    f"{self.log.path}: episode {place[0]}, step {place[1]} shows another board than is played now: "
-                    "the log is of another version of the game, use another --out"
+                    f"{self.log.path}: episode {place[0]}, step {place[1]} shows another board than this run: the "
+                    "log is from another version of the game; use another --out"
                 )
             return line
         if self.problem:
             return None
         endpoint = self.client.endpoint
-        named: dict[str, Any] = {"episode": place[0], "step": place[1]}
+        position: dict[str, Any] = {"episode": place[0], "step": place[1]}
 
-        def tell(number: int, reason: str) -> None:
-            self.log.append({**named, "try": number, "failed": reason})
+        def log_failed_try(number: int, reason: str) -> None:
+            self.log.append({**position, "try": number, "failed": reason})
 
         png = as_png(draw(), endpoint.image_side)
         try:
-            reply, tries, seconds = await self.client.ask(prompt, png, tell, lambda: bool(self.problem))
+            reply, tries, seconds = await self.client.ask(prompt, png, log_failed_try, lambda: bool(self.problem))
         except GivenUpError as error:
             if error.stops_all or endpoint.on_failure == "stop":
                 self.problem = self.problem or str(error)
                 return None
-            line = {**named, "board": board, "response": "", "gave_up": str(error)}
+            line = {**position, "board": board, "response": "", "gave_up": str(error)}
         else:
-            line = {**named, "board": board, **vars(reply), "tries": tries, "seconds": round(seconds, 3)}
+            line = {**position, "board": board, **vars(reply), "tries": tries, "seconds": round(seconds, 3)}
         self.log.append(line)
         return line
 
 
 def check_setting(path: Path, found: dict[str, Any], setting: dict[str, Any]) -> None:
-    """Raises EvaluationError unless the setting that a file was begun with is the one of now."""
-    ours = json.loads(json.dumps(setting))
-    for key in {**found, **ours}:
-        if found.get(key) != ours.get(key):
+    """Raises EvaluationError unless a file was started with this setting."""
+    wanted = json.loads(json.dumps(setting))
+    for key in {**found, **wanted}:
+        if found.get(key) != wanted.get(key):
             raise EvaluationError(
-                f"{path} was begun with {one_line(key, 80)}={_short(found.get(key))}, "
-                f"now it is {_short(ours.get(key))}: go on with the same, or use another --out"
+                f"{path} was started with {one_line(key, 80)}={_short(found.get(key))}, "
+                f"now it is {_short(wanted.get(key))}: resume with the same value, or use another --out"
             )
 
 
 def _short(value: Any) -> str:
-    told = json.dumps(value)
-    return told if len(told) <= 80 else f"{told[:77]}…"
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"

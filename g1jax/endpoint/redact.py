@@ -1,8 +1,8 @@
-"""Keys and passwords in foreign text, redacted in the encodings that servers, proxies and libraries send them back in.
+"""Redacts keys and passwords in foreign text, in the encodings in which servers, proxies and libraries return them.
 
-A secret is found as it is; escaped as in JSON, Python, URLs or HTML, a few times over; in base64 of either alphabet,
-alone or as a part of more, such as `user:password`; and in hexadecimal. Of a long secret its beginning is enough, since
-whoever quoted it may have cut it. So redact first, before anything is cut, escaped or written.
+A secret is found verbatim; escaped as in JSON, Python, URLs or HTML, up to several levels deep; in base64 of either
+alphabet, alone or within a longer text such as `user:password`; and in hexadecimal. The beginning of a long secret is
+enough, since a quote may be truncated. So redact before the text is truncated, escaped or written.
 """
 
 import base64
@@ -13,10 +13,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 REDACTED = "[key]"
 
-_LONG = 8  # shorter secrets could be words or numbers: they are redacted where they stand alone
-_SHORT = 4  # and still shorter ones in what they are sent as, `user:password` and `Bearer key`
-_HEAD = 12  # characters of a long secret that give it away
-_LEVELS = 4  # of escapes within escapes
+_LONG = 8  # shorter secrets could be words or numbers: they are redacted only as whole words
+_SHORT = 4  # still shorter ones only within `user:password` and `Bearer key`
+_HEAD = 12  # characters of a long secret that identify it
+_LEVELS = 4  # of nested escapes
 
 Span = tuple[int, int]
 
@@ -32,15 +32,15 @@ _BASE64 = frozenset(base64.b64encode(bytes(range(256)))) | frozenset(b"abcdefghi
 
 
 class Redactor:
-    """Redacts some secrets."""
+    """Redacts secrets in texts."""
 
     def __init__(self, secrets: Iterable[str], phrases: Iterable[str] = ()) -> None:
-        """`phrases` have secrets in them, and are redacted however short they are."""
-        given = list(dict.fromkeys(secrets))
-        long = [_raw(text) for text in dict.fromkeys((*(text for text in given if len(text) >= _LONG), *phrases))]
+        """`phrases` contain secrets, and are redacted whatever their length."""
+        unique = list(dict.fromkeys(secrets))
+        long = [_raw(text) for text in dict.fromkeys((*(text for text in unique if len(text) >= _LONG), *phrases))]
         self._long = list(dict.fromkeys(part for raw in long for part in _chain(raw)))
-        self._heads = [_raw(text[:_HEAD]) for text in given if len(text) >= _HEAD + _SHORT]
-        self._alone = [_raw(text) for text in given if _SHORT <= len(text) < _LONG and not text.isdecimal()]
+        self._heads = [_raw(text[:_HEAD]) for text in unique if len(text) >= _HEAD + _SHORT]
+        self._short = [_raw(text) for text in unique if _SHORT <= len(text) < _LONG and not text.isdecimal()]
         self._base64 = [(before, raw, _core(raw, before)) for raw in long for before in range(3)]
 
     def __call__(self, text: str) -> str:
@@ -54,25 +54,25 @@ class Redactor:
         return text if not end else (out + raw[end:]).decode("utf-8", "surrogatepass")
 
     def _spans(self, raw: bytes, level: int = 0) -> Iterator[Span]:
-        """Where secrets are, as they are or escaped."""
-        yield from self._unescaped(raw)
-        if level < _LEVELS and (inner := _ESCAPE.sub(_meant, raw)) != raw:
+        """The spans of secrets, verbatim or escaped."""
+        yield from self._unescaped_spans(raw)
+        if level < _LEVELS and (inner := _ESCAPE.sub(_unescape, raw)) != raw:
             origins: list[int] = []
             for start, stop in self._spans(inner, level + 1):
                 origins = origins or _origins(raw)
                 yield origins[start], origins[stop]
 
-    def _unescaped(self, raw: bytes) -> Iterator[Span]:
+    def _unescaped_spans(self, raw: bytes) -> Iterator[Span]:
         for secret in self._long:
-            yield from _all(raw, secret)
+            yield from _occurrences(raw, secret)
         for head in self._heads:
             start = raw.find(head)
             while start >= 0:
                 stop = _skip(raw, start + len(head), _WORD)
                 yield start, stop
                 start = raw.find(head, stop)
-        for secret in self._alone:
-            yield from (span for span in _all(raw, secret) if _is_alone(raw, span))
+        for secret in self._short:
+            yield from (span for span in _occurrences(raw, secret) if _is_alone(raw, span))
         squeezed = raw.translate(_PLUS_AND_SLASH, _BREAKS)
         origins: list[int] = []
         for start, stop in (*self._in_base64(squeezed), *self._in_hexadecimal(raw.translate(None, _BREAKS))):
@@ -81,7 +81,7 @@ class Redactor:
 
     def _in_base64(self, squeezed: bytes) -> Iterator[Span]:
         for before, secret, core in self._base64:
-            for start, stop in _all(squeezed, core):  # and the characters that it shares with what stands around
+            for start, stop in _occurrences(squeezed, core):  # and the characters it shares with its neighbors
                 start -= bool(before and start and squeezed[start - 1] in _BASE64)
                 stop += bool((before + len(secret)) % 3 and stop < len(squeezed) and squeezed[stop] in _BASE64)
                 yield start, _skip(squeezed, stop, frozenset(b"="))
@@ -89,13 +89,13 @@ class Redactor:
     def _in_hexadecimal(self, squeezed: bytes) -> Iterator[Span]:
         lower = squeezed.lower()
         for secret in {raw for _, raw, _ in self._base64}:
-            yield from _all(lower, secret.hex().encode())
+            yield from _occurrences(lower, secret.hex().encode())
 
 
 def redactor_for(key: str, url: str, headers: str = "") -> Redactor:
-    """Redacts what is secret of an endpoint: its key, user, password and query in its URL, and values of more headers.
+    """Redacts the secrets of an endpoint: its key, the user, password and query of its URL, and values of `headers`.
 
-    Short keys without a digit are placeholders of servers that ask for none, such as `none` or `EMPTY`.
+    Short keys without a digit, such as `none` or `EMPTY`, are placeholders for servers that need no key.
     """
     parts = urlsplit(url)
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
@@ -114,22 +114,22 @@ def _raw(text: str) -> bytes:
 
 
 def _chain(raw: bytes) -> Iterator[bytes]:
-    """A secret, and what is left of it where its own characters are read as escapes, such as a backslash in it."""
+    """A secret, and what remains of it when its own characters, such as a backslash, are read as escapes."""
     yield raw
     for _ in range(_LEVELS):
-        raw = _ESCAPE.sub(_meant, raw)
+        raw = _ESCAPE.sub(_unescape, raw)
         if len(raw) >= _SHORT:
             yield raw
 
 
 def _core(raw: bytes, before: int) -> bytes:
-    """The characters of base64 that depend on these bytes alone, where `before` others (modulo 3) come first."""
-    told = base64.b64encode(bytes(before) + raw)
-    return told[-(-before * 8 // 6) : (before + len(raw)) * 8 // 6]
+    """The base64 characters that depend only on these bytes, when `before` others (modulo 3) precede them."""
+    encoded = base64.b64encode(bytes(before) + raw)
+    return encoded[-(-before * 8 // 6) : (before + len(raw)) * 8 // 6]
 
 
-def _meant(escape: re.Match[bytes]) -> bytes:
-    """What an escape stands for, in UTF-8; what is none stays."""
+def _unescape(escape: re.Match[bytes]) -> bytes:
+    """The character of an escape, in UTF-8; an invalid escape is unchanged."""
     unicode, byte, plain, percent, decimal, hexadecimal, name = escape.groups()
     if plain is not None:
         return _CONTROLS.get(plain, plain)
@@ -145,15 +145,15 @@ def _meant(escape: re.Match[bytes]) -> bytes:
 
 
 def _origins(raw: bytes) -> list[int]:
-    """For each byte of what `_ESCAPE` leaves, and for its end, where it began."""
+    """For each byte of the unescaped text, and for its end, the offset in `raw`."""
     out, end = [], 0
     for escape in _ESCAPE.finditer(raw):
-        out += [*range(end, escape.start()), *[escape.start()] * len(_meant(escape))]
+        out += [*range(end, escape.start()), *[escape.start()] * len(_unescape(escape))]
         end = escape.end()
     return [*out, *range(end, len(raw) + 1)]
 
 
-def _all(raw: bytes, part: bytes) -> Iterator[Span]:
+def _occurrences(raw: bytes, part: bytes) -> Iterator[Span]:
     start = raw.find(part) if part else -1
     while start >= 0:
         yield start, start + len(part)
@@ -167,6 +167,6 @@ def _skip(raw: bytes, at: int, chars: frozenset[int]) -> int:
 
 
 def _is_alone(raw: bytes, span: Span) -> bool:
-    """Whether no letter or digit stands before or after."""
-    around = raw[max(span[0] - 1, 0) : span[0]], raw[span[1] : span[1] + 1]
-    return not any(byte.isalnum() for byte in around)
+    """Whether no letter or digit precedes or follows."""
+    neighbors = raw[max(span[0] - 1, 0) : span[0]], raw[span[1] : span[1] + 1]
+    return not any(byte.isalnum() for byte in neighbors)

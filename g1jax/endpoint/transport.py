@@ -1,8 +1,7 @@
-"""HTTP as far as it is needed of a server that is not trusted: one body, bounded, from the place that was asked.
+"""HTTP for untrusted servers: bodies are bounded, and redirects are not followed.
 
-The OpenAI client reads bodies whole, in any encoding, and follows redirects with the question in hand. Here a body is
-read up to a size, also when compressed; a redirect is not followed; and nothing else of the response, such as the
-character set that it claims, reaches the client.
+The OpenAI client reads whole bodies in any encoding, and repeats a question where a redirect leads. Here a body is
+limited, also when decompressed, and of the headers only `_KEPT` reach the client: not, say, the declared charset.
 """
 
 import zlib
@@ -12,14 +11,14 @@ from g1jax.errors import G1Error
 from g1jax.foreign import ForeignError, parse_json
 
 MAX_BODY = 4 * 2**20
-"""Bytes of an answer. The longest responses of today's models, 128k tokens, are an eighth of it."""
+"""Bytes of an answer: eight times the longest responses of today's models, 128k tokens."""
 MAX_DEPTH = 32
 
 _KEPT = ("retry-after", "location")
 
 
 class BodyError(G1Error):
-    """An answer that is not read to its end."""
+    """An answer whose body is too large or cannot be decoded."""
 
 
 def bounded_client(openai: Any, timeout: float) -> Any:
@@ -33,7 +32,7 @@ def bounded_client(openai: Any, timeout: float) -> Any:
             finally:
                 await response.aclose()
             if response.status_code >= 300 and not _is_json(body):
-                body = b""  # the client would look for a message in it
+                body = b""  # the client would parse it for a message
             headers = {name: response.headers[name] for name in _KEPT if name in response.headers}
             headers["content-type"] = "application/json"
             return type(response)(response.status_code, headers=headers, content=body, request=response.request)
@@ -44,14 +43,14 @@ def bounded_client(openai: Any, timeout: float) -> Any:
 async def _read(response: Any) -> bytes:
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "deflate", ""):
-        raise BodyError("an answer in an encoding that was not asked for")
+        raise BodyError("an answer in an encoding that was not requested")
     unpack = zlib.decompressobj(zlib.MAX_WBITS | 32) if encoding in ("gzip", "deflate") else None
     body = bytearray()
     async for chunk in response.aiter_raw():
         try:
             body += chunk if unpack is None else unpack.decompress(chunk, MAX_BODY + 1 - len(body))
         except zlib.error:
-            raise BodyError(f"an answer that is not the {encoding} it says it is") from None
+            raise BodyError(f"an answer that is not valid {encoding}") from None
         if len(body) > MAX_BODY or (unpack is not None and unpack.unconsumed_tail):
             raise BodyError(f"an answer of more than {MAX_BODY // 2**20} MiB")
     return bytes(body)
@@ -69,6 +68,6 @@ def read_body(body: bytes) -> Any:
     """The JSON of a body.
 
     Raises:
-        ForeignError: it is none, or is nested too deep.
+        ForeignError: it is not JSON, or nested too deep.
     """
     return parse_json(body, "the answer", max_bytes=MAX_BODY, max_depth=MAX_DEPTH, lenient=True)

@@ -1,4 +1,4 @@
-"""Looks: named colours, palettes and backgrounds. They change what a board looks like, never what it means."""
+"""Appearance: named colors, palettes and backgrounds. They change how a board is drawn, never its meaning."""
 
 Color = tuple[int, int, int]
 """Red, green, blue, 0 to 255."""
@@ -21,13 +21,13 @@ COLORS: dict[str, Color] = {
     "Gray": (138, 138, 138),
     "Black": (24, 24, 24),
 }
-"""Tile colours by the name the board text uses. Games take the first ones."""
+"""Tile colors by their name in the board text. Games use the first ones."""
 
 SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "diamond", "cross", "star")
-"""Tile shapes by the name the board text uses. Games take the first ones."""
+"""Tile shapes by their name in the board text. Games use the first ones."""
 
 PALETTES: tuple[str, ...] = ("classic", "pastel", "deep")
-"""Ways to shift every colour of a game at once, see `shade`."""
+"""Transformations of all tile colors of a game; see `shade`."""
 
 BACKGROUNDS: dict[str, tuple[Color, Color, Color]] = {
     "light": ((246, 245, 241), (214, 211, 203), (234, 232, 226)),
@@ -36,11 +36,11 @@ BACKGROUNDS: dict[str, tuple[Color, Color, Color]] = {
     "slate": ((104, 114, 128), (78, 86, 98), (90, 99, 112)),
     "dark": ((44, 46, 52), (72, 75, 84), (30, 31, 36)),
 }
-"""Background name -> colours of (cell, grid line, margin around the board)."""
+"""Background name -> colors of (cell, grid line, margin around the board)."""
 
 
 def shade(color: Color, palette: str) -> Color:
-    """A colour as a palette shows it: `pastel` mixes in white, `deep` darkens.
+    """A color in a palette: `pastel` mixes in white, `deep` darkens.
 
     >>> shade((200, 100, 0), "deep")
     (144, 72, 0)
@@ -53,7 +53,7 @@ def shade(color: Color, palette: str) -> Color:
 
 
 def mix(a: Color, b: Color, share: float) -> Color:
-    """Colour `a` with a share of `b` in it.
+    """Color `a` with a share of `b` mixed in.
 
     >>> mix((0, 0, 0), (200, 100, 0), 0.5)
     (100, 50, 0)

@@ -1,4 +1,4 @@
-"""What is given to an environment, checked before anything is traced or compiled: shapes and types, in one line."""
+"""Checks of shapes and types of inputs to environments, before anything is traced or compiled."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ _LARGEST = 2**31 - 1
 def as_int32(what: str, values: ArrayLike | int, *shapes: tuple[int | None, ...]) -> Array:
     """Integers of any width as int32, of one of these shapes (None: any length).
 
-    What is too wide for int32 becomes -1 or its largest value, never another number; neither is any game's action.
+    Values beyond int32 become -1 or its largest value, neither of which is an action of any game; they never wrap.
 
     Raises:
-        InputError: numbers that are no integers, or another shape.
+        InputError: the values are not integers, or have another shape.
     """
     numbers = values if isinstance(values, jax.Array) else np.asarray(values)
     wanted = " or ".join(f"int32[{', '.join('K' if n is None else str(n) for n in shape)}]" for shape in shapes)
@@ -35,10 +35,10 @@ def as_int32(what: str, values: ArrayLike | int, *shapes: tuple[int | None, ...]
 
 
 def check_bytes(what: str, texts: ArrayLike, *shape: int | None) -> None:
-    """Refuses what is not bytes of this shape (None: any length).
+    """Checks bytes of a shape (None: any length).
 
     Raises:
-        InputError: it is not.
+        InputError: the values are not uint8, or have another shape.
     """
     fits = len(shape) == texts.ndim and all(n in (None, m) for n, m in zip(shape, texts.shape, strict=True))
     wanted = ", ".join("N" if n is None else str(n) for n in shape)
@@ -46,7 +46,7 @@ def check_bytes(what: str, texts: ArrayLike, *shape: int | None) -> None:
 
 
 def check_seed(seed: Any) -> None:
-    """Refuses a number that is not one of 32 bits; arrays are left to their type.
+    """Checks that a number is an unsigned 32-bit integer; arrays are not checked.
 
     Raises:
         InputError: it is not.
@@ -56,7 +56,7 @@ def check_seed(seed: Any) -> None:
 
 
 def is_whole(value: Any) -> bool:
-    """Whether it is an integer, of Python or of NumPy."""
+    """Whether a value is an integer of Python or NumPy, and not a bool."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 

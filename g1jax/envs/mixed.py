@@ -1,8 +1,8 @@
 """Mixed batches: several games in one compiled program, on one canvas.
 
-The environments of a game stand together, as a `Batch`, so no environment computes another game's step. What is per
-environment (`reward`, actions, frames) is one array over the whole batch, the games one after another, padded to the
-widest; `VecEnv.game_id` says which is which.
+The environments of each game are contiguous, as a `Batch`, so no environment computes another game's step. Values per
+environment (`reward`, actions, frames) are one array over the whole batch, in the order of the games and padded to the
+widest; `VecEnv.game_id` has the game of each row.
 """
 
 import dataclasses
@@ -34,29 +34,29 @@ _LIMIT = f", a whole number up to {_MOST_ENVS}"
 class VecState:
     """The environments of a mixed batch."""
 
-    games: tuple[Pytree, ...]  # one state a game, each leaf [b, …], b its environments
-    num_steps: Array  # int32[B], of the running episode
+    games: tuple[Pytree, ...]  # the states of each game, leaves [b, …], b its environments
+    num_steps: Array  # int32[B], steps of the current episode
     terminated: Array  # bool[B], by the last step
     truncated: Array  # bool[B], by the last step
-    pools: tuple[Pool, ...]  # one a game in mode `pool`, else none
+    pools: tuple[Pool, ...]  # one per game in mode `pool`, else empty
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class VecResult:
-    """What a step of a mixed batch gives besides the next state."""
+    """What a step of a mixed batch returns besides the next state."""
 
     reward: Array  # float32[B]
     terminated: Array  # bool[B]
     truncated: Array  # bool[B], cut by `max_steps`
     is_legal: Array  # bool[B]
-    final: tuple[Pytree, ...]  # the states as the step left them, before any reset, like `VecState.games`
+    final: tuple[Pytree, ...]  # the states after the step, before any reset, like `VecState.games`
 
 
 class VecEnv:
     """`num_envs` environments of one game or several: pure functions of a VecState, to be jitted by the caller.
 
-    A value: two are equal, and share compiled programs, if their games and settings are.
+    Two are equal, and share compiled programs, if their games and settings are equal.
 
     >>> from g1jax import envs
     >>> vec = envs.make_vec(["game_2048", "swap"], num_envs=64)
@@ -95,24 +95,24 @@ class VecEnv:
     # Playing
 
     def reset(self, key: Key, levels: Sequence[TracedLevel] | TracedLevel | None = None) -> VecState:
-        """Fresh states. `levels`: traced levels, one a game (or one for all); leaves [] or [b].
+        """Fresh states. `levels`: traced levels, one per game or one for all, leaves [] or [b].
 
         Raises:
-            InputError: levels of another number of games or environments.
+            InputError: the levels are for another number of games or environments.
         """
         if levels is None or isinstance(levels, dict):
             levels = [levels] * len(self.games)  # type: ignore[list-item]
-        is_fitting = len(levels) == len(self.games)
-        InputError.require(is_fitting, f"levels: {len(levels)} of them for {len(self.games)} games")
+        is_valid = len(levels) == len(self.games)
+        InputError.require(is_valid, f"levels: {len(levels)} for {len(self.games)} games; give one, or one per game")
         return _joined_states(
             [batch.reset(own, level) for batch, own, level in zip(self.batches, self._keys(key), levels, strict=True)]
         )
 
     def step(self, state: VecState, actions: ArrayLike, key: Key) -> tuple[VecState, VecResult]:
-        """One move everywhere, int32[B], then what `autoreset` says: see `Batch.step`.
+        """Steps every environment, actions int32[B], and resets according to `autoreset`; see `Batch.step`.
 
         Raises:
-            InputError: a state of another batch, or actions that are not one integer for each environment.
+            InputError: the state is of another batch, or `actions` is not one integer per environment.
         """
         actions = as_int32("actions", actions, (self.num_envs,))
         parts = [actions[part] for part in self._slices]
@@ -121,10 +121,7 @@ class VecEnv:
         return _joined_states(states), _joined_results(results)
 
     def random_walk(self, state: VecState, key: Key, num_steps: ArrayLike | int, *, legal: bool = False) -> VecState:
-        """Plays random actions, `num_steps` in all or int32[B] in each; a game that ends is reset and plays on.
-
-        The paper's random states: uniform over all actions (`legal=False`), 100 of them in 2048, 250 in Shisen-Sho.
-        """
+        """Takes `num_steps` random actions, int32[] or int32[B]; see `Batch.random_walk`."""
         num_steps = jnp.broadcast_to(as_int32("num_steps", num_steps, (), (self.num_envs,)), (self.num_envs,))
         arguments = zip(self.batches, self._split_state(state), self._keys(key), self._slices, strict=True)
         return _joined_states(
@@ -134,8 +131,8 @@ class VecEnv:
     def branch(
         self, state: VecState, actions: Array, key: Key, *, common: bool = True
     ) -> tuple[tuple[Pytree, ...], VecResult]:
-        """Every environment under K actions of its own, int32[B, K]: the next states of each game, leaves [b, K, …],
-        and results, leaves [B, K]. See `Game.branch`; nothing is truncated or reset.
+        """Steps every environment with K actions, int32[B, K]: next states of each game, leaves [b, K, …], and results,
+        leaves [B, K]. See `Game.branch`; nothing is truncated or reset.
         """
         self._check_state(state.games)
         actions = as_int32("actions", actions, (self.num_envs, None))
@@ -145,16 +142,16 @@ class VecEnv:
         )
         return states, _joined_results(results)
 
-    # What an environment shows and says; everything takes a VecState, or a result's `final`
+    # Observations and actions, of a VecState or of a result's `final`
 
     def render(self, state: VecState | tuple[Pytree, ...]) -> Array:
-        """Frames on one canvas: uint8[B, H, W, 3], each game's at the top left, the rest in its background color."""
+        """Frames on one canvas: uint8[B, H, W, 3], each game's at the top left, padded with its background color."""
         states = self._games_of(state)
         if len(self.games) == 1:
             return jax.vmap(self.games[0].render)(states[0])
         renderers = [game.renderer for game in self.games]
         height, width, _ = self.frame_shape
-        # One gather for all games, from all their atlases.
+        # One gather for all games, from their concatenated atlases.
         unit = math.gcd(width, *(renderer.unit for renderer in renderers))
         atlases = [renderer.cut(unit) for renderer in renderers]
         first = np.cumsum([0, *(len(atlas) for atlas in atlases)])
@@ -172,7 +169,7 @@ class VecEnv:
         return frames
 
     def render_each(self, state: VecState | tuple[Pytree, ...]) -> tuple[Array, ...]:
-        """Frames of each game in its own size: uint8[b, H, W, 3] each, no canvas."""
+        """Frames of each game at its own size, without a canvas: uint8[b, H, W, 3] each."""
         states = self._games_of(state)
         return tuple(batch.render(own) for batch, own in zip(self.batches, states, strict=True))
 
@@ -184,8 +181,6 @@ class VecEnv:
         """Which actions are legal: bool[B, num_actions], padded for games that have fewer."""
         return self._join(Batch.legal_actions, state)
 
-    # What a player does
-
     def sample_actions(self, state: VecState | tuple[Pytree, ...], key: Key, *, legal: bool = True) -> Array:
         """Random actions, int32[B]: of the legal ones, or of all."""
         return self._join(functools.partial(Batch.sample_actions, legal=legal), state, self._keys(key))
@@ -195,7 +190,7 @@ class VecEnv:
         return self._join(Batch.expert, state, self._keys(key))
 
     def parse(self, responses: ArrayLike) -> Array:
-        """The actions responses ask for: uint8[B, N] -> int32[B]."""
+        """The actions in responses: uint8[B, N] -> int32[B]."""
         return self._join(Batch.parse, None, self._responses(responses))
 
     def write_actions(self, actions: ArrayLike) -> Array:
@@ -208,13 +203,13 @@ class VecEnv:
         return self._join(lambda b, s, r: b.perception_exact(r, s), state, self._responses(responses))
 
     def perception_cells(self, responses: ArrayLike, state: VecState | tuple[Pytree, ...]) -> Array:
-        """The share of cells each response names rightly: uint8[B, N] -> float32[B]."""
+        """The fraction of cells that each response names correctly: uint8[B, N] -> float32[B]."""
         return self._join(lambda b, s, r: b.perception_cells(r, s), state, self._responses(responses))
 
-    # Plumbing
+    # Helpers
 
     def _keys(self, key: Key) -> Sequence[Key]:
-        """A key for each game; of one game the key itself, so that it is as its `Batch` alone."""
+        """A key per game. A single game gets the key itself, so that results equal those of its `Batch`."""
         return [key] if len(self.games) == 1 else list(jax.random.split(key, len(self.games)))
 
     def _responses(self, responses: ArrayLike) -> list[ArrayLike]:
@@ -224,7 +219,7 @@ class VecEnv:
     def _join(
         self, function: Callable[..., Array], state: VecState | tuple[Pytree, ...] | None, *by_game: Sequence[Any]
     ) -> Array:
-        """A function of (batch, states, what there is of each game) as one array, padded with zeros to the widest."""
+        """Maps (batch, states, arguments of each game) and concatenates the results, zero-padded to the widest."""
         columns = ([] if state is None else [self._games_of(state)]) + list(by_game)
         parts = [function(batch, *own) for batch, *own in zip(self.batches, *columns, strict=True)]
         shape = np.max([part.shape[1:] for part in parts], axis=0).astype(int)
@@ -240,11 +235,11 @@ class VecEnv:
         return states
 
     def _check_state(self, games: tuple[Pytree, ...]) -> None:
-        """Refuses states of another batch, whose rows would be taken for those of this one."""
+        """Rejects states of a batch of other sizes."""
         sizes = [states.terminated.shape for states in games]
         InputError.require(
             sizes == [(count,) for count in self.counts],
-            f"state: environments by game {sizes}, and this batch has {[(count,) for count in self.counts]}",
+            f"state: environments by game {sizes}; this batch has {[(count,) for count in self.counts]}",
         )
 
     def _split_state(self, state: VecState) -> list[BatchState]:
@@ -288,15 +283,15 @@ def make_vec(
     """A batch of environments of one game or several.
 
     Args:
-        games: ids or made games.
+        games: ids or games.
         num_envs: B, all games together.
         autoreset: what happens when an episode ends.
-        shares: how much of the batch each game gets; equal if not given.
-        max_steps: an episode is cut (truncated) after so many steps.
-        pool_size: P, states in each game's bank in mode `pool`.
+        shares: the relative share of each game in the batch; equal by default.
+        max_steps: an episode is truncated after this many steps; None: never.
+        pool_size: P, the states in each game's bank in mode `pool`.
 
     Raises:
-        LevelError: unknown game or mode, or shares that leave a game without an environment.
+        LevelError: a game or mode is unknown, or the shares leave a game without an environment.
     """
     listed = [games] if isinstance(games, str | Game) else list(games)
     made = [make(game) if isinstance(game, str) else game for game in listed]
@@ -315,8 +310,8 @@ def make_vec(
 
 
 def _split(num_envs: int, shares: list[float], num_games: int) -> list[int]:
-    """Whole numbers in the proportions of the shares: each rounded down, the rest to the largest remainders."""
-    LevelError.require(len(shares) == num_games, f"shares: {len(shares)} of them for {num_games} games")
+    """Integers in the proportions of the shares: rounded down, the rest to the largest remainders."""
+    LevelError.require(len(shares) == num_games, f"shares: {len(shares)} for {num_games} games; give one per game")
     is_share = all(isinstance(share, int | float) and 0 < share < math.inf for share in shares)
     LevelError.require(is_share, f"shares={shares}: each must be above 0, a finite number")
     exact = np.array(shares) / sum(shares) * num_envs
@@ -329,7 +324,7 @@ def _split(num_envs: int, shares: list[float], num_games: int) -> list[int]:
 
 
 def _with_noise(game: Game[Any], states: Pytree, canvases: Array) -> Array:
-    """Canvases of one game, uint8[b, H, W, 3], with its noise in its own frame at their top left."""
+    """Adds a game's noise to its frames, at the top left of canvases uint8[b, H, W, 3]."""
     height, width, _ = game.frame_shape
 
     def add(state: Any, canvas: Array) -> Array:

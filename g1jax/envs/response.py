@@ -1,12 +1,13 @@
-"""The grammar of a response: what is seen, why which move, the move, each within its tags. It is spelled here alone."""
+"""The grammar of a response: perception, reasoning and answer, each within its tags. It is defined only here."""
 
 PERCEPTION, THINK, ANSWER = "perception", "think", "answer"
 TAGS = tuple(tag for name in (PERCEPTION, THINK, ANSWER) for tag in (f"<{name}>", f"</{name}>"))
-"""All six, in the order the prompt asks for."""
+"""All six, in the order that the prompt requires."""
 
 
 def tagged(name: str, content: str) -> str:
-    """
+    """Content within its tags.
+
     >>> tagged("answer", "3")
     '<answer>3</answer>'
     """
@@ -14,12 +15,12 @@ def tagged(name: str, content: str) -> str:
 
 
 def compose(board: str, rationale: str, answer: str) -> str:
-    """A whole response: a board's text, the rationale, and an answer that has its tags already."""
+    """A response from a board text, a rationale, and an answer that already has its tags."""
     return tagged(PERCEPTION, board) + tagged(THINK, rationale) + answer
 
 
 def has_tags_in_order(response: str) -> bool:
-    """Whether each tag stands somewhere behind the one before it."""
+    """Whether a response has all tags, each after the previous one."""
     at = 0
     for tag in TAGS:
         at = response.find(tag, at)

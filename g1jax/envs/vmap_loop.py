@@ -1,6 +1,6 @@
-"""What `vmap` alone does not do well: keep work apart that XLA would do again and again, and not wait for the slowest.
+"""Two optimizations for `vmap`: fences against recomputation, and loops that do not wait for the slowest environment.
 
-Both are rules of how a batch is computed, never of what: with or without them the results are the same.
+They change how a batch is computed, never its results.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,15 +13,15 @@ from jax.custom_batching import custom_vmap
 
 from g1jax.typing import Array, Pytree
 
-_SHARE = 16  # a pass of `loop_while` takes a batch's 16th, so that one slow environment costs little
+_SHARE = 16  # `loop_while` advances a 16th of a batch per pass, so that one slow environment costs little
 
 
 def fenced(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, computed apart from what uses its result.
+    """The same function, not fused into the consumers of its result.
 
-    XLA's CPU compiler fuses a cheap producer into every consumer and computes it again for each of their elements. Here
-    the function stands in a branch that is always taken, which the compiler cannot know as long as the first element of
-    the first integer argument is not a constant. On accelerators the function is left alone.
+    XLA's CPU compiler fuses a cheap producer into every consumer and recomputes it for each of their elements. Here the
+    function is inside a branch that is always taken, which the compiler cannot know unless the first element of the
+    first integer argument is a constant. On accelerators the function is unchanged.
     """
 
     @custom_vmap
@@ -39,7 +39,7 @@ def fenced(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @fenced
 def fence(values: Pytree) -> Pytree:
-    """The same values, computed once and kept, rather than again by each of their consumers."""
+    """The same values, computed once rather than by each of their consumers."""
     return values
 
 
@@ -54,10 +54,10 @@ def _in_branch(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def loop_while(is_active: Callable[[Any], Array], body: Callable[[Any], Any], carry: Any) -> Any:
-    """`lax.while_loop`, of which a batch does not compute all its environments until the last one is done.
+    """`lax.while_loop` that under `vmap` does not run all environments until the last one is done.
 
-    Every pass gathers some of the environments that are still active, runs the body for those, and puts them back. The
-    functions must not close over traced values; what they need travels in the carry.
+    Each pass gathers a chunk of the environments that are still active, runs the body on it, and scatters the results.
+    The functions must not close over traced values; pass these in the carry.
     """
 
     @custom_vmap
@@ -74,7 +74,7 @@ def loop_while(is_active: Callable[[Any], Array], body: Callable[[Any], Any], ca
 
 
 def _loop_batch(is_active: Callable[[Any], Array], body: Callable[[Any], Any], carry: Any) -> Any:
-    """`loop_while` over a carry whose leaves all have one leading batch axis; a further axis is folded into it."""
+    """`loop_while` over a carry whose leaves all have one leading batch axis; further axes are folded into it."""
 
     @custom_vmap
     def run(carry: Any) -> Any:
@@ -109,7 +109,7 @@ def _all_batched(size: int, in_batched: Any, values: Any) -> Any:
 
 
 def where(mask: Array, values: Pytree, otherwise: Pytree) -> Pytree:
-    """Leaf by leaf, the rows of one batch where a mask holds, bool[B], and of another where not."""
+    """`jnp.where` by leaf: the rows of `values` where the mask holds, bool[B], else of `otherwise`."""
 
     def pick(a: Array, b: Array) -> Array:
         return jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b)

@@ -1,4 +1,4 @@
-"""Evaluation: any player through the games, figures with intervals, results to compare, and pages to look at."""
+"""Evaluation: any player on any game, metrics with confidence intervals, comparisons of results, and reports."""
 
 from g1jax.errors import EvaluationError
 from g1jax.evaluation.players import expert_player, policy_player, random_player

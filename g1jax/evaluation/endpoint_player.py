@@ -1,7 +1,7 @@
-"""Playing a game through an endpoint: the same boards and the same chance as any other player, one question a step.
+"""Plays a game through an endpoint: the same boards and random keys as for any other player, one request a step.
 
-Every exchange goes to a log at once. What the log has is not asked again: a run that was cut short, at whatever point,
-plays the logged answers over and goes on from there.
+Every exchange is logged immediately. An interrupted run replays the logged responses and resumes from there, without
+repeating a request.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from g1jax.evaluation.protocol import (
 )
 from g1jax.typing import Array, Pytree
 
-_SHORTEST_RESPONSE, _LONGEST_RESPONSE = 2**10, 2**16  # bytes that are read; the log has all
+_SHORTEST_RESPONSE, _LONGEST_RESPONSE = 2**10, 2**16  # padded length in bytes; the log has the whole response
 
 
 def play_remote(
@@ -51,13 +51,13 @@ def play_remote(
     on_progress: Progress | None = None,
     budget: Budget | None = None,
 ) -> Episodes:
-    """Plays `num_episodes` episodes, as `play` does, also where an event loop runs, as in a notebook.
+    """Plays `num_episodes` episodes like `play`. Also works inside a running event loop, as in a notebook.
 
-    With a `budget`, its caps hold for all that is asked with it; else the endpoint's hold for this game alone.
+    A `budget` may be shared by several calls; without one, the endpoint's caps hold for this call.
 
     Raises:
-        EvaluationError: the endpoint is down, refuses the key or does not answer, or a cap is reached; call it again
-            to go on. The log is of another evaluation.
+        EvaluationError: The endpoint is down, rejects the key or does not answer, or a cap is reached; call again to
+            resume. Or the log belongs to another evaluation.
     """
     check_protocol(num_episodes, num_steps, seed)
     client = Client(endpoint, budget)
@@ -66,7 +66,7 @@ def play_remote(
         run = _Run(game, client, log, num_steps, seed, on_progress)
         episodes = event_loop.run(run.play(num_episodes))
     steps = _stack([_stack([step.judged for step in episode]) for episode in episodes])
-    if np.any(steps.num_tokens < 0):  # the endpoint does not count them
+    if np.any(steps.num_tokens < 0):  # the endpoint does not report them
         steps = dataclasses.replace(steps, num_tokens=None)
     return Episodes(game, seed, steps, _recorded(episodes[:num_recorded]) if num_recorded else None)
 
@@ -80,7 +80,7 @@ class _Step:
 
 
 class _Run:
-    """One game's episodes, as many at a time as the endpoint may be asked at once."""
+    """The episodes of one game, as many at a time as the endpoint's concurrency allows."""
 
     def __init__(
         self,
@@ -100,72 +100,69 @@ class _Run:
         self.num_total = num_episodes * self.num_steps
         self._compile()
         episodes: list[list[_Step]] = [[] for _ in range(num_episodes)]
-        waiting = iter(range(num_episodes))
+        pending = iter(range(num_episodes))
         client = self.inquiry.client
-        workers = [self._work(waiting, episodes) for _ in range(min(client.endpoint.concurrency, num_episodes))]
+        workers = [self._work(pending, episodes) for _ in range(min(client.endpoint.concurrency, num_episodes))]
         try:
             await asyncio.gather(*workers)
         finally:
             await client.close()
         if self.inquiry.problem:
             done = f"{self.num_done} of {self.num_total} steps of {self.game.id} are done"
-            raise EvaluationError(f"{self.inquiry.problem}. {done}; run it again to go on.")
+            raise EvaluationError(f"{self.inquiry.problem}. {done}; run it again to resume.")
         return episodes
 
     def _compile(self) -> None:
-        """Compiles before the first question: a loop that stands still would count as slow answers."""
-        boards, _ = _begin(self.game, no_boards(self.game, self.seed, np.zeros(1, np.uint32)))
-        _frame(self.game, boards.states)
-        jax.block_until_ready(_take(self.game, boards, _as_bytes(""), np.zeros(1, np.int32), np.uint32(0)))
+        """Compiles before the first request: compiling blocks the event loop, which would count as response time."""
+        boards, _ = _renew_and_describe(self.game, no_boards(self.game, self.seed, np.zeros(1, np.uint32)))
+        _render(self.game, boards.states)
+        jax.block_until_ready(_step(self.game, boards, _as_bytes(""), np.zeros(1, np.int32), np.uint32(0)))
 
-    async def _work(self, waiting: Iterator[int], episodes: list[list[_Step]]) -> None:
-        """Plays one episode after another. When a run must stop, questions under way are still heard out."""
-        for episode in waiting:
+    async def _work(self, pending: Iterator[int], episodes: list[list[_Step]]) -> None:
+        """Plays one episode after another. When the run stops, requests in flight are still completed."""
+        for episode in pending:
             boards = no_boards(self.game, self.seed, np.array([episode], np.uint32))
             for step in range(self.num_steps):
-                boards, board = _begin(self.game, boards)
+                boards, board = _renew_and_describe(self.game, boards)
                 line = await self.inquiry.line(
                     (episode, step), text.decode(board[0]), self.game.prompt, functools.partial(self._frame_of, boards)
                 )
                 if line is None:
                     return
                 num_tokens = np.array([line.get("completion_tokens", -1)], np.int32)
-                after, action, judged = _take(
+                after, action, judged = _step(
                     self.game, boards, _as_bytes(line["response"]), num_tokens, np.uint32(step)
                 )
                 state, judged = jax.device_get(jax.tree.map(lambda leaf: leaf[0], (boards.states, judged)))
                 episodes[episode].append(_Step(state, line["response"], int(action[0]), judged))
                 boards = after
-                self._count()
+                self.num_done += 1
+                if self.on_progress:
+                    self.on_progress(self.num_done, self.num_total)
 
     def _frame_of(self, boards: Boards) -> np.ndarray:
-        return np.asarray(_frame(self.game, boards.states)[0])
-
-    def _count(self) -> None:
-        self.num_done += 1
-        if self.on_progress:
-            self.on_progress(self.num_done, self.num_total)
+        return np.asarray(_render(self.game, boards.states)[0])
 
 
 def _as_bytes(response: str) -> np.ndarray:
-    """uint8[1, L] of few lengths L."""
+    """uint8[1, N]; N is a power of two, so that few shapes are compiled."""
     raw = response.encode("utf-8", "surrogatepass")[:_LONGEST_RESPONSE]
     return text.encode(raw, max(_SHORTEST_RESPONSE, 1 << max(len(raw) - 1, 0).bit_length()))[None]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _begin(game: Game[Any], boards: Boards) -> tuple[Boards, Array]:
+def _renew_and_describe(game: Game[Any], boards: Boards) -> tuple[Boards, Array]:
     boards = renew(game, boards)
     return boards, jax.vmap(game.describe)(boards.states)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _frame(game: Game[Any], states: Pytree) -> Array:
+def _render(game: Game[Any], states: Pytree) -> Array:
     return jax.vmap(game.render)(states)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _take(
+def _step(
     game: Game[Any], boards: Boards, response: Array, num_tokens: Array, step: Array
 ) -> tuple[Boards, Array, Judged]:
     actions = jax.vmap(game.parse)(response)

@@ -1,4 +1,4 @@
-"""What the command lines share: typed arguments, errors in one line, and what a process of ours is told meanwhile."""
+"""What all command lines share: typed arguments, one-line errors, and settings of the process."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class UsageError(G1Error):
-    """Arguments that a program does not understand; the message says which, in one line."""
+    """Invalid arguments; the message names them, in one line."""
 
 
 def main(
@@ -29,9 +29,9 @@ def main(
     *,
     interrupted: str = "interrupted",
 ) -> int:
-    """Runs a program on its arguments; gives the exit status: 0, or 1 after a line that says what is wrong.
+    """Runs a program; returns the exit status: 0, 1 after printing an error in one line, or 130 after Ctrl-C.
 
-    An error that is neither of the family nor the system's is a fault of ours, and shows where it is.
+    An exception other than G1Error and OSError is a bug, and keeps its traceback.
     """
     with own_process():
         try:
@@ -46,7 +46,7 @@ def main(
 
 
 def parse(kind: type[T], arguments: Sequence[str], description: str, default: T | None = None) -> T:
-    """An instance of a dataclass from `--key=value` arguments, on top of `default` if there is one.
+    """An instance of a dataclass from `--key=value` arguments, which override `default` if given.
 
     Raises:
         UsageError: an argument is unknown, missing, or of the wrong type.
@@ -55,35 +55,36 @@ def parse(kind: type[T], arguments: Sequence[str], description: str, default: T 
     try:
         Path.cwd()
     except OSError:
-        raise UsageError("the working directory is gone: change to one that is there") from None
+        raise UsageError("the working directory no longer exists: change to another one") from None
     for argument in arguments:
-        if any("\ud800" <= letter <= "\udfff" for letter in argument):  # how Python passes on bytes it cannot decode
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):  # how Python represents undecodable bytes
             raise UsageError(f"{argument!a} is not text in this terminal's encoding")
-    given: dict[str, Any] = {} if default is None else {"default": default}
-    said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # with frames as in a terminal
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    captured = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # with box characters, as in a terminal
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=list(arguments), description=description, **given)
+        with contextlib.redirect_stderr(captured):
+            return tyro.cli(kind, args=list(arguments), description=description, **options)
     except SystemExit as end:
         if end.code in (None, 0):
             raise
-        said.seek(0)
-        raise UsageError(f"{_first_part(said.read())} (--help lists every setting)") from None
+        captured.seek(0)
+        raise UsageError(f"{_error_in(captured.read())} (--help lists every setting)") from None
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without line breaks and what else does not print."""
+    """An error's message on one printable line."""
     return terminal.one_line(str(error)) or type(error).__name__
 
 
 @contextlib.contextmanager
 def own_process() -> Iterator[None]:
-    """For the time of a program: text that the output's encoding lacks is escaped, not an error, and the libraries
-    below us report errors alone. Afterwards both are as they were.
+    """While a program runs: escapes text that the output's encoding lacks, and limits libraries to logging errors.
+
+    Restores both afterwards.
     """
     streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
-    handling = [stream.errors for stream in streams]
-    loggers = [logging.getLogger(name) for name in ("absl", "matplotlib")]  # the first is Orbax's
+    error_handlers = [stream.errors for stream in streams]
+    loggers = [logging.getLogger(name) for name in ("absl", "matplotlib")]  # absl: Orbax
     levels = [logger.level for logger in loggers]
     for stream in streams:
         stream.reconfigure(errors="backslashreplace")
@@ -94,12 +95,12 @@ def own_process() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        for stream, errors in zip(streams, handling, strict=True):
+        for stream, errors in zip(streams, error_handlers, strict=True):
             stream.reconfigure(errors=errors)
 
 
-def _first_part(box: str) -> str:
-    """What is wrong, out of tyro's page, framed or plain: the lines between its title and the next rule."""
+def _error_in(box: str) -> str:
+    """The error in tyro's output, framed or plain: the lines between its title and the next rule."""
     lines = [line.strip("│ ") for line in box.strip().splitlines()[1:]]
     is_rule = [not line.strip("─-╰╯") for line in lines]
     start = next((i for i, rule in enumerate(is_rule) if not rule), 0)

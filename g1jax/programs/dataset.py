@@ -1,7 +1,7 @@
-"""What `train/make_dataset.py` does: asks a teacher about states of the games and writes a dataset of its lessons."""
+"""The program `train/make_dataset.py`: writes a dataset of a teacher's demonstrations."""
 
 import functools
-import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +13,12 @@ from g1jax import envs
 from g1jax.endpoint.client import Endpoint
 from g1jax.envs.core import Game, describe_level
 from g1jax.errors import ExperimentError
-from g1jax.programs.evaluate import games_of, progress_line
+from g1jax.programs.shared import games_of, print_status, progress_line
 from g1jax.settings import Range, Seed, Share, check
 from g1jax.sft.dataset_writer import DatasetWriter, Form
-from g1jax.sft.states import StateSource, count_reasons, draw_states, make_examples
+from g1jax.sft.states import StateSource, draw_states, make_examples
 from g1jax.teachers import Respond, built_in
 from g1jax.teachers.endpoint import ask_endpoint
-from g1jax.terminal import printable
 from g1jax.training.experiments import load_experiment
 
 EXCHANGES = "exchanges"
@@ -27,20 +26,20 @@ EXCHANGES = "exchanges"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Writes a dataset of lessons, for `--cold-start.dataset=…` and for other trainers."""
+    """Writes a dataset of demonstrations, for `--cold-start.dataset=…` and for other trainers."""
 
     out: Path
-    """The dataset's folder. What was cut short goes on here, with the same options."""
+    """The dataset's folder. With the same options, an interrupted program resumes."""
     games: str = ""
-    """Game ids with commas between, each with presets if wanted: `swap,shisen_sho:base+noisy`; or `all`. Empty: those
-    of the experiment, or all."""
+    """Comma-separated game ids, optionally with presets: `swap,shisen_sho:base+noisy`; or `all`. Empty: those of the
+    experiment, or all."""
     experiment: str = ""
-    """Takes the games at this experiment's levels, as a run of it needs them."""
+    """Use the games at this experiment's levels, as its runs need them."""
     states: Annotated[int, Range(1, 10**7)] = 1000
-    """Of each game."""
+    """States of each game."""
     teacher: Literal["expert", "endpoint"] = "expert"
-    """`expert`: the built-in one, whose lessons are all written. `endpoint`: a model, whose lessons are kept where the
-    move earns a reward."""
+    """`expert`: the built-in teacher; all its demonstrations are written. `endpoint`: a model; demonstrations without a
+    reward are dropped."""
     format: Form = "jsonl"
     """`jsonl`: data.jsonl and images. `parquet`: one file, which needs pyarrow."""
     random_moves: Share = 0.5
@@ -50,10 +49,11 @@ class Options:
 
 
 def make_dataset(options: Options) -> Path:
-    """Runs the program; gives the dataset's file.
+    """Runs the program; returns the dataset's file.
 
     Raises:
-        ExperimentError, EvaluationError, LevelError, OSError: what cannot be done, in one line.
+        ExperimentError, EvaluationError, LevelError, OSError: an option is invalid or the program fails; the message is
+            one line.
     """
     check(options, ExperimentError)
     is_remote = options.teacher == "endpoint"
@@ -62,7 +62,7 @@ def make_dataset(options: Options) -> Path:
     source = StateSource(options.states, options.seed, options.random_moves)
     with DatasetWriter(options.out, options.format, _setting(options, games)) as writer:
         if writer.is_done:
-            _say(f"{options.out} is complete already")
+            print_status(f"{options.out} is already complete")
             return writer.file
         teachers: dict[str, Respond] = dict.fromkeys(games, built_in)
         if is_remote:
@@ -73,9 +73,9 @@ def make_dataset(options: Options) -> Path:
                 source.setting(),
                 options.endpoint,
                 options.out / EXCHANGES,
-                _progress("states asked about"),
+                _progress("states"),
             )
-        tell = _progress("lessons")
+        on_progress = _progress("demonstrations")
         for label, game in games.items():
             left_out = []
             for i, row in enumerate(make_examples(game, source, teachers[label], only_rewarded=is_remote), 1):
@@ -83,15 +83,16 @@ def make_dataset(options: Options) -> Path:
                     left_out.append(row)
                 else:
                     writer.add(row)
-                tell(label, i, options.states)
+                on_progress(label, i, options.states)
             if left_out:
-                kept = f"{label}: {options.states - len(left_out)} of {options.states} lessons kept"
-                _say(f"{kept}; left out: {count_reasons(left_out)}")
+                kept = f"{label}: {options.states - len(left_out)} of {options.states} demonstrations kept"
+                reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(left_out).most_common())
+                print_status(f"{kept}; left out: {reasons}")
         return writer.finish()
 
 
 def _games(options: Options) -> dict[str, Game[Any]]:
-    """The games by what they are called."""
+    """The games, by label."""
     if not options.experiment:
         return games_of(options.games)
     e = load_experiment(options.experiment)
@@ -103,7 +104,7 @@ def _games(options: Options) -> dict[str, Game[Any]]:
 
 
 def _setting(options: Options, games: dict[str, Game[Any]]) -> dict[str, Any]:
-    """All that decides the rows."""
+    """Everything that determines the rows."""
     setting: dict[str, Any] = {
         "games": {label: {"game": game.id, "level": describe_level(game)} for label, game in games.items()},
         "states": options.states,
@@ -115,10 +116,6 @@ def _setting(options: Options, games: dict[str, Game[Any]]) -> dict[str, Any]:
 
 
 def _progress(what: str) -> Callable[[str, int, int], None]:
-    """Shows how far each game is: (label, done, total)."""
+    """Prints the progress of each game: (label, done, total)."""
     line = functools.cache(lambda label: progress_line(label, what))
     return lambda label, done, total: line(label)(done, total)
-
-
-def _say(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The command line of the main job: an experiment, typed overrides, errors in one line, several hosts."""
+"""The program `train/main.py`: an experiment with typed overrides, on one or several hosts."""
 
 import dataclasses
 import importlib.util
@@ -31,25 +31,21 @@ SHORT_NAMES = {
 
 
 def main(arguments: Sequence[str], description: str) -> int:
-    """Runs an experiment; gives the exit status: 0, or 1 after a line that says what is wrong."""
+    """Runs an experiment; returns the exit status: 0, 1 after printing an error in one line, or 130 after Ctrl-C."""
     with command_line.own_process():
-        return _main(arguments, description)
-
-
-def _main(arguments: Sequence[str], description: str) -> int:
-    try:
-        experiment = parse(arguments, description)
-        keep_programs()
-        use_cores_for(experiment)
-        _begin_hosts()
-        require_devices()
-        run(experiment, progress=Display() if jax.process_index() == 0 else Progress())
-    except (G1Error, TrainingError, OSError) as error:
-        print(f"error: {command_line.one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped at once; the last checkpoint stands", file=sys.stderr)
-        return 130
+        try:
+            experiment = parse(arguments, description)
+            keep_programs()
+            use_cores_for(experiment)
+            _initialize_distributed()
+            require_devices()
+            run(experiment, progress=Display() if jax.process_index() == 0 else Progress())
+        except (G1Error, TrainingError, OSError) as error:
+            print(f"error: {command_line.one_line(error)}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("stopped immediately; the last checkpoint is kept", file=sys.stderr)
+            return 130
     return 0
 
 
@@ -57,13 +53,12 @@ def parse(arguments: Sequence[str], description: str) -> Experiment:
     """The experiment that `--experiment=…` names, with the other arguments as overrides.
 
     Raises:
-        ExperimentError: there is no such experiment, or an override is unknown, of the wrong type, or no value that its
-            setting can have.
+        ExperimentError: there is no such experiment, or an override is unknown, of the wrong type or out of range.
         SystemExit: `--help`.
     """
-    name, rest = _take("--experiment", list(arguments))
+    name, rest = _pop_option("--experiment", list(arguments))
     default = load_experiment(name or DEFAULT)
-    algorithm, rest = _take("--rl.algorithm", rest)
+    algorithm, rest = _pop_option("--rl.algorithm", rest)
     if algorithm:
         default = dataclasses.replace(default, rl=dataclasses.replace(default.rl, algorithm=make_algorithm(algorithm)))
     try:
@@ -74,8 +69,8 @@ def parse(arguments: Sequence[str], description: str) -> Experiment:
     return experiment
 
 
-def _take(key: str, arguments: list[str]) -> tuple[str, list[str]]:
-    """The value of one argument, empty if it is not there, and the other arguments."""
+def _pop_option(key: str, arguments: list[str]) -> tuple[str, list[str]]:
+    """The value of one option, empty if it is not given, and the other arguments."""
     for i, argument in enumerate(arguments):
         if argument.startswith(f"{key}="):
             return argument.split("=", 1)[1], arguments[:i] + arguments[i + 1 :]
@@ -97,7 +92,7 @@ def _full_name(argument: str) -> str:
 
 
 def use_cores_for(e: Experiment) -> None:
-    """On a CPU: one device a core, or as many as the mesh asks for, or as many as the batches divide among."""
+    """On a CPU: makes one device per core, or as many as fit the mesh and the batch sizes."""
     cold, rl = e.cold_start, e.rl
     rows = (
         e.mesh.data,
@@ -107,33 +102,33 @@ def use_cores_for(e: Experiment) -> None:
     use_cores(math.gcd(*rows), max(e.mesh.fsdp * e.mesh.tensor, 1))
 
 
-def _begin_hosts() -> None:
-    """Joins the other processes of this run, where there are some.
+def _initialize_distributed() -> None:
+    """Connects the processes of this run, if there are several.
 
-    On TPU VMs, and under Slurm, JAX finds them. Elsewhere JAX_COORDINATOR_ADDRESS (host:port of the first process),
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID tell, the same command being started as often.
+    JAX detects them on TPU VMs and under Slurm. Elsewhere, each process needs JAX_COORDINATOR_ADDRESS (host:port of the
+    first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    given = [os.environ.get(name, "") for name in names]
-    if all(given):
-        address, count, index = given
+    values = [os.environ.get(name, "") for name in names]
+    if all(values):
+        address, count, index = values
         numbers = f"{names[1]}={count}, {names[2]}={index}"
-        ExperimentError.require(count.isdecimal() and index.isdecimal(), f"{numbers}: whole numbers are wanted")
-        ExperimentError.require(int(index) < int(count), f"{numbers}: they are counted from 0")
+        ExperimentError.require(count.isdecimal() and index.isdecimal(), f"{numbers}: expected whole numbers")
+        ExperimentError.require(int(index) < int(count), f"{numbers}: process ids start at 0")
         host, _, port = address.rpartition(":")
-        ExperimentError.require(host != "" and port.isdecimal(), f"{names[0]}={address}: host:port is wanted")
-        _join(address, int(count), int(index))
+        ExperimentError.require(host != "" and port.isdecimal(), f"{names[0]}={address}: expected host:port")
+        _connect(address, int(count), int(index))
         return
-    ExperimentError.require(not any(given), f"of {', '.join(names)} all or none must be set")
+    ExperimentError.require(not any(values), f"set all of {', '.join(names)}, or none")
     is_tpu = importlib.util.find_spec("libtpu") is not None and any(map(os.path.exists, ("/dev/accel0", "/dev/vfio/0")))
     tasks = os.environ.get("SLURM_NTASKS") or "1"
-    ExperimentError.require(tasks.isdecimal(), f"SLURM_NTASKS={tasks}: a whole number is wanted")
+    ExperimentError.require(tasks.isdecimal(), f"SLURM_NTASKS={tasks}: expected a whole number")
     if is_tpu or int(tasks) > 1:
-        _join()
+        _connect()
 
 
-def _join(*arguments: Any) -> None:
+def _connect(*arguments: Any) -> None:
     try:
         jax.distributed.initialize(*arguments)
     except (RuntimeError, ValueError) as error:
-        raise ExperimentError(f"the processes of this run do not find each other: {error}") from error
+        raise ExperimentError(f"the processes of this run cannot connect: {error}") from error

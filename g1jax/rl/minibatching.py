@@ -1,4 +1,4 @@
-"""How a rollout is divided: epochs of minibatches, each an optimizer step, of microbatches, whose gradients add up."""
+"""How a rollout is divided: epochs of minibatches (optimizer steps) of microbatches (gradient accumulation)."""
 
 from dataclasses import dataclass
 
@@ -9,30 +9,30 @@ from g1jax.settings import check as check_settings
 
 @dataclass(frozen=True, kw_only=True)
 class Minibatching:
-    """How often and in which portions a rollout is learned from.
+    """Epochs over a rollout, minibatches and microbatches.
 
     Raises:
-        AlgorithmError: a value that the key cannot have.
+        AlgorithmError: a key has an invalid value.
     """
 
     epochs: Size = 1
     minibatches: Size = 1
-    """Optimizer steps an epoch; the groups are shuffled for each epoch."""
+    """Optimizer steps per epoch. The groups are shuffled in each epoch."""
     microbatches: Size = 1
-    """Parts whose gradients add up to a minibatch's: less memory, and on CPU less time."""
+    """Parts of a minibatch whose gradients are accumulated: less memory, and on a CPU less time."""
 
     def __post_init__(self) -> None:
         check_settings(self, AlgorithmError)
 
     def check(self, num_groups: int, game: str) -> None:
-        """Refuses a number of groups that does not divide.
+        """Checks that a game's groups divide into microbatches.
 
         Raises:
-            AlgorithmError: it does not.
+            AlgorithmError: they do not.
         """
         parts = self.minibatches * self.microbatches
         if num_groups % parts:
             raise AlgorithmError(
                 f"{game}: {num_groups} groups do not divide into {self.minibatches} minibatches of {self.microbatches} "
-                f"micro-batches: make the states a multiple of {parts}, or take fewer"
+                f"microbatches: make the number of states a multiple of {parts}, or use fewer parts"
             )

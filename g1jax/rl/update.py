@@ -1,7 +1,7 @@
-"""From rollouts of several games to new params: advantages once, then epochs of minibatches of micro-batches.
+"""From rollouts of several games to new params: advantages once, then epochs of minibatches of microbatches.
 
-A minibatch takes the same share of every game's groups, a micro-batch of every minibatch's. Each game keeps its own
-shapes, so no row is padded to another game's; only masks and figures are, for statistics over all games.
+A minibatch has an equal share of every game's groups, a microbatch of its minibatch's. Each game keeps its own shapes;
+only masks and per-token scalars are padded to a common length, for statistics over all games.
 """
 
 import dataclasses
@@ -32,47 +32,47 @@ from g1jax.vlm.master import apply_updates
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Samples:
-    """The rows of one game, or a part of them, with all that learning needs: leaves [R, …]; frames as in a rollout."""
+    """Rows of one game with everything that a gradient needs: leaves [R, …]; frames as in a rollout."""
 
     frames: Array
     tokens: Array  # int32[R, N]
     batch: Batch
     advantages: Array  # float32[R, N]
-    weights: TokenWeights | None  # [R, N], of a minibatch
+    weights: TokenWeights | None  # [R, N], set in a minibatch
 
 
 def update(
     policy: Policy,
     algorithm: Algorithm,
     optimizer: optax.GradientTransformation,
-    minibatching: Minibatching,
     games: Sequence[Game[Any]],
     params: Params,
-    reference: Params | None,
     opt_state: Pytree,
     rollouts: Sequence[Rollout],
     key: Key,
     *,
     num_samples: int,
+    minibatching: Minibatching,
+    reference: Params | None,
     full_params: Callable[[Params], Params] = lambda params: params,
 ) -> tuple[Params, Pytree, Metrics]:
-    """New params and optimizer state, and the mean of what the steps measured.
+    """New params and optimizer state, and the metrics, averaged over optimizer steps.
 
-    `full_params` makes the model's params of those that are trained, the reference's too: for LoRA.
+    `full_params` maps trained params, also the reference's, to the model's: for LoRA.
 
     Raises:
-        AlgorithmError: the rows do not divide into the passes' parts, or the algorithm cannot learn from them.
+        AlgorithmError: groups do not divide into microbatches, or the algorithm cannot learn from the rollouts.
     """
     samples = _make_samples(
         policy, algorithm, games, None if reference is None else full_params(reference), rollouts, num_samples
     )
-    for game, own in zip(games, samples, strict=True):
-        minibatching.check(own.tokens.shape[0] // num_samples, game.id)
+    for game, rows in zip(games, samples, strict=True):
+        minibatching.check(rows.tokens.shape[0] // num_samples, game.id)
 
-    def learn(carry: tuple[Params, Pytree], key: Key) -> tuple[tuple[Params, Pytree], Metrics]:
+    def epoch(carry: tuple[Params, Pytree], key: Key) -> tuple[tuple[Params, Pytree], Metrics]:
         keys = jax.random.split(key, len(samples))
-        dealt = [_shuffled(own, minibatching, num_samples, key) for own, key in zip(samples, keys, strict=True)]
-        return lax.scan(step, carry, dealt)
+        minibatches = [_shuffle(rows, minibatching, num_samples, key) for rows, key in zip(samples, keys, strict=True)]
+        return lax.scan(step, carry, minibatches)
 
     def step(carry: tuple[Params, Pytree], minibatch: list[Samples]) -> tuple[tuple[Params, Pytree], Metrics]:
         params, opt_state = carry
@@ -81,7 +81,7 @@ def update(
         metrics["gradient_norm"] = optax.tree.norm(grads)
         return (apply_updates(params, updates, opt_state), opt_state), metrics
 
-    (params, opt_state), metrics = lax.scan(learn, (params, opt_state), jax.random.split(key, minibatching.epochs))
+    (params, opt_state), metrics = lax.scan(epoch, (params, opt_state), jax.random.split(key, minibatching.epochs))
     return params, opt_state, jax.tree.map(jnp.mean, metrics)
 
 
@@ -93,7 +93,7 @@ def _make_samples(
     rollouts: Sequence[Rollout],
     num_samples: int,
 ) -> list[Samples]:
-    """What each game's rows are worth: one batch over all games, padded for the statistics, and cut up again."""
+    """Each game's rows with their advantages, which are computed in one padded batch over all games."""
     samples = []
     for i, (game, rollout) in enumerate(zip(games, rollouts, strict=True)):
         mask = rollout.responses.mask & rollout.is_running[:, None]
@@ -104,23 +104,23 @@ def _make_samples(
             logprobs = policy.score(reference, game, rollout.frames, rollout.responses.tokens, mask).logprobs
         game_id = jnp.full(mask.shape[0], i, jnp.int32)
         batch = Batch(mask, rollout.responses.logprobs, logprobs, rollout.returns, game_id)
-        nothing = jnp.zeros(mask.shape, jnp.float32)
-        samples.append(Samples(rollout.frames, rollout.responses.tokens, batch, nothing, None))
+        zeros = jnp.zeros(mask.shape, jnp.float32)
+        samples.append(Samples(rollout.frames, rollout.responses.tokens, batch, zeros, None))
     batch, advantages = prepare(
-        algorithm, _join([own.batch for own in samples]), num_samples=num_samples, num_games=len(games)
+        algorithm, _concatenate([rows.batch for rows in samples]), num_samples=num_samples, num_games=len(games)
     )
     out, start = [], 0
-    for of_game in samples:
-        rows, length = of_game.tokens.shape
-        part = slice(start, start + rows)
-        masked = dataclasses.replace(of_game.batch, response_mask=batch.response_mask[part, :length])
-        out.append(dataclasses.replace(of_game, batch=masked, advantages=advantages[part, :length]))
-        start += rows
+    for rows in samples:
+        count, length = rows.tokens.shape
+        part = slice(start, start + count)
+        masked = dataclasses.replace(rows.batch, response_mask=batch.response_mask[part, :length])
+        out.append(dataclasses.replace(rows, batch=masked, advantages=advantages[part, :length]))
+        start += count
     return out
 
 
-def _join(batches: Sequence[Batch]) -> Batch:
-    """Several games' rows as one batch, padded to the longest response."""
+def _concatenate(batches: Sequence[Batch]) -> Batch:
+    """The rows of several games as one batch, padded to the longest response."""
     longest = max(batch.response_mask.shape[1] for batch in batches)
 
     def pad(leaf: Array) -> Array:
@@ -129,21 +129,21 @@ def _join(batches: Sequence[Batch]) -> Batch:
     return jax.tree.map(lambda *leaves: jnp.concatenate([pad(leaf) for leaf in leaves]), *batches)
 
 
-def _shuffled(samples: Samples, minibatching: Minibatching, num_samples: int, key: Key) -> Samples:
-    """The rows in minibatches of micro-batches, of several minibatches in random order of groups: [M, m, R / Mm, …].
+def _shuffle(samples: Samples, minibatching: Minibatching, num_samples: int, key: Key) -> Samples:
+    """Rows as minibatches of microbatches, [M, m, R / Mm, …]; with several minibatches the groups are shuffled.
 
-    Part i has the groups i, i + parts, …: rows split among devices stay where they are.
+    Part i has the groups i, i + parts, …, so that sharded rows stay on their devices.
     """
     num_rows, parts = samples.tokens.shape[0], (minibatching.minibatches, minibatching.microbatches)
     order = jax.random.permutation(key, num_rows // num_samples) if minibatching.minibatches > 1 else None
 
-    def portion(leaf: Array) -> Array:
-        # A row a response, or of frames one for all responses to a state: groups either way.
+    def split(leaf: Array) -> Array:
+        # Frames have one row per response or per group; both divide into groups.
         groups = leaf.reshape(num_rows // num_samples, -1, *leaf.shape[1:])
         shuffled = split_rows(groups if order is None else groups[order], math.prod(parts))
         return shuffled.reshape(*parts, -1, *leaf.shape[1:])
 
-    return jax.tree.map(portion, samples)
+    return jax.tree.map(split, samples)
 
 
 def _gradient(
@@ -154,9 +154,9 @@ def _gradient(
     params: Params,
     minibatch: list[Samples],
 ) -> tuple[Params, Metrics]:
-    """The gradient of a minibatch, leaves [micro, R, …], added up in float32 over games and micro-batches."""
+    """The gradient and metrics of a minibatch, leaves [m, R, …], summed in float32 over games and microbatches."""
     total: tuple[Params, Metrics] | None = None
-    for game, samples, weights in zip(games, minibatch, _weights(algorithm, minibatch), strict=True):
+    for game, samples, weights in zip(games, minibatch, _token_weights(algorithm, minibatch), strict=True):
 
         def loss(params: Params, samples: Samples, game: Game[Any] = game) -> tuple[Array, Metrics]:
             score = policy.score(full_params(params), game, samples.frames, samples.tokens, samples.batch.response_mask)
@@ -178,9 +178,9 @@ def _gradient(
     return total
 
 
-def _weights(algorithm: Algorithm, minibatch: list[Samples]) -> list[TokenWeights]:
-    """Each game's part, [micro, R, N], of the token weights of the whole minibatch."""
-    masks = [own.batch.response_mask for own in minibatch]
+def _token_weights(algorithm: Algorithm, minibatch: list[Samples]) -> list[TokenWeights]:
+    """Each game's part, [m, R, N], of the token weights of the whole minibatch."""
+    masks = [samples.batch.response_mask for samples in minibatch]
     longest = max(mask.shape[-1] for mask in masks)
     flat = [jnp.pad(m.reshape(-1, m.shape[-1]), ((0, 0), (0, longest - m.shape[-1]))) for m in masks]
     weights = token_weights(algorithm, jnp.concatenate(flat))

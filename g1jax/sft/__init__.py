@@ -1,1 +1,1 @@
-"""Supervised fine-tuning: demonstrations, made fresh or read from a dataset, and the step that learns them."""
+"""Supervised fine-tuning: demonstrations, generated on the fly or read from a dataset, and the supervised step."""

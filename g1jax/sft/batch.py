@@ -1,4 +1,4 @@
-"""Demonstrations as tokens: the batch that a supervised step learns."""
+"""Demonstrations as tokens: the batch of a supervised step."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from g1jax.typing import Array, Pytree
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SFTBatch:
-    """Responses of one game to learn."""
+    """Responses of one game to train on."""
 
     frames: Array  # uint8[B, H, W, 3]
     tokens: Array  # int32[B, N]
-    mask: Array  # bool[B, N], what is not padding
-    is_perception: Array  # bool[B, N], the tokens that say what is on the board
-    facts: Facts | None = None  # None: not asked for
+    mask: Array  # bool[B, N], True except for padding
+    is_perception: Array  # bool[B, N], the tokens that describe the board
+    facts: Facts | None = None  # None: without the facts' loss
 
 
 def to_batch(
@@ -34,7 +34,7 @@ def to_batch(
     demonstrations: Demonstrations,
     place: Callable[[Pytree], Pytree] = jax.device_put,
 ) -> SFTBatch:
-    """A game's demonstrations in tokens; `place` puts the tokens where the frames are."""
+    """Tokenizes a game's demonstrations; `place` moves the tokens to the devices of the frames."""
     columns = (demonstrations.boards, demonstrations.rationales, demonstrations.answers)
     texts = [[text.decode(line) for line in np.asarray(column)] for column in columns]
     responses = [compose(*row) for row in zip(*texts, strict=True)]
@@ -43,12 +43,12 @@ def to_batch(
 
 
 def tokenize(policy: Policy, game: Game[Any], responses: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Whole responses as tokens: int32[B, N], which are there, bool[B, N], and which are of the perception, bool[B, N].
+    """Whole responses as tokens, int32[B, N], with their mask and the perception's, both bool[B, N].
 
-    The perception is what the game reads, with its opening tag. A token that is partly within it counts as part of it.
+    The perception is the text that the game parses, with its opening tag. A token that overlaps it belongs to it.
 
     Raises:
-        ConfigError: a response is longer than the policy may write.
+        ConfigError: a response is longer than the policy's limit.
     """
     tokenizer = policy.tokenizer
     lines = [[*tokens, tokenizer.end_token] for tokens in tokenizer.encode_batch(responses)]
@@ -60,10 +60,10 @@ def tokenize(policy: Policy, game: Game[Any], responses: Sequence[str]) -> tuple
 
 
 def tokens_of(tag: str, pieces: Sequence[bytes]) -> tuple[int, int]:
-    """Which pieces of a text hold its first `<tag>…`, without the closing tag: from the first until before the second.
+    """The range [start, end) of the pieces that cover a text's first `<tag>…`, without the closing tag.
 
-    The fewest that cover it; (0, 0) where there is none. Offsets are in bytes of the text that the pieces make, so it
-    does not matter how a tokenizer splits tags, spaces or characters, or whether it normalized the text first.
+    (0, 0) if there is none. Offsets count bytes of the concatenated pieces, so it does not matter how a tokenizer
+    splits tags, spaces or characters, or whether it normalizes the text first.
 
     >>> tokens_of(PERCEPTION, [b"<perc", b"eption>", b"2 | ", b"4</", b"perception>", b"<think>"])
     (0, 4)

@@ -1,12 +1,12 @@
-"""Lessons on disk: what a teacher saw, thought and did, in the chat form that TRL and LLaMA-Factory read as well.
+"""Demonstrations on disk, in the chat format that TRL and LLaMA-Factory also read.
 
-A dataset is a folder with `data.jsonl` and `images/`, or with `data.parquet`, which holds the images too. A row has
+A dataset is a folder with `data.jsonl` and `images/`, or with `data.parquet`, which includes the images. A row has
 
     messages  [{"role": "user", "content": "<image>" + the prompt}, {"role": "assistant", "content": the response}]
-    images    one, beside the messages: a path relative to the folder, or in parquet {"bytes", "path"}
-    game, board, action, reward, level   whose it is: the level as JSON, the others as the game says them
+    images    a list of one: a path relative to the folder, or in parquet {"bytes", "path"}
+    game, board, action, reward, level   the state and the move; the level is JSON
 
-`game`, `messages` and `images` are what the cold start reads; a run shows the prompt of its own level.
+The cold start reads `game`, `messages` and `images`; a run uses the prompt of its own level.
 """
 
 import contextlib
@@ -36,12 +36,12 @@ JSONL, PARQUET, IMAGES = "data.jsonl", "data.parquet", "images"
 _MAX_LINE = 4 * 2**20  # bytes; a row is a few thousand
 
 Record = dict[str, Any]
-"""A row as JSON has it."""
+"""A row as parsed JSON."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A lesson and whose it is."""
+    """A demonstration, with its game, level and state."""
 
     game: str
     level: str  # JSON
@@ -53,7 +53,7 @@ class Example:
     frame: HostImages  # uint8[H, W, 3]
 
     def record(self, image: str) -> Record:
-        """As a line of `data.jsonl`, its image in the file of this name."""
+        """As a line of `data.jsonl`; `image` is the name of its image file."""
         messages = [("user", IMAGE_PLACEHOLDER + self.prompt), ("assistant", self.response)]
         return {
             "messages": [{"role": role, "content": content} for role, content in messages],
@@ -68,10 +68,10 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """The lessons of one game: what is read out of its rows, and their images where they lie."""
+    """The demonstrations of one game. Images are decoded when a batch needs them."""
 
     game: Game[Any]
-    places: list[str]  # where each row stands, for messages
+    places: list[str]  # file and line of each row, for messages
     responses: list[str]
     images: list[Path | bytes]
 
@@ -81,32 +81,31 @@ class Dataset:
     def batch(
         self, policy: Policy, seed: int, step: int, count: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The lessons of a step: frames uint8[B, H, W, 3], then as `tokenize` gives them."""
+        """The demonstrations of a step: frames uint8[B, H, W, 3], then what `tokenize` returns."""
         rows = rows_of_step(seed, self.game.id, len(self), step, count)
         frames = np.stack([_frame(self.images[i], self.places[i], self.game.frame_shape) for i in rows])
         return frames, *tokenize(policy, self.game, [self.responses[i] for i in rows])
 
 
 def rows_of_step(seed: int, game_id: str, num_rows: int, step: int, count: int) -> np.ndarray:
-    """Which rows of a game a step learns, int[count]: all of them once, in an order of chance, then all of them anew.
+    """The rows of a game that a step trains on, int[count]; every epoch shuffles all rows.
 
-    It follows from the arguments alone, so a run that goes on reads what it would have read.
+    Depends on the arguments alone, so a resumed run reads the same rows.
     """
-    places = np.arange(step * count, (step + 1) * count)
-    epochs = places // num_rows
+    positions = np.arange(step * count, (step + 1) * count)
+    epochs = positions // num_rows
     rows = [
         np.random.default_rng((seed % 2**32, zlib.crc32(game_id.encode()), epoch)).permutation(num_rows)
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
     ]
-    return np.concatenate(rows)[places - epochs[0] * num_rows]
+    return np.concatenate(rows)[positions - epochs[0] * num_rows]
 
 
 def read_dataset(folder: Path, games: Sequence[Game[Any]], policy: Policy) -> tuple[Dataset, ...]:
-    """The lessons of each game; rows of games that are not asked for are passed over.
+    """The demonstrations of each game; rows of other games are skipped.
 
     Raises:
-        ExperimentError: there is no dataset, or one that these games and this policy cannot learn from; the message
-            names the row.
+        ExperimentError: there is no dataset, or a row does not fit these games or this policy; the message names it.
     """
     found: dict[str, list[tuple[str, str, Path | bytes]]] = {game.id: [] for game in games}
     shapes = {game.id: game.frame_shape for game in games}
@@ -122,7 +121,7 @@ def read_dataset(folder: Path, games: Sequence[Game[Any]], policy: Policy) -> tu
     for game in games:
         rows = found[game.id]
         ExperimentError.require(
-            len(rows) > 0, f"{folder}: no row of {game.id}: leave the game out, or make a dataset with it"
+            len(rows) > 0, f"{folder}: no row of {game.id}: leave the game out, or make a dataset that has it"
         )
         places, responses, images = map(list, zip(*rows, strict=True))
         datasets.append(Dataset(game, places, responses, images))
@@ -130,14 +129,14 @@ def read_dataset(folder: Path, games: Sequence[Game[Any]], policy: Policy) -> tu
     return tuple(datasets)
 
 
-# A row's parts
+# Parsing rows
 
 
 def _records(folder: Path) -> Iterator[tuple[str, Record]]:
-    """Every row, and where it stands."""
+    """Every row, with its file and line."""
     ExperimentError.require(folder.is_dir(), f"cold_start.dataset={str(folder)!r}: no such folder")
     files = [folder / name for name in (JSONL, PARQUET) if (folder / name).is_file()]
-    ExperimentError.require(len(files) > 0, f"{folder} is no dataset: it has neither {JSONL} nor {PARQUET}")
+    ExperimentError.require(len(files) > 0, f"{folder} is not a dataset: it has neither {JSONL} nor {PARQUET}")
     ExperimentError.require(len(files) == 1, f"{folder} has both {JSONL} and {PARQUET}: remove one")
     file = files[0]
     if file.name == PARQUET:
@@ -146,21 +145,21 @@ def _records(folder: Path) -> Iterator[tuple[str, Record]]:
         return
     for number, record in read_json_lines(file, max_line_bytes=_MAX_LINE, error=ExperimentError):
         place = f"{file}:{number}"
-        ExperimentError.require(isinstance(record, dict), f"{place}: not a row but {type(record).__name__}")
+        ExperimentError.require(isinstance(record, dict), f"{place}: not an object but {type(record).__name__}")
         yield place, record
 
 
 def _response(record: Record, place: str) -> str:
-    """What the assistant says to the one image."""
+    """The assistant's text."""
     messages = record.get("messages")
     is_chat = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
-    said = [(message.get("role"), message.get("content")) for message in messages] if is_chat and messages else []
+    turns = [(message.get("role"), message.get("content")) for message in messages] if is_chat and messages else []
     ExperimentError.require(
-        [role for role, _ in said] == ["user", "assistant"] and all(isinstance(content, str) for _, content in said),
-        f"{place}: messages are not one of the user and one of the assistant, each a text",
+        [role for role, _ in turns] == ["user", "assistant"] and all(isinstance(content, str) for _, content in turns),
+        f"{place}: messages must be one of the user and one of the assistant, each with a string as content",
     )
-    question, response = (content for _, content in said)
-    count = question.count(IMAGE_PLACEHOLDER)
+    prompt, response = (content for _, content in turns)
+    count = prompt.count(IMAGE_PLACEHOLDER)
     ExperimentError.require(count == 1, f"{place}: the user's text has {IMAGE_PLACEHOLDER} {count} times, not once")
     ExperimentError.require(
         has_tags_in_order(response),
@@ -171,7 +170,7 @@ def _response(record: Record, place: str) -> str:
 
 def _image(record: Record, place: str, folder: Path) -> Path | bytes:
     images = record.get("images")
-    ExperimentError.require(isinstance(images, list) and len(images) == 1, f"{place}: images are not a list of one")
+    ExperimentError.require(isinstance(images, list) and len(images) == 1, f"{place}: images must be a list of one")
     image = images[0] if images else None
     if isinstance(image, dict):
         image = image.get("bytes") or image.get("path")
@@ -180,7 +179,7 @@ def _image(record: Record, place: str, folder: Path) -> Path | bytes:
 
 
 def _check_image(image: Path | bytes, place: str, shape: tuple[int, int, int]) -> None:
-    """Finds what would stop a run later: an image that is damaged, or of another size."""
+    """Refuses an image that is damaged or of another size, which would stop a run later."""
     with _opened(image, place, shape) as picture:
         picture.verify()
 
@@ -192,13 +191,13 @@ def _frame(image: Path | bytes, place: str, shape: tuple[int, int, int]) -> Host
 
 @contextlib.contextmanager
 def _opened(image: Path | bytes, place: str, shape: tuple[int, int, int]) -> Iterator[Image.Image]:
-    """An image of a frame's size, not decoded yet."""
+    """An image of a frame's size, not yet decoded."""
     height, width, _ = shape
     with open_image(image, place, error=ExperimentError) as picture:
         ExperimentError.require(
             picture.size == (width, height),
-            f"{place}: an image of {picture.width}×{picture.height} pixels, and the game's frames have "
-            f"{width}×{height}: make the dataset at the level that is trained",
+            f"{place}: an image of {picture.width}×{picture.height} pixels, but the game's frames have "
+            f"{width}×{height}: make the dataset at the level of the run",
         )
         yield picture
 
@@ -208,12 +207,12 @@ def _check_lengths(datasets: Sequence[Dataset], policy: Policy) -> None:
         lines = [policy.tokenizer.encode_batch(dataset.responses, dataset.places) for dataset in datasets]
     except ConfigError as error:
         raise ExperimentError(str(error)) from None
-    lengths = [np.array([len(tokens) + 1 for tokens in of_game]) for of_game in lines]  # and the end
+    lengths = [np.array([len(tokens) + 1 for tokens in of_game]) for of_game in lines]  # + end token
     longest = max(int(of_game.max()) for of_game in lengths)
     for dataset, of_game in zip(datasets, lengths, strict=True):
         limit, row = policy.max_new_tokens(dataset.game), int(of_game.argmax())
         ExperimentError.require(
             bool(of_game[row] <= limit),
-            f"{dataset.places[row]}: a response of {of_game[row]} tokens, and {dataset.game.id} has room for {limit}: "
+            f"{dataset.places[row]}: a response of {of_game[row]} tokens, but {dataset.game.id} allows {limit}: "
             f"give --max-new-tokens={longest}, or leave the row out",
         )

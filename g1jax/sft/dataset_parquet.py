@@ -1,4 +1,4 @@
-"""Datasets as parquet, the way Hugging Face's `datasets` writes them: it finds the images by what the schema says."""
+"""Datasets as parquet, as Hugging Face's `datasets` writes them: the schema's metadata marks the images."""
 
 import itertools
 import json
@@ -15,8 +15,8 @@ from g1jax.errors import ExperimentError
 from g1jax.foreign import parse_json
 from g1jax.sft import parquet_child
 
-_ROWS = 256  # of a group; a reader takes a whole group into memory
-_MAX_TEXT, _MAX_IMAGE, _MAX_BLOBS = 2**22, 2**24, 16  # of a row: bytes, bytes, and how many images
+_ROWS = 256  # per row group; readers load a whole group into memory
+_MAX_TEXT, _MAX_IMAGES, _MAX_BLOBS = 2**22, 2**24, 16  # per row: bytes of text, bytes and number of images
 _TEXT = {"dtype": "string", "_type": "Value"}
 FEATURES: dict[str, Any] = {
     "messages": [{"role": _TEXT, "content": _TEXT}],
@@ -27,7 +27,7 @@ FEATURES: dict[str, Any] = {
     "reward": {"dtype": "float32", "_type": "Value"},
     "level": _TEXT,
 }
-"""The columns, as `datasets` names their kinds; lists in the older of its two ways, which all its versions read."""
+"""The column types in the notation of `datasets`; lists in the older of its two notations, which all versions read."""
 
 
 def require_pyarrow() -> tuple[ModuleType, ModuleType]:
@@ -45,7 +45,7 @@ def require_pyarrow() -> tuple[ModuleType, ModuleType]:
 
 
 def write(file: Path, records: Sequence[dict[str, Any]]) -> None:
-    """All rows, or what was there before. `records` name their images relative to the file's folder."""
+    """Writes all rows, atomically. `records` name their images relative to the file's folder."""
     arrow, parquet = require_pyarrow()
     schema = _schema(arrow)
     draft = file.with_suffix(".part")
@@ -60,13 +60,13 @@ def write(file: Path, records: Sequence[dict[str, Any]]) -> None:
 
 
 def read(file: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows, with these columns, which are texts and bytes in lists and structs.
+    """The rows, with these columns, which hold strings and bytes in lists and structs.
 
-    A parquet file may be a millionth of what it holds, so what is read of it is bounded by its own size. Equal bytes of
-    different rows are one object, as in the file. Another process reads it, since pyarrow may end the one that does.
+    A parquet file can expand a million times, so rows and bytes are bounded by its size. Equal values of different rows
+    are one object, as in the file. A child process reads the file, since pyarrow aborts on some damaged ones.
 
     Raises:
-        ExperimentError: pyarrow is not installed, or the file is damaged, holds something else or expands too far.
+        ExperimentError: pyarrow is not installed, or the file is damaged, holds other types or expands too far.
     """
     require_pyarrow()
     size = file.stat().st_size
@@ -83,14 +83,14 @@ def read(file: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         try:
             for row in _received(child.stdout, file):
                 yield shared.of(row)
-                is_bounded = shared.size <= max_bytes and shared.seen <= 4 * max_bytes
-                ExperimentError.require(is_bounded, f"{file}: more than {max_bytes} bytes in {size}")
+                is_bounded = shared.distinct_size <= max_bytes and shared.total_size <= 4 * max_bytes
+                ExperimentError.require(is_bounded, f"{file}: more than {max_bytes} bytes, from {size}")
         finally:
             child.kill()
 
 
 def _received(stream: IO[bytes], file: Path) -> Iterator[dict[str, Any]]:
-    """The rows that the other process sends, until it says that there are no more."""
+    """The rows that the child process sends, up to its end message."""
     for number in itertools.count():
         where = f"{file}, row {number}"
 
@@ -106,11 +106,11 @@ def _received(stream: IO[bytes], file: Path) -> Iterator[dict[str, Any]]:
             length <= _MAX_TEXT and num_blobs <= _MAX_BLOBS, f"{where}: a row of {length} bytes of text"
         )
         lengths = struct.unpack(f"<{num_blobs}I", take(4 * num_blobs))
-        ExperimentError.require(sum(lengths) <= _MAX_IMAGE, f"{where}: images of {sum(lengths)} bytes")
+        ExperimentError.require(sum(lengths) <= _MAX_IMAGES, f"{where}: images of {sum(lengths)} bytes")
         text = take(length)
         if is_end:
-            said = text.decode("utf-8", "replace")
-            ExperimentError.require(not said, f"{file} cannot be read: {said}")
+            problem = text.decode("utf-8", "replace")
+            ExperimentError.require(not problem, f"{file} cannot be read: {problem}")
             return
         yield _with_bytes(parse_json(text, where, error=ExperimentError), [take(count) for count in lengths])
 
@@ -122,14 +122,14 @@ def _with_bytes(value: Any, blobs: Sequence[bytes]) -> Any:
 
 
 class _Shared:
-    """Equal texts and equal bytes as one object; the size of the different ones, and of all that was seen."""
+    """Makes equal strings and bytes one object; counts the size of the distinct values, and of all."""
 
     def __init__(self) -> None:
-        self.size = self.seen = 0
+        self.distinct_size = self.total_size = 0
         self._values: dict[str | bytes, str | bytes] = {}
 
     def of(self, value: Any) -> Any:
-        """A value whose texts and bytes are shared."""
+        """The value, with shared strings and bytes."""
         if isinstance(value, dict):
             return {key: self.of(item) for key, item in value.items()}
         if isinstance(value, list):
@@ -137,8 +137,8 @@ class _Shared:
         if not isinstance(value, str | bytes):
             return value
         known = self._values.setdefault(value, value)
-        self.size += len(value) if known is value else 0
-        self.seen += len(value)
+        self.distinct_size += len(value) if known is value else 0
+        self.total_size += len(value)
         return known
 
 

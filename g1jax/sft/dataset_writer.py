@@ -1,4 +1,4 @@
-"""Writes a dataset row by row, so that what was cut short goes on where it stopped."""
+"""Writes a dataset row by row; an interrupted program resumes where it stopped."""
 
 import contextlib
 import json
@@ -18,18 +18,18 @@ from g1jax.sft.dataset import IMAGES, JSONL, PARQUET, Example, Record
 Form = Literal["jsonl", "parquet"]
 ABOUT, LLAMA_FACTORY, JOURNAL = "about.json", "dataset_info.json", "rows.jsonl.part"
 NAME = "g1jax"
-"""What LLaMA-Factory calls a dataset whose folder is its `dataset_dir`."""
+"""The dataset's name in LLaMA-Factory, with the folder as `dataset_dir`."""
 
 
 class DatasetWriter:
-    """The files of one dataset. `data.jsonl` or `data.parquet` is there when all of it is."""
+    """The files of one dataset. `data.jsonl` or `data.parquet` exists once the dataset is complete."""
 
     def __init__(self, folder: Path, form: Form, setting: dict[str, Any]) -> None:
-        """Begins, or goes on. `setting` is all that decides the rows.
+        """Starts or resumes a dataset. `setting` is everything that determines the rows.
 
         Raises:
             ExperimentError: pyarrow is needed and not installed, or the folder cannot be written.
-            EvaluationError: the folder has, or another process makes, a dataset of another setting.
+            EvaluationError: the folder has a dataset with another setting, or another process is writing to it.
         """
         if form == "parquet":
             dataset_parquet.require_pyarrow()
@@ -49,7 +49,7 @@ class DatasetWriter:
 
     @property
     def file(self) -> Path:
-        """What is there in the end."""
+        """The file of the complete dataset."""
         return self.folder / (JSONL if self._form == "jsonl" else PARQUET)
 
     def __enter__(self) -> Self:
@@ -62,10 +62,10 @@ class DatasetWriter:
             self._journal.__exit__(kind, error, trace)
 
     def add(self, row: Example) -> None:
-        """Writes the next row, unless it stands there already.
+        """Writes the next row, unless it was written before.
 
         Raises:
-            ExperimentError: another row stands in its place.
+            ExperimentError: the row written before is a different one.
         """
         assert self._journal is not None
         number = self._counts[row.game] = self._counts.get(row.game, -1) + 1
@@ -75,16 +75,16 @@ class DatasetWriter:
             known = self._known[len(self._records) - 1]
             ExperimentError.require(
                 known == record,
-                f"{self._journal.path}: row {len(self._records)} is not the one that is made now: another version of "
-                "the game or the teacher made it, use another --out",
+                f"{self._journal.path}: row {len(self._records)} differs from the one generated now: another version "
+                "of the game or the teacher wrote it; use another --out",
             )
             return
         Image.fromarray(row.frame).save(self.folder / record["images"][0])
         self._journal.append(record)
 
     def finish(self) -> Path:
-        """Makes the dataset of the rows; gives its file."""
-        ExperimentError.require(len(self._records) > 0, f"{self.folder}: there is no row to write")
+        """Writes the dataset from the rows; returns its file."""
+        ExperimentError.require(len(self._records) > 0, f"{self.folder}: there are no rows to write")
         write_atomically(self.folder / ABOUT, json.dumps(self._setting, indent=1) + "\n")
         file = self.file
         write_atomically(self.folder / LLAMA_FACTORY, json.dumps(llama_factory(file.name), indent=1) + "\n")
@@ -94,7 +94,7 @@ class DatasetWriter:
             dataset_parquet.write(file, self._records)
             for record in self._records:
                 (self.folder / record["images"][0]).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # somebody else's files
+            with contextlib.suppress(OSError):  # not empty: it has files of others
                 (self.folder / IMAGES).rmdir()
         (self.folder / JOURNAL).unlink()
         self.is_done = True
@@ -102,14 +102,14 @@ class DatasetWriter:
 
 
 def llama_factory(file_name: str) -> dict[str, Any]:
-    """What tells LLaMA-Factory how to read the rows."""
+    """The description of the rows for LLaMA-Factory."""
     tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
     columns = {"messages": "messages", "images": "images"}
     return {NAME: {"file_name": file_name, "formatting": "sharegpt", "columns": columns, "tags": tags}}
 
 
 def _about(folder: Path) -> dict[str, Any]:
-    message = f"{folder} has a dataset that this program did not make: use another --out"
+    message = f"{folder} holds a dataset that this program did not make: use another --out"
     try:
         about = read_json(folder / ABOUT)
     except ForeignError as error:

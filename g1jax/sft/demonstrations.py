@@ -1,4 +1,4 @@
-"""Demonstrations, made fresh on the device: states, and what the built-in teacher sees, thinks and does in them."""
+"""Demonstrations generated on the device: states, and the built-in teacher's responses to them."""
 
 import functools
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from g1jax.vlm.sharding import BATCH, constrain
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Demonstrations:
-    """What the teacher says to a batch of states of one game, as bytes."""
+    """The teacher's responses to a batch of states of one game, as bytes."""
 
     frames: Array  # uint8[B, H, W, 3]
     boards: Array  # uint8[B, L], true board texts
@@ -30,12 +30,12 @@ class Demonstrations:
 def next_demonstrations(
     envs: tuple[Batch, ...], random_moves: float, states: tuple[BatchState, ...], key: Key, *, has_facts: bool = False
 ) -> tuple[tuple[BatchState, ...], tuple[Demonstrations, ...]]:
-    """A demonstration in every environment's state, and the states after a move: a random legal one or the teacher's.
+    """A demonstration for every environment's state, and the states after a move: a random legal one or the teacher's.
 
-    The share of random moves rises evenly over the environments of a game, from 0 to twice `random_moves`: from states
-    that the teacher reaches to states that random play reaches.
+    The share of random moves rises linearly over the environments of a game, from 0 to twice `random_moves`: from
+    states that the teacher reaches to states that random play reaches.
     """
-    after, demonstrations = [], []
+    next_states, demonstrations = [], []
     for i, (env, state) in enumerate(zip(envs, states, strict=True)):
         teach_key, move_key, coin_key, step_key = jax.random.split(keys.of_game(key, i), 4)
         game, inner = env.game, state.states
@@ -50,10 +50,10 @@ def next_demonstrations(
         shares = jnp.clip(jnp.linspace(0.0, 2.0 * random_moves, env.num_envs, dtype=jnp.float32), 0.0, 1.0)
         is_random = jax.random.bernoulli(coin_key, shares)
         actions = jnp.where(is_random, env.sample_actions(inner, move_key), actions)
-        after.append(env.step(state, actions, step_key)[0])
-    return tuple(after), tuple(demonstrations)
+        next_states.append(env.step(state, actions, step_key)[0])
+    return tuple(next_states), tuple(demonstrations)
 
 
 def _replicated(x: Array) -> Array:
-    """Whole on every device of the mesh, so that every process can read it."""
+    """A copy on every device of the mesh, so that every process can read it."""
     return constrain(x, *[None] * x.ndim)

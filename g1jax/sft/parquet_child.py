@@ -1,12 +1,12 @@
-"""Reads a parquet file in a process of its own: a script, which `dataset_parquet` runs.
+"""Reads a parquet file in a process of its own: the script that `dataset_parquet` runs.
 
-pyarrow is C++, and some damaged files end the process that reads them, or take all its memory. Here that is the end of
-this process alone, which may take a gigabyte, and seconds that follow from the file's size.
+pyarrow is C++, and some damaged files crash the process that reads them, or exhaust its memory. This process is limited
+to a gigabyte of memory, and to seconds in proportion to the file's size.
 
     python parquet_child.py FILE COLUMNS MAX_ROWS MAX_BYTES
 
-On standard output, for each row: the lengths of a text and of the bytes in it, the text, which is JSON with `{"": i}`
-for the i-th bytes, and the bytes. Then one such message more, whose text is what went wrong, or nothing.
+Standard output has one message per row: the lengths of a text and of its blobs, the text, which is JSON with `{"": i}`
+in place of the i-th blob, and the blobs. The end message's text is the error, or empty.
 """
 
 import contextlib
@@ -19,22 +19,22 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, BinaryIO
 
-_ROWS = 16  # at a time: each may hold the largest image
+_ROWS = 16  # per batch: each may hold an image of the largest size
 _MAX_MEMORY = 2**30
 
 
 def send(out: BinaryIO, text: str, blobs: Sequence[bytes] = (), is_end: bool = False) -> None:
-    """A message: a row, or the end."""
+    """Sends a message: a row, or the end."""
     raw = text.encode()
     out.write(struct.pack(f"<III{len(blobs)}I", is_end, len(raw), len(blobs), *map(len, blobs)))
     out.writelines([raw, *blobs])
 
 
 def main(file: str, columns: Sequence[str], max_rows: int, max_bytes: int) -> None:
-    """Sends the rows of a file, and whether that went well."""
+    """Sends the rows of a file, then the end message."""
     out = sys.stdout.buffer
     try:
-        _limit(os.path.getsize(file))  # noqa: PTH202  (a script without imports of its own)
+        _limit_resources(os.path.getsize(file))  # noqa: PTH202
         import pyarrow
         import pyarrow.parquet
 
@@ -46,11 +46,11 @@ def main(file: str, columns: Sequence[str], max_rows: int, max_bytes: int) -> No
         send(out, "", is_end=True)
 
 
-def _limit(size: int) -> None:
+def _limit_resources(size: int) -> None:
     seconds = 20 + size // 2**20
-    for kind, most in ((resource.RLIMIT_DATA, _MAX_MEMORY), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0)):
+    for kind, limit in ((resource.RLIMIT_DATA, _MAX_MEMORY), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0)):
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(kind, (most, most))
+            resource.setrlimit(kind, (limit, limit))
 
 
 def _check_and_send(
@@ -58,13 +58,13 @@ def _check_and_send(
 ) -> None:
     with arrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=2**20) as source:
         if source.metadata.num_rows > max_rows:
-            raise ValueError(f"{source.metadata.num_rows} rows, and at most {max_rows} are read of so many bytes")
+            raise ValueError(f"{source.metadata.num_rows} rows; the limit for a file of this size is {max_rows}")
         for column in source.schema_arrow:
             if column.name in columns and not _is_plain(arrow, column.type, depth=4):
-                raise ValueError(f"the column {column.name} holds no texts or bytes: {str(column.type)[:80]}")
+                raise ValueError(f"column {column.name} does not hold strings or bytes: {str(column.type)[:80]}")
         unpacked = _unpacked_size(source.metadata, columns)
         if unpacked > max_bytes:
-            raise ValueError(f"{unpacked} bytes unpacked, and at most {max_bytes} are read of so many bytes")
+            raise ValueError(f"{unpacked} bytes unpacked; the limit for a file of this size is {max_bytes}")
         for batch in source.iter_batches(_ROWS, columns=list(columns), use_threads=False):
             for row in batch.to_pylist():
                 blobs: list[bytes] = []
@@ -73,19 +73,19 @@ def _check_and_send(
 
 
 def _unpacked_size(metadata: Any, columns: Sequence[str]) -> int:
-    """Of these columns, as the file says."""
+    """Bytes of these columns, as declared by the file."""
     total = 0
     for group in range(metadata.num_row_groups):
-        of_group = metadata.row_group(group)
-        for i in range(of_group.num_columns):
-            column = of_group.column(i)
+        row_group = metadata.row_group(group)
+        for i in range(row_group.num_columns):
+            column = row_group.column(i)
             if column.path_in_schema.split(".")[0] in columns:
                 total += column.total_uncompressed_size
     return total
 
 
 def _is_plain(arrow: ModuleType, kind: Any, depth: int) -> bool:
-    """Whether a column's type is text, bytes, or lists and structs of them."""
+    """Whether a column's type is string, bytes, or lists and structs of them."""
     types = arrow.types
     if types.is_dictionary(kind):
         return _is_plain(arrow, kind.value_type, 0)

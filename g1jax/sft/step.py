@@ -25,28 +25,29 @@ def supervised_step(
     policy: Policy,
     optimizer: optax.GradientTransformation,
     games: Sequence[Game[Any]],
-    see_weight: float,
-    num_micro: int,
     params: Params,
     opt_state: Pytree,
     batches: Sequence[SFTBatch],
+    *,
+    see_weight: float,
+    num_micro: int,
     full_params: Callable[[Params], Params] = lambda params: params,
     facts_weight: float = 0.0,
 ) -> tuple[Params, Pytree, Metrics]:
-    """New params and optimizer state, and by game the loss and how often the likeliest token is the teacher's.
+    """New params and optimizer state, and metrics by game: the loss, and nats per token of perception and reasoning.
 
-    The loss is the mean over games of the mean over tokens, those of the perception counted `see_weight` times, and
-    `facts_weight` times the loss of the facts, where the batches have them and `params` the heads.
+    The loss is the mean over games of the mean over tokens, with weight `see_weight` on those of the perception, plus
+    `facts_weight` times the loss of the facts, where the batches have facts and `params` the heads.
     """
     grads: Params | None = None
     metrics: Metrics = {}
     for game, batch in zip(games, batches, strict=True):
         weights = jnp.where(batch.is_perception, see_weight, 1.0) * batch.mask.astype(jnp.float32)
         weights = weights / (jnp.sum(weights) * len(games))
-        share = facts_weight / len(games)
-        own, figures = _gradient(policy, game, share, num_micro, full_params, params, batch, weights)
-        grads = own if grads is None else jax.tree.map(jnp.add, grads, own)
-        metrics |= {f"{game.id}/{name}": value for name, value in _rates(figures, len(games)).items()}
+        game_facts_weight = facts_weight / len(games)
+        game_grads, sums = _gradient(policy, game, game_facts_weight, num_micro, full_params, params, batch, weights)
+        grads = game_grads if grads is None else jax.tree.map(jnp.add, grads, game_grads)
+        metrics |= {f"{game.id}/{name}": value for name, value in _metrics(sums, len(games)).items()}
     updates, opt_state = optimizer.update(grads, opt_state, params)
     metrics["gradient_norm"] = optax.tree.norm(grads)
     return apply_updates(params, updates, opt_state), opt_state, metrics
@@ -62,27 +63,27 @@ def _gradient(
     batch: SFTBatch,
     weights: Array,
 ) -> tuple[Params, dict[str, Array]]:
-    """The gradient of one game's share of the loss, its micro-batches added up in float32, and sums of figures."""
+    """The gradient of one game's share of the loss, summed over microbatches in float32, and sums for its metrics."""
 
     def loss(params: Params, part: tuple[SFTBatch, Array]) -> tuple[Array, dict[str, Array]]:
         batch, weights = part
-        own = full_params(params)
-        seen_tokens = vlm.see(policy.config, own, batch.frames)
-        score = policy.score(own, game, batch.frames, batch.tokens, batch.mask, seen_tokens)
+        model_params = full_params(params)
+        visual_tokens = vlm.see(policy.config, model_params, batch.frames)
+        score = policy.score(model_params, game, batch.frames, batch.tokens, batch.mask, visual_tokens)
         loss = -jnp.sum(score.logprobs * weights)
-        facts: Metrics = {}
+        facts_metrics: Metrics = {}
         total = loss
         if batch.facts is not None:
-            facts_own, facts = facts_loss(params[HEADS][game.id], seen_tokens, batch.facts)
-            total += facts_weight / num_micro * facts_own
-        seen, said = batch.is_perception & batch.mask, ~batch.is_perception & batch.mask
+            loss_of_facts, facts_metrics = facts_loss(params[HEADS][game.id], visual_tokens, batch.facts)
+            total += facts_weight / num_micro * loss_of_facts
+        perception, reasoning = batch.is_perception & batch.mask, ~batch.is_perception & batch.mask
         return total, {
-            **{name: value / num_micro for name, value in facts.items()},
+            **{name: value / num_micro for name, value in facts_metrics.items()},
             "loss": loss,
-            "seen_nats": -jnp.sum(jnp.where(seen, score.logprobs, 0.0)),
-            "said_nats": -jnp.sum(jnp.where(said, score.logprobs, 0.0)),
-            "seen": jnp.sum(seen.astype(jnp.float32)),
-            "said": jnp.sum(said.astype(jnp.float32)),
+            "perception_nats": -jnp.sum(jnp.where(perception, score.logprobs, 0.0)),
+            "reasoning_nats": -jnp.sum(jnp.where(reasoning, score.logprobs, 0.0)),
+            "perception_tokens": jnp.sum(perception.astype(jnp.float32)),
+            "reasoning_tokens": jnp.sum(reasoning.astype(jnp.float32)),
         }
 
     def add(carry: Any, part: tuple[SFTBatch, Array]) -> tuple[Any, None]:
@@ -96,11 +97,9 @@ def _gradient(
     return total
 
 
-def _rates(figures: dict[str, Array], num_games: int) -> Metrics:
-    """Nats a token of what the policy thinks of the perception and of the rest."""
+def _metrics(sums: dict[str, Array], num_games: int) -> Metrics:
     return {
-        **{name: figures[name] for name in ("facts_loss", "facts_right", "best_pair_legal") if name in figures},
-        "loss": figures["loss"] * num_games,
-        "perception_nats": figures["seen_nats"] / figures["seen"],
-        "reasoning_nats": figures["said_nats"] / figures["said"],
+        **{name: sums[name] for name in ("facts_loss", "facts_right", "best_pair_legal") if name in sums},
+        "loss": sums["loss"] * num_games,
+        **{f"{part}_nats": sums[f"{part}_nats"] / sums[f"{part}_tokens"] for part in ("perception", "reasoning")},
     }

@@ -1,4 +1,4 @@
-"""Teachers: what is said about a state, for demonstrations."""
+"""Teachers: a move and a rationale for a state, for demonstrations."""
 
 from g1jax.teachers.budget import token_budgets
 from g1jax.teachers.core import Reply, Respond, StateBatch, Teacher, built_in, register_teacher, teach

@@ -1,4 +1,4 @@
-"""How many tokens a response takes, measured on the teacher's."""
+"""Token budgets for responses, measured on the teacher's."""
 
 import functools
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ from g1jax.typing import Key, Pytree
 from g1jax.vlm import Tokenizer
 
 _NUM_STATES = 64
-_SPARE = 1.25
+_MARGIN = 1.25
 
 
 def token_budgets(tokenizer: Tokenizer, games: Sequence[Game[Any]]) -> tuple[tuple[Game[Any], int], ...]:
-    """The tokens that a response may have, by game: the longest of 64 demonstrations and a quarter more, in eights."""
+    """The maximum tokens of a response, by game: 1.25 times the longest of 64 demonstrations, rounded up to eights."""
     return tuple((game, _budget(tokenizer, game)) for game in games)
 
 
 @functools.lru_cache(maxsize=256)
 def _budget(tokenizer: Tokenizer, game: Game[Any]) -> int:
     longest = max(len(tokens) for tokens in tokenizer.encode_batch(sample_responses(game)))
-    return -(-int(_SPARE * longest) // 8) * 8
+    return -(-int(_MARGIN * longest) // 8) * 8
 
 
 def sample_responses(game: Game[Any], count: int = _NUM_STATES) -> list[str]:
-    """Whole responses to some first states of a game, as its teacher gives them."""
+    """The teacher's whole responses to initial states of a game."""
 
     @jax.jit
     def respond(key: Key) -> Pytree:

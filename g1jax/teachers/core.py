@@ -1,4 +1,4 @@
-"""What a teacher is, and which one a game has: a good move for a state, and a rationale in words.
+"""Teachers: functions that choose a good move for a state and explain it with a rationale.
 
 A rationale is short and true, and names tiles and places as the board text and the answer do.
 """
@@ -15,7 +15,7 @@ from g1jax.teachers import game_2048, rows
 from g1jax.typing import Array, Key, Pytree
 
 Teacher = Callable[[Any, Any, Key], tuple[Array, Array]]
-"""(game, state, key) -> (action int32[], rationale uint8[T]); can be traced by JAX."""
+"""(game, state, key) -> (action int32[], rationale uint8[T]); traceable by JAX."""
 
 _TEACHERS: dict[str, Teacher] = {
     "game_2048": game_2048.teach,
@@ -26,7 +26,7 @@ _TEACHERS: dict[str, Teacher] = {
 
 
 def teach(game: Game[Any], state: Any, key: Key) -> tuple[Array, Array]:
-    """A game's teacher on a state: (int32[], uint8[T]). A game that has none of its own: the expert's move, no words.
+    """The action and rationale of a game's teacher, (int32[], uint8[T]); without one, the expert's and none.
 
     >>> import jax
     >>> from g1jax import envs
@@ -42,7 +42,7 @@ def teach(game: Game[Any], state: Any, key: Key) -> tuple[Array, Array]:
 
 
 def register_teacher(game_id: str, teacher: Teacher) -> None:
-    """Makes a teacher known for a game, also a user's own."""
+    """Sets the teacher of a game, built-in or a user's own."""
     _TEACHERS[game_id] = teacher
 
 
@@ -50,12 +50,12 @@ def _expert(game: Game[Any], state: Any, key: Key) -> tuple[Array, Array]:
     return game.expert(state, key), jnp.zeros(1, jnp.uint8)
 
 
-# Teachers that answer on the host, such as a model behind an endpoint
+# Teachers that reply on the host, such as a model behind an endpoint
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a teacher says to one state; without an answer it says why not."""
+    """A teacher's reply to one state, or the problem for which there is none."""
 
     rationale: str = ""
     answer: str = ""
@@ -64,17 +64,17 @@ class Reply:
 
 @dataclass(frozen=True, eq=False)
 class StateBatch:
-    """States that a teacher is shown: one step of E environments, of which the first ones are asked about."""
+    """One step of E environments; a teacher replies to the first len(boards) of its states."""
 
     step: int
     states: Pytree  # leaves [E, …]
     frames: np.ndarray  # uint8[E, H, W, 3]
-    boards: Sequence[str]  # of those that are asked about
-    replies: Sequence[Reply]  # the built-in teacher's, to these
+    boards: Sequence[str]  # true board texts
+    replies: Sequence[Reply]  # the built-in teacher's, one per board
 
 
 Respond = Callable[[StateBatch], Sequence[Reply]]
-"""A reply to each of a batch's boards."""
+"""Replies to a batch, one per board."""
 
 
 def built_in(batch: StateBatch) -> Sequence[Reply]:

@@ -1,4 +1,4 @@
-"""A teacher behind an OpenAI-compatible endpoint: it is shown a picture and the true board, and replies in text."""
+"""A teacher behind an OpenAI-compatible endpoint: it gets the frame and the true board, and replies in text."""
 
 import asyncio
 import functools
@@ -20,17 +20,17 @@ from g1jax.files import file_name
 from g1jax.teachers.core import Reply, Respond, StateBatch
 
 IMAGE_PLACEHOLDER = "<image>"
-"""Stands for the picture in a dataset's messages; a reply may not contain it."""
+"""The placeholder for the frame in a dataset's messages; not allowed in replies."""
 _NAMES = "|".join(tag.strip("<>") for tag in TAGS[::2])
-_TAG = re.compile(rf"</?({_NAMES})>|<\|[^<|>]*\|>")  # or a special token, of whichever tokenizer
+_TAG = re.compile(rf"</?({_NAMES})>|<\|[^<|>]*\|>")  # or any tokenizer's special token
 _FORMAT = "\n".join(
     (
-        "You teach somebody who will be trained on your reply. Choose a move that earns a reward at once, and reply in "
-        "two parts, each in its tags.",
-        tagged(THINK, "a few short sentences: which tiles matter, where they are, why this move"),
+        "You are a teacher, and a student will be trained on your reply. Choose a move that earns a reward "
+        "immediately, and reply in two parts, each inside its tags.",
+        tagged(THINK, "a few short sentences: which tiles matter, where they are, and why this move"),
         tagged(ANSWER, "the move"),
-        "Write only what is true on the board. Name tiles as the board below does, and places as (row, column), "
-        "counted from 0 at the top left. Your pupil sees the picture alone, so do not mention the text of the board.",
+        "Write only what is true of the board. Name tiles as the board text below does, and give positions as (row, "
+        "column), counted from 0 at the top left. The student sees only the picture, so do not mention the board text.",
     )
 )
 
@@ -44,22 +44,22 @@ def ask_endpoint(
     folder: Path,
     on_progress: Callable[[str, int, int], None] = lambda label, done, total: None,
 ) -> dict[str, Respond]:
-    """Asks about every state of every game; gives the teachers, by the games' labels. Also where a loop runs.
+    """Asks about every state of every game; returns the teachers, by label. Also works inside a running event loop.
 
-    Every exchange is appended to a file of `folder` at once, one file a label, and what is there is not asked again.
+    Every exchange is logged at once, in one file per label in `folder`. Logged states are not asked again.
 
     Args:
-        games: by label.
+        games: the games, by label.
         batches: the states of a game, `num_states` in all.
-        num_states: for the progress.
-        setting: what decides the states, which the files note.
+        num_states: states of each game.
+        setting: what determines the states; recorded in the log.
         endpoint: the server and its limits.
         folder: for the exchanges.
-        on_progress: called with a label, the replies so far and `num_states`.
+        on_progress: called with a label, the number of replies and `num_states`.
 
     Raises:
-        EvaluationError: the endpoint is down, refuses the key or does not answer, or a cap is reached (call it again to
-            resume); or the exchanges are of another setting.
+        EvaluationError: the endpoint is down, refuses the key or does not answer, or a cap is reached (call again to
+            resume); or the log has another setting.
     """
     client = Client(endpoint)
 
@@ -79,7 +79,7 @@ def ask_endpoint(
 
 
 def prompt_of(game: Game[Any], board: str) -> str:
-    """What an endpoint is asked beside the picture: the rules, the form of a reply, the true board."""
+    """The prompt sent with the frame: the rules, the format of a reply, the true board."""
     rules = type(game)(replace(game.level, prompt=game.default_prompt.replace("{format}", _FORMAT)))
     return f"{rules.prompt}\n\nThe board in the picture:\n{board}"
 
@@ -96,15 +96,16 @@ async def _ask_about(
 ) -> dict[tuple[int, int], dict[str, Any]]:
     """The log's line for every state of a game, by (environment, step)."""
     rules = prompt_of(game, "")
-    about = {"game": game.id, "level": describe_level(game), "prompt": rules}
+    header = {**client.endpoint.setting(), **setting}
+    header |= {"game": game.id, "level": describe_level(game), "prompt": rules}
     lines: dict[tuple[int, int], dict[str, Any]] = {}
-    waiting = ((batch, i) for batch in batches for i in range(len(batch.boards)))
+    pending = ((batch, i) for batch in batches for i in range(len(batch.boards)))
     file = folder / f"{file_name(label)}.jsonl"
-    with ExchangeLog(file, {**client.endpoint.setting(), **setting, **about}) as log:
+    with ExchangeLog(file, header) as log:
         inquiry = Inquiry(client, log)
 
         async def work() -> None:
-            for batch, i in waiting:
+            for batch, i in pending:
                 place, board = (i, batch.step), batch.boards[i]
                 line = await inquiry.line(place, board, rules + board, functools.partial(np.asarray, batch.frames[i]))
                 if line is None:
@@ -126,7 +127,7 @@ def _replies_of(lines: dict[tuple[int, int], dict[str, Any]], batch: StateBatch)
 def reply_of(line: Mapping[str, Any]) -> Reply:
     """The reply in an exchange: the reasoning, and the first answer after it.
 
-    A server may give the reasoning apart from the response, or cut the reasoning's opening tag off.
+    A server may return the reasoning separately from the response, or drop its opening tag.
     """
     if "gave_up" in line:
         return Reply(problem="not answered")

@@ -1,4 +1,4 @@
-"""Short texts about a board, put together on the device."""
+"""Short texts about a board, assembled on the device."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from g1jax.typing import Array
 
 
 class Phrasebook:
-    """Short texts about a board of one size: names of cells, places ` (r, c)`, and fixed phrases, one after another."""
+    """Texts about a board of one size, as sequences of pieces: cell names, places ` (r, c)` and fixed phrases."""
 
     def __init__(self, names: Sequence[str], rows: int, cols: int, phrases: Sequence[str]) -> None:
         places = [f" ({r}, {c})" for r in range(rows) for c in range(cols)]
@@ -17,34 +17,29 @@ class Phrasebook:
         self._first_place = len(names)
         first_phrase = len(names) + len(places)
         self._phrases = {phrase: first_phrase + i for i, phrase in enumerate(phrases)}
-        self._nothing = first_phrase + len(phrases)
+        self._empty = first_phrase + len(phrases)
 
     def name(self, kind: Array) -> Array:
-        """The piece that names a kind of cell."""
+        """The piece with the name of a kind of cell."""
         return kind.astype(jnp.int32)
 
     def place(self, place: Array) -> Array:
-        """The piece of a cell, by its place in reading order; nothing for -1."""
-        return jnp.where(place < 0, self._nothing, place.astype(jnp.int32) + self._first_place)
+        """The piece of a cell, by its place in reading order; the empty piece for -1."""
+        return jnp.where(place < 0, self._empty, place.astype(jnp.int32) + self._first_place)
 
-    def phrase_if(self, condition: Array, phrase: str, otherwise: str | None = None) -> Array:
-        """The piece of one phrase or another, or of nothing."""
-        return jnp.where(condition, self.phrase(phrase), self._nothing if otherwise is None else self.phrase(otherwise))
+    def phrase_if(self, condition: Array, phrase: str) -> Array:
+        """The piece of a phrase where a condition holds; else the empty piece."""
+        return jnp.where(condition, self.phrase(phrase), self._empty)
 
     def phrase(self, phrase: str) -> Array:
-        """The piece of one of the phrases."""
+        """The piece of a phrase."""
         return jnp.int32(self._phrases[phrase])
 
     def phrase_of(self, index: Array, phrases: Sequence[str]) -> Array:
         """The piece of the phrase at an index, int32[]."""
         return jnp.asarray([self._phrases[phrase] for phrase in phrases], jnp.int32)[index]
 
-    @property
-    def nothing(self) -> Array:
-        """The piece that writes nothing."""
-        return jnp.int32(self._nothing)
-
     def write(self, pieces: Sequence[Array | str]) -> Array:
-        """The text of some pieces, phrases as such: uint8[T], zero-padded; T follows from how many pieces there are."""
+        """The text of some pieces, or phrases as strings: uint8[T], zero-padded; T depends on the number of pieces."""
         stacked = jnp.stack([self.phrase(piece) if isinstance(piece, str) else piece for piece in pieces])
         return join(stacked, self._table, len(pieces) * self._table.names.shape[1])

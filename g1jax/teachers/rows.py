@@ -1,4 +1,4 @@
-"""What the teacher says of a game whose action is two cells: of each row one legal pair, then which row's it takes.
+"""The teacher of games whose action is two cells: it lists one legal pair per row, then chooses a row.
 
     0 -
     1 (1, 3) (2, 3)
@@ -6,7 +6,7 @@
     3 (3, 0) (3, 1)
     Take row 3.
 
-A row's number says where to look, so a policy finds a row's pair by its number, and the chosen pair by its row's.
+Row numbers tell a policy where to attend: a row's number leads to its pair, and the chosen number to the chosen pair.
 """
 
 import functools
@@ -24,26 +24,25 @@ _NONE, _TAKE, _END = " -", "\nTake row", "."
 
 
 def teach(game: Game[Any], state: Any, key: Key) -> tuple[Array, Array]:
-    """A random one of the pairs that are named, of each row the first legal one: (int32[], uint8[T])."""
+    """A random one of the listed pairs, and the list: (int32[], uint8[T])."""
     num_cells = game.rows * game.cols
     first, second = first_pairs(game.legal_actions(state).reshape(num_cells, num_cells), game.rows)
     chosen = choose_row(first, key)
     is_over = first[chosen] < 0
     action = jnp.where(is_over, game.invalid_action, first[chosen] * num_cells + second[chosen])
-    pieces = write_rows(_phrasebook(game.rows, game.cols), first, second, chosen)
-    return action, jnp.where(is_over, jnp.uint8(0), pieces)
+    rationale = write_rows(_phrasebook(game.rows, game.cols), first, second, chosen)
+    return action, jnp.where(is_over, jnp.uint8(0), rationale)
 
 
 @functools.lru_cache(maxsize=64)
 def _phrasebook(rows: int, cols: int) -> Phrasebook:
-    labels = [f"{_line(row)}{row}" for row in range(rows)]
-    return Phrasebook([], rows, cols, (*labels, *(f" {row}" for row in range(rows)), _NONE, _TAKE, _END))
+    return Phrasebook([], rows, cols, (*_labels(rows), *(f" {row}" for row in range(rows)), _NONE, _TAKE, _END))
 
 
 def first_pairs(is_legal: Array, rows: int) -> tuple[Array, Array]:
-    """The pair that each row names: of its first cell with a legal partner further on, and the first such partner.
+    """Each row's first cell with a legal partner later in reading order, and the first such partner.
 
-    bool[R·C, R·C] -> int32[R], int32[R], places in reading order, -1 where a row has none.
+    bool[R·C, R·C] -> int32[R], int32[R], places in reading order, -1 for a row without a pair.
     """
     num_cells = is_legal.shape[0]
     is_ahead = is_legal & ~np.tri(num_cells, dtype=bool)
@@ -51,28 +50,23 @@ def first_pairs(is_legal: Array, rows: int) -> tuple[Array, Array]:
     cols = num_cells // rows
     first = jnp.argmax(has_partner, axis=1).astype(jnp.int32) + np.arange(rows, dtype=np.int32) * cols
     second = jnp.argmax(is_ahead[first], axis=1).astype(jnp.int32)
-    is_named = jnp.any(has_partner, axis=1)
-    return jnp.where(is_named, first, -1), jnp.where(is_named, second, -1)
+    has_pair = jnp.any(has_partner, axis=1)
+    return jnp.where(has_pair, first, -1), jnp.where(has_pair, second, -1)
 
 
 def choose_row(first: Array, key: Key) -> Array:
-    """A random row that names a pair: int32[R] -> int32[]."""
+    """A random row with a pair: int32[R] -> int32[]."""
     return jnp.argmax(jnp.where(first >= 0, jax.random.uniform(key, first.shape, jnp.float32), -1.0)).astype(jnp.int32)
 
 
 def write_rows(book: Phrasebook, first: Array, second: Array, chosen: Array) -> Array:
-    """The text of these pairs and the chosen row: int32[R], int32[R], int32[] -> uint8[T]."""
+    """The text of the rows' pairs and the chosen row: int32[R], int32[R], int32[] -> uint8[T]."""
     rows = first.shape[0]
     pieces: list[Array | str] = []
-    for row in range(rows):
-        pieces += [
-            f"{_line(row)}{row}",
-            book.phrase_if(first[row] < 0, _NONE),
-            book.place(first[row]),
-            book.place(second[row]),
-        ]
+    for row, label in enumerate(_labels(rows)):
+        pieces += [label, book.phrase_if(first[row] < 0, _NONE), book.place(first[row]), book.place(second[row])]
     return book.write([*pieces, _TAKE, book.phrase_of(chosen, [f" {row}" for row in range(rows)]), _END])
 
 
-def _line(row: int) -> str:
-    return "\n" if row else ""
+def _labels(rows: int) -> list[str]:
+    return ["0", *(f"\n{row}" for row in range(1, rows))]

@@ -1,4 +1,4 @@
-"""The main job: from an experiment to a run folder with a trained policy."""
+"""Training: from an experiment to a run folder with a trained policy."""
 
 from g1jax.errors import ExperimentError
 from g1jax.training.config import Experiment

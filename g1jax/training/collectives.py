@@ -1,14 +1,14 @@
-"""What devices send each other in a compiled program, counted from its text, so that fake devices are enough to know.
+"""The communication volume of a compiled program, counted from its text, for which fake devices are enough.
 
     text = jax.jit(step).lower(*shapes).compile().as_text()
-    traffic_of(text)["all-reduce"].sent             # bytes, of each device, in one call
+    traffic_of(text)["all-reduce"].sent             # bytes that each device sends in one call
 
-Sent is what the best algorithms for rings and switches send: of n devices that share P bytes, each sends P·(n−1)/n to
-gather, scatter or exchange them, twice that to reduce them for all, and P to pass them on. The body of a loop counts as
-often as it runs, where the compiler knows how often; of a conditional the costliest branch counts.
+Counted is what bandwidth-optimal ring algorithms send: with P bytes over n devices, each sends P·(n−1)/n in an
+all-gather, reduce-scatter or all-to-all, twice that in an all-reduce, and P in a permute. The body of a loop is
+multiplied by its trip count if the compiler knows it; of a conditional the most expensive branch counts.
 
-A program is counted as the compiler at hand made it. XLA for CPUs leaves a sum of which each device needs a part an
-all-reduce, which those for TPUs and GPUs may make a reduce-scatter, of half the bytes; and it adds bfloat16 as float32.
+The counts are of this machine's compiler. XLA for CPUs keeps an all-reduce where each device needs only a part of the
+sum; those for TPUs and GPUs may turn it into a reduce-scatter, of half the bytes. It also reduces bfloat16 as float32.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ SHARES = {
     "all-to-all": 1.0,
     "collective-permute": 1.0,
 }
-"""The kinds, and what a device sends of the payload, where n of them share it: so often (n − 1) / n."""
+"""By kind, the bytes that each of n devices sends, as a multiple of payload · (n − 1) / n."""
 
 _LINE = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (.*)")
 _NAME = re.compile(r"(?:ENTRY )?%?([\w.\-]+) .*\{$")
@@ -33,11 +33,11 @@ _ARRAY = re.compile(r"(pred|[a-z]+(\d+)[a-z0-9]*)\[([\d,]*)\]")
 
 @dataclass(frozen=True)
 class Traffic:
-    """What collectives of one kind do on each device in one call of a program."""
+    """The collectives of one kind in one call of a program, for each device."""
 
     calls: float = 0.0
     payload: float = 0.0
-    """Bytes of the arrays that are reduced, gathered, scattered, exchanged or passed on, whole."""
+    """Bytes of the whole arrays that are reduced, gathered, scattered, exchanged or permuted."""
     sent: float = 0.0
     """Bytes that a device sends."""
 
@@ -48,18 +48,18 @@ class Traffic:
         return Traffic(self.calls * times, self.payload * times, self.sent * times)
 
 
-def traffic_of(text: str, *, open_turns: int = 1) -> dict[str, Traffic]:
+def traffic_of(text: str, *, unknown_trips: int = 1) -> dict[str, Traffic]:
     """The traffic in a compiled program, `compiled.as_text()`, by kind.
 
-    `open_turns`: how often a loop is taken to run of which the compiler does not know it, such as that over the tokens
-    of a response. What one turn costs is the difference between 1 and 0.
+    `unknown_trips`: the trip count of loops for which the compiler does not know it, such as the loop over the tokens
+    of a response. The difference between 1 and 0 is the cost of one iteration.
     """
-    found = _Program(_computations(text), _num_devices(text), open_turns).traffic_of(_entry(text))
+    found = _Program(_computations(text), _num_devices(text), unknown_trips).traffic_of(_entry(text))
     return {kind: found.get(kind, Traffic()) for kind in SHARES}
 
 
 def sent_bytes(traffic: Mapping[str, Traffic]) -> float:
-    """What a device sends, of all kinds together."""
+    """The bytes that a device sends, over all kinds."""
     return sum(part.sent for part in traffic.values())
 
 
@@ -75,24 +75,24 @@ class _Instruction:
 class _Program:
     computations: Mapping[str, Sequence[_Instruction]]
     num_devices: int
-    open_turns: int
-    known: dict[str, dict[str, Traffic]] = dataclasses.field(default_factory=dict)
+    unknown_trips: int
+    cache: dict[str, dict[str, Traffic]] = dataclasses.field(default_factory=dict)
 
     def traffic_of(self, name: str) -> dict[str, Traffic]:
-        """The traffic of a computation and of those it calls."""
-        if name not in self.known:
-            self.known[name] = _sum(self._of(instruction) for instruction in self.computations[name])
-        return self.known[name]
+        """The traffic of a computation and those it calls."""
+        if name not in self.cache:
+            self.cache[name] = _sum(self._instruction(instruction) for instruction in self.computations[name])
+        return self.cache[name]
 
-    def _of(self, instruction: _Instruction) -> dict[str, Traffic]:
+    def _instruction(self, instruction: _Instruction) -> dict[str, Traffic]:
         kind = instruction.kind.removesuffix("-start")
         if kind in SHARES:
             return {kind: self._collective(kind, instruction)}
         if kind == "while":
             body, condition = (self.traffic_of(_attribute(instruction, key)) for key in ("body", "condition"))
-            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', instruction.rest)
-            turns = int(trips[1]) if trips else self.open_turns
-            return _sum((_scaled(body, turns), _scaled(condition, turns + 1)))
+            known = re.search(r'"known_trip_count":\{"n":"(\d+)"', instruction.rest)
+            trips = int(known[1]) if known else self.unknown_trips
+            return _sum((_scaled(body, trips), _scaled(condition, trips + 1)))
         if kind == "conditional":
             branches = [self.traffic_of(name) for name in _branches(instruction)]
             return max(branches, key=sent_bytes)
@@ -100,12 +100,12 @@ class _Program:
         return _sum(self.traffic_of(name) for name in called)
 
     def _collective(self, kind: str, instruction: _Instruction) -> Traffic:
-        parts = _num_sharing(instruction, self.num_devices)
+        size = _group_size(instruction, self.num_devices)
         shape = instruction.shape
         if instruction.kind in ("all-gather-start", "collective-permute-start"):
             shape = _elements(shape)[1]  # of (operands, results, …)
-        payload = _num_bytes(shape) * (parts if kind == "reduce-scatter" else 1)
-        share = (parts - 1) / parts if kind != "collective-permute" else 1.0
+        payload = _num_bytes(shape) * (size if kind == "reduce-scatter" else 1)
+        share = (size - 1) / size if kind != "collective-permute" else 1.0
         return Traffic(1.0, payload, SHARES[kind] * share * payload)
 
 
@@ -121,11 +121,11 @@ def _scaled(traffic: Mapping[str, Traffic], times: float) -> dict[str, Traffic]:
     return {kind: part * times for kind, part in traffic.items()}
 
 
-# Reading the text
+# Parsing
 
 
 def _computations(text: str) -> dict[str, list[_Instruction]]:
-    """The instructions that matter, by computation: collectives, and what calls another computation."""
+    """The instructions of each computation."""
     found: dict[str, list[_Instruction]] = {}
     current: list[_Instruction] = []
     for line in text.splitlines():
@@ -145,7 +145,7 @@ def _computations(text: str) -> dict[str, list[_Instruction]]:
 def _entry(text: str) -> str:
     name = re.search(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE)
     if name is None:
-        raise ValueError("no text of a compiled program: it has no ENTRY")
+        raise ValueError("not the text of a compiled program: it has no ENTRY")
     return name[1]
 
 
@@ -157,30 +157,30 @@ def _num_devices(text: str) -> int:
 
 
 def _shape_end(text: str) -> int:
-    """Where the shape that a text begins with ends: an array's at a space, a tuple's at its parenthesis."""
+    """The end of the shape that a text starts with: an array's at a space, a tuple's at its closing parenthesis."""
     if not text.startswith("("):
         return text.index(" ")
     depth = 0
-    for place, letter in enumerate(text):
+    for i, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
         if depth == 0:
-            return place + 1
+            return i + 1
     raise ValueError(f"a shape without an end: {text[:80]}")
 
 
 def _elements(shape: str) -> list[str]:
     """The parts of a tuple's shape."""
     parts, depth, start = [], 0, 1
-    for place, letter in enumerate(shape):
+    for i, letter in enumerate(shape):
         depth += (letter in "([{") - (letter in ")]}")
         if (letter == "," and depth == 1) or (letter == ")" and depth == 0):
-            parts.append(shape[start:place].strip())
-            start = place + 1
+            parts.append(shape[start:i].strip())
+            start = i + 1
     return parts
 
 
 def _num_bytes(shape: str) -> float:
-    """Of all arrays in a shape."""
+    """The bytes of all arrays in a shape."""
     total = 0.0
     for kind, bits, sizes in _ARRAY.findall(shape):
         count = 1
@@ -190,18 +190,18 @@ def _num_bytes(shape: str) -> float:
     return total
 
 
-def _num_sharing(instruction: _Instruction, num_devices: int) -> int:
-    """How many devices take part together.
+def _group_size(instruction: _Instruction, num_devices: int) -> int:
+    """The number of devices in each replica group.
 
-    Groups are listed, `{{0,1},{2,3}}`, or computed, `[2,4]<=[8]`, or some axes of a mesh, `mesh['x'=2,'y'=4] {'y'}`, of
-    which a part may be taken, `{'y':(1)2}`; of none, `{}`, all devices are one.
+    Groups are listed, `{{0,1},{2,3}}`; iota tiles, `[2,4]<=[8]`; or mesh axes, `mesh['x'=2,'y'=4] {'y'}`, or parts of
+    them, `{'y':(1)2}`. Without groups, `{}`, all devices form one.
     """
     groups = instruction.rest.partition("replica_groups=")[2]
-    listed, computed = re.match(r"\{\{([\d,]+)\}", groups), re.match(r"\[(\d+),(\d+)\]<=", groups)
+    listed, iota = re.match(r"\{\{([\d,]+)\}", groups), re.match(r"\[(\d+),(\d+)\]<=", groups)
     if listed:
         return len(listed[1].split(","))
-    if computed:
-        return int(computed[2])
+    if iota:
+        return int(iota[2])
     axes = re.match(r"mesh\[([^\]]*)\][^{]*\{([^}]*)\}", groups)
     if axes:
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", axes[1]))

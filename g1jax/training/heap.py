@@ -1,13 +1,13 @@
-"""The host memory of a process that runs for days."""
+"""Host memory of long-running processes."""
 
 import ctypes
 
 
 def release_memory() -> bool:
-    """Gives what the allocator keeps free to the operating system; whether there was any. Without glibc, nothing.
+    """Returns the allocator's free memory to the operating system; True if there was any. glibc only.
 
-    glibc alone does so only for the end of its heap: what compiling took, hundreds of megabytes, stayed for hundreds of
-    steps, then went at once. Takes some 20 ms.
+    By default glibc trims only the top of its heap: hundreds of megabytes from compilation stay for hundreds of steps.
+    Takes about 20 ms.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     return trim is not None and bool(trim(0))

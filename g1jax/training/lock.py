@@ -1,4 +1,4 @@
-"""One writer a folder: a lock that the system frees when its process ends, however it ends."""
+"""One writer per folder: a lock that the operating system releases when its process ends, however it ends."""
 
 import errno
 import fcntl
@@ -14,10 +14,10 @@ _UNKNOWN = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # a fi
 
 
 class FolderLock:
-    """Holds a folder for this process, until it is released, or no longer referred to."""
+    """Locks a folder for this process, until it is released or garbage-collected."""
 
     def __init__(self, folder: Path) -> None:
-        """Takes the lock, or raises.
+        """Acquires the lock.
 
         Raises:
             ExperimentError: another process holds it; the message names the process.

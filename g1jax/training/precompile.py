@@ -1,8 +1,8 @@
-"""Compiles the steps of a run in a second thread, before they are called.
+"""Compiles the steps of a run ahead of time, in a second thread.
 
-XLA takes little more than one core for a program, so the first step comes sooner if the teacher's program and the
-step's are compiled beside each other; and an accelerator that trains the cold start need not wait for RL's. A step that
-is called with arrays of the shapes, dtypes and shardings it was compiled for is not compiled again.
+XLA compiles a program on little more than one core, so the first step starts sooner if the teacher's program and the
+step are compiled concurrently, and RL's step compiles while the cold start trains. A step that is called with the
+shapes, dtypes and shardings that it was compiled for is not compiled again.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ from g1jax.vlm.sharding import BATCH
 
 @contextlib.contextmanager
 def compiling(setup: Setup, done: int) -> Iterator[Callable[[str], None]]:
-    """Compiles what a run still needs after so many steps; gives a function that waits for a phase's step.
+    """Compiles the steps that a run needs after `done` steps; yields a function that waits for a phase's step.
 
-    Whoever leaves early does not wait for the program that is being compiled, but the end of the process does.
+    On exit an unfinished compilation is not waited for; the end of the process waits for it.
     """
     e = setup.experiment
     needed = {COLD: _compile_cold_step} if done < e.cold_start.steps else {}
@@ -41,7 +41,7 @@ def compiling(setup: Setup, done: int) -> Iterator[Callable[[str], None]]:
 
 
 def _wait(programs: Mapping[str, Future[None]], phase: str) -> None:
-    """Until a phase's step is compiled, if it is one of these; raises what compiling it raised."""
+    """Waits until a phase's step is compiled, if it is one of these; raises errors of its compilation."""
     if phase in programs:
         programs[phase].result()
 
@@ -59,19 +59,19 @@ def _compile_rl_step(setup: Setup) -> None:
 
 
 def _constants_template(setup: Setup) -> Constants:
-    """Shapes, dtypes and shardings of what a step needs besides the state."""
+    """The shapes, dtypes and shardings of a step's constants."""
     if setup.lora is None:
         return constants_of(setup, None)
     shapes = vlm.param_shapes(setup.policy.config)
-    return constants_of(setup, with_shardings(shapes, setup.shardings(shapes)))
+    return constants_of(setup, with_shardings(shapes, setup.placement.param_shardings(shapes)))
 
 
 def _batches_template(setup: Setup) -> tuple[SFTBatch, ...]:
-    """The same of a step's batches."""
+    """The shapes, dtypes and shardings of a cold step's batches."""
 
     def rows(dtype: DTypeLike, *shape: int) -> Any:
         shape = (setup.experiment.cold_start.states, *shape)
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=setup.sharding(BATCH))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=setup.placement.sharding(BATCH))
 
     cold, batches = setup.experiment.cold_start, []
     for game, env in zip(setup.games, setup.cold_envs, strict=True):

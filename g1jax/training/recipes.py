@@ -13,11 +13,11 @@ PROMPTS = {
     "shisen_sho_cifar10": "Shisen-Sho with pictures",
     "swap": "Swap",
 }
-"""Short ones, since a small model reads no instructions and every token of a prompt costs time."""
+"""Short prompts: a small model follows no instructions, and every prompt token costs time."""
 
 
 def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool = True) -> Experiment:
-    """A run for a laptop, from the base model that ships: G1, or without a cold start G0."""
+    """A laptop-sized run from the base model that ships: G1, or G0 without a cold start."""
     cold = ColdStart(
         steps=20 if has_cold_start else 0,
         states=16,
@@ -48,7 +48,7 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
 def paper(name: str, games: tuple[str, ...] = ALL_GAMES, *, model: str, has_cold_start: bool = True) -> Experiment:
     """The paper's settings: Qwen2.5-VL, one epoch on 1000 states a game, then 128 states × 5 responses an iteration.
 
-    Of several games each gives 128 / their number of states, so that an iteration is as large as the paper's.
+    Several games share the 128 states, so that an iteration is as large as in the paper.
     """
     return Experiment(
         name=name,
@@ -81,9 +81,9 @@ def paper(name: str, games: tuple[str, ...] = ALL_GAMES, *, model: str, has_cold
 
 
 def base() -> Experiment:
-    """How the base model that ships was made: supervised steps alone, from random weights.
+    """The run that made the base model that ships: supervised steps only, from random weights.
 
-    Half of the boards are of few kinds: relations between tiles are frequent on them, and so sooner learned.
+    Half of the boards have few kinds of tiles: relations between tiles are more frequent on them and learned sooner.
     """
     return dataclasses.replace(
         small("base"),

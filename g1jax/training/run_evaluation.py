@@ -1,4 +1,4 @@
-"""What a run ends with: the paper's evaluation beside random play and the published table, and the curves."""
+"""The evaluation of a run, compared with random play and the published results, and its training curves."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +17,11 @@ from g1jax.training.steps import Constants, RunState
 
 _CURVES = ("reward", "perception", "reasoning", "success", "format", "length")
 _OVERALL = ("kl_reference", "entropy")
-_SMOOTH = 0.1  # share of a curve that is averaged over, at most
+_SMOOTH = 0.1  # smoothing window as a share of the curve
 
 
 def table_of(folder: Path, name: str) -> Path:
-    """Where an evaluation's table is; the last file it writes."""
+    """The file of an evaluation's table, which is written last."""
     return folder / "evaluation" / f"{name}.md"
 
 
@@ -33,12 +33,12 @@ def evaluate(
     constants: Constants,
     name: str,
     num_episodes: int,
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], None],
 ) -> Result:
-    """Plays the paper's protocol, the policy and for comparison chance, and writes both results and the table.
+    """Evaluates the policy and random play by the paper's protocol; writes both results and a table.
 
-    They are in `evaluation/<name>` and `evaluation/random`, the table in `evaluation/<name>.md`. `check` is called now
-    and then, and may raise.
+    The results go to `evaluation/<name>` and `evaluation/random`, the table to `evaluation/<name>.md`. `check` is
+    called regularly, and may raise to stop the evaluation.
     """
     evaluation = setup.experiment.evaluation
     policy = prepared(setup.policy, evaluation.temperature, setup.games)
@@ -63,20 +63,20 @@ def _play_all(
     evaluation, played = setup.experiment.evaluation, {}
     for game in setup.games:
 
-        def tell(done: int, total: int, label: str = f"evaluation of {player.name}: {game.id}") -> None:
+        def report(done: int, total: int, label: str = f"evaluation of {player.name}: {game.id}") -> None:
             progress.part(label, done, total)
             check()
 
-        played[game.id] = play(game, player, num_episodes, evaluation.steps, setup.experiment.seed, on_progress=tell)
+        played[game.id] = play(game, player, num_episodes, evaluation.steps, setup.experiment.seed, on_progress=report)
     return played
 
 
 def write_curves(folder: Path) -> Path | None:
-    """A picture of the run's metrics, `curves.png`, by game; None if there is nothing to draw."""
+    """Plots the run's metrics by game to `curves.png`; None if there are none."""
     lines = read_metrics(folder)
     if not lines:
         return None
-    from matplotlib.figure import Figure  # not pyplot, whose backend is the user's
+    from matplotlib.figure import Figure  # not pyplot, whose backend depends on the user
 
     games = sorted({key.split("/")[0] for line in lines for key in line if "/" in key})
     names = [*(("loss",) if any("loss" in key for line in lines for key in line) else ()), *_CURVES, *_OVERALL]
@@ -111,7 +111,7 @@ def _has(line: Mapping[str, Any], name: str, games: Sequence[str]) -> bool:
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    """Means over a window that is a tenth of the curve, less at its ends."""
+    """A moving average over a tenth of the curve, truncated at its ends."""
     half = max(int(len(values) * _SMOOTH / 2), 0)
     windows = [values[max(i - half, 0) : i + half + 1] for i in range(len(values))]
     return [sum(window) / len(window) for window in windows]

@@ -1,6 +1,6 @@
-"""A run's folder: its config, metrics as lines of JSON and for TensorBoard, samples of responses, checkpoints.
+"""A run's folder: its config, metrics as JSON lines and for TensorBoard, sample responses, checkpoints.
 
-`metrics.jsonl` holds what a seed decides, so two runs can be compared byte by byte; times are in `timings.jsonl`.
+`metrics.jsonl` is deterministic for a seed, so two runs can be compared byte by byte; times are in `timings.jsonl`.
 """
 
 import collections.abc
@@ -34,24 +34,24 @@ from g1jax.training.progress import Progress
 CONFIG, METRICS, TIMINGS, WANDB = "config.json", "metrics.jsonl", "timings.jsonl", "wandb.json"
 SETUP = "setup"
 _FOLDERS = ("checkpoints", "tensorboard", "samples", "evaluation")
-_FREE = ("workdir", "log")
-"""Keys that may differ when a run goes on."""
+_MAY_DIFFER = ("workdir", "log")
+"""Keys that may differ when a run resumes."""
 
 
 class RunFolder:
-    """The files of one run. Of several processes the first one writes, the others only look."""
+    """The files of one run. Of several processes, only the first one writes."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.path = Path(experiment.workdir or Path("runs") / experiment.name)
         self.checkpoints = self.path / "checkpoints"
         self._experiment = experiment
         self._is_writer = jax.process_index() == 0
-        self._writers: _Writers | None = None
+        self._loggers: _Loggers | None = None
         config = self.path / CONFIG
         is_logged = not experiment.log.wandb or importlib.util.find_spec("wandb") is not None
         ExperimentError.require(is_logged, "log.wandb: wandb is not installed: pip install wandb")
         self._lock: FolderLock | None = None
-        with self._saying_why():
+        with self._as_experiment_error():
             ExperimentError.require(
                 not self.path.exists() or self.path.is_dir(), f"the run folder {self.path} is a file"
             )
@@ -64,73 +64,72 @@ class RunFolder:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is a run in it already."""
+        """Whether the folder has a run already."""
         return (self.path / CONFIG).is_file()
 
-    def create(self, keep: Callable[[], None] = lambda: None, *, room: int = ROOM) -> None:
-        """Makes the folder, if it is not there, takes its lock, writes the config and what `keep` does.
+    def create(self, save_setup: Callable[[], None] = lambda: None, *, room: int = ROOM) -> None:
+        """Creates the folder if needed, locks it, writes the config and calls `save_setup`.
 
         `room`: bytes that must be free.
 
         Raises:
-            ExperimentError: that cannot be done, or another process writes the folder.
+            ExperimentError: the folder cannot be written, or another process writes it.
         """
         error = None
         if self._is_writer:
             try:
-                self._create(keep, room)
-            except ExperimentError as reason:
-                error = reason
+                self._create(save_setup, room)
+            except ExperimentError as caught:
+                error = caught
         if any_process(error is not None):
             raise error or ExperimentError(f"the first process could not write the run folder {self.path}")
 
-    def _create(self, keep: Callable[[], None], room: int) -> None:
+    def _create(self, save_setup: Callable[[], None], room: int) -> None:
         config = self.path / CONFIG
-        with self._saying_why():
+        with self._as_experiment_error():
             names = (CONFIG, METRICS, TIMINGS, LOCK, "curves.png")
             require_writable(self.path, names, ExperimentError, folders=_FOLDERS, room=room, what="the run folder ")
             self._lock = FolderLock(self.path)
-            if config.exists():  # another process may have made it since
+            if config.exists():  # another process may have written it since
                 _check_same(config, as_json(self._experiment))
             else:
                 self._write_config()
-            keep()
+            save_setup()
 
     def _write_config(self) -> None:
         write_atomically(self.path / CONFIG, json.dumps(as_json(self._experiment), indent=1))
 
     def begin_at(self, step: int, progress: Progress) -> None:
-        """Takes out what was written after this step, which is done again, and what cannot be read; says so."""
+        """Removes metrics after this step, which are computed again, and lines that cannot be read; reports them."""
         if not self._is_writer:
             return
-        with self._saying_why():
-            self._write_config()  # where it lies and what is logged may have changed
+        with self._as_experiment_error():
+            self._write_config()  # `workdir` and `log` may have changed
         for name in (METRICS, TIMINGS):
-            with self._saying_why():
+            with self._as_experiment_error():
                 cut = cut_after(self.path / name, step)
             if cut is not None:
-                tell = progress.warn if cut.unreadable else progress.say
-                tell(str(cut))
-        self._writers = _Writers(self.path, self._experiment, step)
+                (progress.warn if cut.unreadable else progress.say)(str(cut))
+        self._loggers = _Loggers(self.path, self._experiment, step)
 
     def write(self, step: int, phase: str, metrics: Mapping[str, float], timings: Mapping[str, float]) -> None:
-        """A line of metrics and one of times, for step (counted from 1).
+        """Writes a line of metrics and one of timings; steps are counted from 1.
 
         Raises:
-            OSError: it cannot be written, for example on a full disk; no part of a line is left.
+            OSError: a line cannot be written, for example on a full disk; no part of it is left.
         """
         if not self._is_writer:
             return
         self._append(METRICS, {"step": step, "phase": phase, **metrics})
         self._append(TIMINGS, {"step": step, "phase": phase, **timings})
-        if self._writers is not None:
-            self._writers.write(step, {**metrics, **{f"time/{key}": value for key, value in timings.items()}})
+        if self._loggers is not None:
+            self._loggers.write(step, {**metrics, **{f"time/{key}": value for key, value in timings.items()}})
 
     def close(self) -> None:
-        """Finishes what is open, and lets go of the folder."""
+        """Closes the loggers, and unlocks the folder."""
         try:
-            if self._writers is not None:
-                self._writers.close()
+            if self._loggers is not None:
+                self._loggers.close()
         finally:
             if self._lock is not None:
                 self._lock.release()
@@ -147,7 +146,7 @@ class RunFolder:
             raise OSError(f"{file} cannot be written: {error.strerror or error}") from error
 
     @contextmanager
-    def _saying_why(self) -> Iterator[None]:
+    def _as_experiment_error(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -160,7 +159,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, keys joined by dots."""
+    """Flattens nested dicts, joining keys with dots."""
     out: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
@@ -172,28 +171,26 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def as_json(experiment: Experiment) -> dict[str, Any]:
-    """An experiment as JSON has it."""
-    out: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(experiment), default=str))
-    return out
+    """An experiment as JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(experiment), default=str))
 
 
 def read_config(folder: Path) -> Experiment:
     """The experiment of a run's folder.
 
     Raises:
-        ExperimentError: it is no run's folder, or its config is damaged or another version's.
+        ExperimentError: it is not a run's folder, or its config is damaged or from another version.
     """
     file = folder / CONFIG
-    ExperimentError.require(file.is_file(), f"{folder} is no run's folder: it has no {CONFIG}")
+    ExperimentError.require(file.is_file(), f"{folder} is not a run's folder: it has no {CONFIG}")
     try:
-        experiment: Experiment = _from_json(Experiment, _renewed(read_json(file)))
+        return _from_json(Experiment, _upgraded(read_json(file)))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ExperimentError(f"{file} is damaged or of another version: {one_line(str(error), 200)}") from error
-    return experiment
+        raise ExperimentError(f"{file} is damaged or from another version: {one_line(str(error), 200)}") from error
 
 
-def _renewed(config: Any) -> Any:
-    """A config in its current form: earlier versions had the algorithm's name, its keys and the passes apart."""
+def _upgraded(config: Any) -> Any:
+    """A config in its current form: earlier versions had no `Algorithm` and `Minibatching`."""
     rl = config["rl"]
     if not isinstance(rl["algorithm"], str):
         return config
@@ -206,7 +203,7 @@ def _renewed(config: Any) -> Any:
 
 
 def _from_json(kind: Any, value: Any) -> Any:
-    """A dataclass, or what its fields hold, from JSON."""
+    """A value of a type from JSON: a dataclass, or the value of one of its fields."""
     if typing.get_origin(kind) is Annotated:
         return _from_json(typing.get_args(kind)[0], value)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
@@ -221,26 +218,26 @@ def _from_json(kind: Any, value: Any) -> Any:
 
 def _check_same(known: Path, config: Mapping[str, Any]) -> None:
     try:
-        before = flatten(_renewed(read_json(known)))
+        before = flatten(_upgraded(read_json(known)))
     except (ValueError, AttributeError, KeyError, TypeError):
-        raise ExperimentError(f"{known} is damaged: mend it, or give another --workdir") from None
+        raise ExperimentError(f"{known} is damaged: repair it, or give another --workdir") from None
     config = flatten(config)
-    default = flatten(as_json(Experiment(name="")))  # which a setting had that there was not yet
+    default = flatten(as_json(Experiment(name="")))  # for settings that the earlier version did not have
     before = {**{key: default[key] for key in config if key in default}, **before}
-    keys = [key for key in {**before, **config} if key.split(".")[0] not in _FREE]
+    keys = [key for key in {**before, **config} if key.split(".")[0] not in _MAY_DIFFER]
     shown = {k: one_line(k, 80) for k in keys if before.get(k) != config.get(k)}
     different = [f"{shown[k]} (was {excerpt(before.get(k))}, is {excerpt(config.get(k))})" for k in shown]
     moved = _moved(known.parent, before, config)
     different = [text for text in different if text.split(" ")[0] not in moved]
-    told = one_line("; ".join(different), 1000)
     ExperimentError.require(
         not different,
-        f"{known.parent} is a run with another config: {told}. Give another --workdir, or these values",
+        f"{known.parent} is a run with another config: {one_line('; '.join(different), 1000)}. "
+        "Give another --workdir, or these values",
     )
 
 
 def _moved(folder: Path, before: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """Settings that name a folder, what is in which the run knows again wherever it lies."""
+    """Settings whose folder may move, since the run recognizes its content by checksums or fingerprints."""
     if not (folder / SETUP / "sources.json").is_file():
         return []
     moved = ["cold_start.dataset"] if before.get("cold_start.dataset") and config["cold_start.dataset"] else []
@@ -254,7 +251,7 @@ def _finite(value: Any) -> Any:
 
 
 def _wandb_id(file: Path) -> str:
-    """What Weights & Biases knows the run by: drawn once and kept, so that a resumed run goes on in the same one."""
+    """The run's id at Weights & Biases: random, and saved so that a resumed run keeps it."""
     if not file.exists():
         write_atomically(file, json.dumps({"id": uuid.uuid4().hex[:16]}) + "\n")
     content = read_json(file, error=ExperimentError)
@@ -266,8 +263,8 @@ def _wandb_id(file: Path) -> str:
     return str(known)
 
 
-class _Writers:
-    """TensorBoard, and Weights & Biases if asked for."""
+class _Loggers:
+    """Loggers: TensorBoard, and Weights & Biases if enabled."""
 
     def __init__(self, path: Path, experiment: Experiment, step: int) -> None:
         from tensorboardX import SummaryWriter
@@ -286,12 +283,12 @@ class _Writers:
                 resume="allow",
             )
 
-    def write(self, step: int, figures: Mapping[str, float]) -> None:
-        for key, value in figures.items():
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        for key, value in metrics.items():
             if math.isfinite(value):
                 self._board.add_scalar(key, value, step)
         if self._wandb is not None:
-            self._wandb.log(dict(figures), step=step)
+            self._wandb.log(dict(metrics), step=step)
 
     def close(self) -> None:
         self._board.close()

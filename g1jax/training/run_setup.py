@@ -1,11 +1,11 @@
-"""What a run is made of, kept in its folder, so that nothing outside decides what the run is once it has begun.
+"""The setup that a run saves in its folder, so that it does not depend on files outside of it once it has started.
 
-    setup/model/          the model's config.json and its tokenizer; under LoRA also the frozen weights, as links
+    setup/model/          the model's config.json and tokenizer; under LoRA also the frozen weights, as hard links
     setup/levels.json     the level of each game: presets resolved, prompts as text
-    setup/pictures/       the pictures of a game that shows some
-    setup/sources.json    where the base weights and the dataset lie, and their checksums and fingerprints
+    setup/pictures/       the pictures of games that show some
+    setup/sources.json    the paths of the base weights and the dataset, with checksums and fingerprints
 
-A run of an earlier version has none of these, and reads what its config names.
+A run of an earlier version has no setup; it reads the files that its config names.
 """
 
 import contextlib
@@ -39,15 +39,15 @@ MODEL, LEVELS, PICTURES, SOURCES = (
     f"{SETUP}/sources.json",
 )
 _DRAFT = ".setup-"
-_MAX_COPY = 256 * 2**20  # frozen weights of up to so many bytes are copied where they cannot be linked
+_MAX_COPY = 256 * 2**20  # bytes of a weights file that is copied where it cannot be linked
 
 
-def is_kept(folder: Path) -> bool:
-    """Whether a run's folder holds what the run is made of."""
+def has_setup(folder: Path) -> bool:
+    """Whether a run's folder has a saved setup."""
     return (folder / SOURCES).is_file()
 
 
-def keep(
+def save_setup(
     folder: Path,
     games: Sequence[Game[Any]],
     policy: Policy,
@@ -57,27 +57,27 @@ def keep(
     weights: Path | None,
     is_frozen: bool,
 ) -> None:
-    """Writes what a run is made of into its folder, all or nothing.
+    """Saves a run's setup in its folder, atomically.
 
     Args:
         folder: the run's.
         games: at their levels.
-        policy: its config and tokenizer are kept.
-        datasets: what its cold start learns, if that is read from a dataset.
-        dataset: the folder of that.
-        weights: the folder of its base weights, if it begins from some.
-        is_frozen: these stay as they are, under LoRA, and are kept too.
+        policy: its config and tokenizer are saved.
+        datasets: what the cold start learns, if it reads a dataset.
+        dataset: the folder of that dataset.
+        weights: the folder of the base weights; None if the initial weights are random.
+        is_frozen: the base weights stay frozen under LoRA, and are saved too.
 
     Raises:
-        ExperimentError: there is something else by that name.
-        OSError: it cannot be written.
+        ExperimentError: something else has that name.
+        OSError: the setup cannot be written.
     """
     target = folder / SETUP
     ExperimentError.require(
-        not target.exists(), f"{target} is there and is not a run's: move it away, or give another --workdir"
+        not target.exists(), f"{target} exists and is not a run's setup: move it away, or give another --workdir"
     )
-    for left in folder.glob(f"{_DRAFT}*"):  # by a kill
-        shutil.rmtree(left)
+    for leftover in folder.glob(f"{_DRAFT}*"):  # of a killed process
+        shutil.rmtree(leftover)
     draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=folder))
     try:
         sources: dict[str, Any] = {"format": 1}
@@ -108,7 +108,7 @@ def _write(
         if (pictures := getattr(game, "pictures", None)) is not None:
             (folder / "pictures").mkdir(exist_ok=True)
             images.save_images(pictures, folder / "pictures" / f"{game.id}.npz")
-            sources["pictures"][game.id] = _fingerprint(pictures)
+            sources["pictures"][game.id] = pictures.fingerprint
     if weights is not None:
         files = sorted([*weights.glob("*.safetensors"), *weights.glob("*.safetensors.index.json")])
         sources["weights"] = {"folder": str(weights.resolve()), "files": checksums.of_files(weights, files)}
@@ -118,10 +118,10 @@ def _write(
 
 
 def read_games(folder: Path, game_ids: Iterable[str]) -> tuple[Game[Any], ...]:
-    """The games of a run at the levels that are kept.
+    """The games of a run at their saved levels.
 
     Raises:
-        ExperimentError: the file is damaged, or of another version.
+        ExperimentError: the file is damaged or from another version.
     """
     file = folder / LEVELS
     levels, pictures = read_json(file, error=ExperimentError), _source(folder, "pictures") or {}
@@ -131,47 +131,35 @@ def read_games(folder: Path, game_ids: Iterable[str]) -> tuple[Game[Any], ...]:
         if not isinstance(keys, dict):
             raise ExperimentError(f"{file}: no level of {game_id}")
         try:
-            games.append(_make(game_id, keys, pictures.get(game_id), _pictures_file(folder, game_id)))
+            games.append(_make(game_id, keys, pictures.get(game_id), folder / PICTURES / f"{game_id}.npz"))
         except LevelError as error:
             raise ExperimentError(f"{file}: {error}") from None
     return tuple(games)
 
 
-def _make(game_id: str, keys: Mapping[str, Any], pictures: str | None, kept: Path) -> Game[Any]:
-    """A game at a level, with the pictures that its level names if they are the same still, else with the kept ones."""
+def _make(game_id: str, keys: Mapping[str, Any], pictures: str | None, saved: Path) -> Game[Any]:
+    """A game at a level, with the pictures that its level names if they are unchanged, else with the saved ones."""
     if pictures is not None:
         with contextlib.suppress(LevelError):
             game = envs.make(game_id, **keys)
-            if _fingerprint(getattr(game, "pictures", None)) == pictures:
+            if game.pictures.fingerprint == pictures:
                 return game
-        keys = {**keys, "images": str(kept.resolve())}
+        keys = {**keys, "images": str(saved.resolve())}
     return envs.make(game_id, **keys)
 
 
-def _pictures_file(folder: Path, game_id: str) -> Path:
-    return folder / PICTURES / f"{game_id}.npz"
-
-
-def _fingerprint(pictures: images.ImageSet | None) -> str:
-    if pictures is None:
-        return ""
-    digest = hashlib.blake2b(repr((pictures.class_names, pictures.images.shape)).encode(), digest_size=16)
-    digest.update(pictures.images.tobytes())
-    return digest.hexdigest()
-
-
 def resolved(game: Game[Any]) -> Game[Any]:
-    """The same game with a level that names no file: a prompt as its text, and the pictures that `auto` found.
+    """The same game with the file references of its level resolved: the prompt's text, and what `auto` pictures are.
 
     Raises:
-        LevelError: the file of the prompt is empty, or what it holds would be taken for the name of another.
+        LevelError: the prompt's file is empty, or its text would be read as another file reference.
     """
     changes: dict[str, Any] = {}
     prompt, pictures = game.level.prompt, getattr(game, "pictures", None)
     if prompt.startswith("@"):
         text = Path(prompt[1:]).read_text("utf-8")
         if not text or text.startswith("@"):
-            raise LevelError(f"{game.id}: {prompt[1:]}: a prompt is not empty, and does not begin with @")
+            raise LevelError(f"{game.id}: {prompt[1:]}: a prompt must not be empty or start with @")
         changes["prompt"] = text
     if pictures is not None and game.level.images == "auto":
         changes["images"] = pictures.name
@@ -179,55 +167,55 @@ def resolved(game: Game[Any]) -> Game[Any]:
 
 
 def with_prompts(experiment: Experiment, games: Sequence[Game[Any]]) -> Experiment:
-    """The experiment with the prompts that it names by a file as the text that is kept."""
+    """The experiment with the saved text in place of prompts that name a file."""
+    prompts = {game.id: game.level.prompt for game in games}
     levels = {
-        game_id: {**keys, "prompt": next(game.level.prompt for game in games if game.id == game_id)}
-        if str(keys.get("prompt", "")).startswith("@") and any(game.id == game_id for game in games)
+        game_id: {**keys, "prompt": prompts[game_id]}
+        if str(keys.get("prompt", "")).startswith("@") and game_id in prompts
         else keys
         for game_id, keys in experiment.levels.items()
     }
-    return dataclasses.replace(experiment, levels=levels) if levels != experiment.levels else experiment
+    return dataclasses.replace(experiment, levels=levels)
 
 
-# What is too large to keep
+# Base weights and dataset, which are too large to copy
 
 
 def weights_of(folder: Path, named: Path | None) -> Path | None:
-    """The folder with the base weights of a run, which are those that it began from; None if it began from none.
+    """The folder with the base weights that a run started from; None if its initial weights were random.
 
-    They are looked for in the run's folder, where they were, and where the config names them now.
+    Searches the run's folder, their original folder, and the folder that the config names now (`named`).
 
     Raises:
-        ExperimentError: they are in none of these, or are others.
+        ExperimentError: none of these has the same weights.
     """
     wanted = _source(folder, "weights")
     if wanted is None:
         return None
     places = [folder / MODEL, Path(str(wanted.get("folder"))), *([] if named is None else [named])]
-    why: dict[Path, str] = {}
+    reasons: dict[Path, str] = {}
     for place in dict.fromkeys(path.resolve() for path in places):
         try:
             checksums.compare(place, wanted.get("files") or {})
         except (DamagedError, OSError) as error:
             if place.is_dir() and place != (folder / MODEL).resolve():
-                why[place] = str(error)
+                reasons[place] = str(error)
             continue
         return place
     raise ExperimentError(
-        f"{folder}: the base weights that this run began from are needed, and are not in {wanted.get('folder')}: "
-        f"{'; '.join(why.values()) or 'no such folder'}. Put them back there"
+        f"{folder}: the base weights that this run started from are needed, and are not in {wanted.get('folder')}: "
+        f"{'; '.join(reasons.values()) or 'no such folder'}. Put them back there"
     )
 
 
 def dataset_of(folder: Path, named: str) -> Path:
-    """Where a run's dataset lies: where the config names it now, if it is there, or where it was."""
-    wanted = _source(folder, "dataset")
-    where = Path(named)
-    return where if where.is_dir() or wanted is None else Path(str(wanted.get("folder")))
+    """The folder of a run's dataset: the one that the config names now if it exists, else the original one."""
+    wanted, path = _source(folder, "dataset"), Path(named)
+    return path if path.is_dir() or wanted is None else Path(str(wanted.get("folder")))
 
 
-def check_dataset(folder: Path, where: Path, datasets: Sequence[Dataset]) -> None:
-    """Refuses a dataset that is another than the run has learnt from so far.
+def check_dataset(folder: Path, source: Path, datasets: Sequence[Dataset]) -> None:
+    """Checks that a dataset is the one that the run has learned from so far.
 
     Raises:
         ExperimentError: the demonstrations of a game have changed; the message names it.
@@ -239,13 +227,13 @@ def check_dataset(folder: Path, where: Path, datasets: Sequence[Dataset]) -> Non
     changed = [game for game in found if not isinstance(known, dict) or known.get(game) != found[game]]
     ExperimentError.require(
         not changed,
-        f"{where} has changed since this run began (what it says of {', '.join(changed)}): put the dataset back as it "
-        "was, or give another --workdir",
+        f"{source} has changed since this run started (demonstrations of {', '.join(changed)}): restore the dataset, "
+        "or give another --workdir",
     )
 
 
 def fingerprints(datasets: Iterable[Dataset]) -> dict[str, str]:
-    """Of each game's demonstrations, by what a run reads of them: responses and images, in their order."""
+    """A fingerprint of each game's demonstrations: of responses and images, in order."""
     found = {}
     for dataset in datasets:
         digest = hashlib.blake2b(digest_size=16)
@@ -266,14 +254,14 @@ def _source(folder: Path, name: str) -> Mapping[str, Any] | None:
 
 
 def _link(files: Iterable[Path], folder: Path) -> None:
-    """Links files into a folder, which takes no space; small ones are copied where that cannot be."""
+    """Hard-links files into a folder; copies small ones where the file system has no links."""
     for file in files:
         target = folder / file.name
         try:
             os.link(file.resolve(), target)
         except OSError:
             if file.stat().st_size <= _MAX_COPY:
-                with contextlib.suppress(OSError):  # it is only missed if the original goes
+                with contextlib.suppress(OSError):  # only needed if the original is removed
                     shutil.copyfile(file, target)
 
 

@@ -1,4 +1,4 @@
-"""Runs that were, or are still training: their policy and weights, from a folder."""
+"""Reads the policy and weights of a finished or running run from its folder."""
 
 import dataclasses
 import functools
@@ -22,40 +22,40 @@ from g1jax.training.steps import RunState, frozen_of, template
 from g1jax.vlm import Params, lora, master
 from g1jax.vlm.config import DType
 
-_MADE = "_CHECKPOINT_METADATA"  # Orbax's; it has the nanosecond in which a checkpoint was made
+_METADATA = "_CHECKPOINT_METADATA"  # Orbax's; holds a checkpoint's creation time in nanoseconds
 
 
 @dataclass(frozen=True, eq=False)
 class SavedRun:
-    """A run's folder, opened to be looked at."""
+    """A run's folder, opened for reading."""
 
     folder: Path
     setup: Setup
     steps: tuple[int, ...]
-    """The steps of which a checkpoint is kept, ascending; at least one."""
+    """The steps with a checkpoint, ascending; at least one."""
 
     def params(self, step: int) -> Params:
-        """The weights after a step, LoRA's merged.
+        """The weights after a step, with LoRA merged.
 
         Raises:
-            ExperimentError: the checkpoint is not there (any more), or cannot be read.
+            ExperimentError: the checkpoint is missing or cannot be read.
         """
         with _reading(self.folder, self.setup) as checkpoints:
             state = checkpoints.load(step, template(self.setup, step))
         return _complete(self.setup, state, self.setup.policy.config.param_dtype)
 
     def mark(self, step: int) -> str:
-        """Tells a checkpoint from any other, of another run or of the same one begun anew. A copy has the same."""
-        file = self.folder / "checkpoints" / str(step) / _MADE
-        ExperimentError.require(file.is_file(), f"{self.folder} has no checkpoint {step} any more")
+        """A fingerprint that differs for every checkpoint written, of this run or another; a copy has the same."""
+        file = self.folder / "checkpoints" / str(step) / _METADATA
+        ExperimentError.require(file.is_file(), f"{self.folder} no longer has checkpoint {step}")
         return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def open_run(folder: str | Path) -> SavedRun:
-    """A run by its folder, with the steps of all its checkpoints.
+    """Opens a run by its folder.
 
     Raises:
-        ExperimentError: it is no run's folder, or has no checkpoint.
+        ExperimentError: it is not a run's folder, or has no checkpoint.
     """
     folder = Path(folder)
     setup = open_setup(folder)
@@ -66,10 +66,10 @@ def open_run(folder: str | Path) -> SavedRun:
 
 
 def open_setup(folder: Path) -> Setup:
-    """What a run works with, read from its folder.
+    """The setup of a run, by its folder.
 
     Raises:
-        ExperimentError: it is no run's folder, or its files are damaged.
+        ExperimentError: it is not a run's folder, or its files are damaged.
     """
     return make_setup(read_config(folder), folder)
 
@@ -77,14 +77,13 @@ def open_setup(folder: Path) -> Setup:
 def policy_of_run(
     folder: str | Path, *, param_dtype: DType | None = None, warn: Callable[[str], None] = notice
 ) -> tuple[Policy, Params]:
-    """The policy of a run's newest checkpoint, and its weights, LoRA's merged.
+    """The policy of a run's newest checkpoint, and its weights with LoRA merged.
 
-    The weights are those it computes with, in the run's own type. With `param_dtype` they are of that type, and no bit
-    that training kept is lost to a narrower one first: float32 gives a bfloat16 run's master weights. `warn` is told of
-    a damaged checkpoint, for which the one before is taken.
+    The weights have the run's own type, or `param_dtype`: float32 gives the master weights of a bfloat16 run. A damaged
+    checkpoint is reported by `warn` and the one before it is used.
 
     Raises:
-        ExperimentError: it is no run's folder, or has no checkpoint that can be read.
+        ExperimentError: it is not a run's folder, or has no checkpoint that can be read.
     """
     folder = Path(folder)
     setup = open_setup(folder)
@@ -110,16 +109,15 @@ def _reading(folder: Path, setup: Setup) -> Iterator[Checkpoints]:
 
 
 def _complete(setup: Setup, state: RunState, dtype: str) -> Params:
-    """The weights of the plain model, of a type."""
+    """The weights of the plain model, cast to a type."""
     trained, frozen = state.trained, frozen_of(setup).frozen
     if dtype != setup.policy.config.param_dtype:
         trained = master.weights_of(trained, state.opt_state)
     trained = without_heads(trained)
 
-    def in_type(params: Params) -> Params:
-        typed: Params = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), params)
-        return typed
+    def cast(params: Params) -> Params:
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), params)
 
     if setup.lora is None or frozen is None:
-        return in_type(trained)
-    return lora.merge(in_type(frozen), trained, setup.lora)
+        return cast(trained)
+    return lora.merge(cast(frozen), trained, setup.lora)

@@ -1,4 +1,4 @@
-"""The published shapes of Qwen2.5-VL, for estimates and random weights; real weights bring their own config.json."""
+"""The published shapes of Qwen2.5-VL, for estimates and random weights; real weights have their own config.json."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def shape_of(name: str, **changes: Any) -> Config:
     """The config of Qwen2.5-VL `3B` or `7B`; `changes` are fields of Config, such as dtype.
 
     Raises:
-        ConfigError: no such size.
+        ConfigError: an unknown size.
     """
     ConfigError.require(name in _TEXT, unknown("size of Qwen2.5-VL", name, _TEXT))
     return Config(**{"vision": _VISION, "text": _TEXT[name], **_TOKENS, **changes})

@@ -1,4 +1,4 @@
-"""train/analyze.py over runs made by hand: what it finds is what playing finds, and nothing is played twice."""
+"""train/analyze.py on hand-made runs: points equal evaluations, and nothing is played twice."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from g1jax.analysis import checkpoint_play as points_module
 from g1jax.analysis.results import Analysis
 from g1jax.envs import LevelError
 from g1jax.evaluation import EvaluationError, intervals, play, policy_player, sums_of
-from g1jax.evaluation.report import SEEING
+from g1jax.evaluation.report import GIVEN_PERCEPTION
 from g1jax.programs.analyze import Options, analyze
 from g1jax.training import ExperimentError
 from g1jax.training.checkpoints import Checkpoints
@@ -41,7 +41,7 @@ def quick_programs() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The second run's newest checkpoint has the weights of the first one's."""
+    """Two runs. The newest checkpoints of both have equal weights."""
     folder = tmp_path_factory.mktemp("runs")
     model = tiny.save_model(folder / "model")
     first = make_run(folder / "g0", model, {3: 1, 6: 2})
@@ -71,13 +71,13 @@ def test_a_point_is_what_an_evaluation_finds(runs: tuple[Path, Path], analysis: 
         assert str(checkpoint.own["game_2048"].figures) == str(expected)  # which compares NaN too
 
 
-def test_seeing_is_seeing(analysis: Analysis) -> None:
-    """Random weights read nothing by themselves."""
+def test_given_perception_is_read_exactly(analysis: Analysis) -> None:
+    """Random weights read no board."""
     for checkpoint in analysis.runs[0].checkpoints:
         assert checkpoint.own["game_2048"].figures["perception"].mean == 0
         assert math.isnan(checkpoint.figures("game_2048")["reasoning"].mean)
-        assert checkpoint.seeing["game_2048"].figures["perception"].mean == 1
-        assert not math.isnan(checkpoint.figures("game_2048")[SEEING].mean)
+        assert checkpoint.given_perception["game_2048"].figures["perception"].mean == 1
+        assert not math.isnan(checkpoint.figures("game_2048")[GIVEN_PERCEPTION].mean)
     points = analysis.runs[0].points("game_2048")
     assert [point[0] for point in points["perception"]] == [3, 6]
     assert "reasoning" not in points
@@ -87,10 +87,10 @@ def test_equal_weights_differ_by_nothing(analysis: Analysis) -> None:
     found = analysis.differences["g1"]["game_2048"]
     assert {figure.mean for key, figure in found.items() if key != "reasoning"} == {0.0}
     tokens = [run.checkpoints[0].own["game_2048"].figures["bytes"].mean for run in analysis.runs]
-    assert tokens[0] != tokens[1]  # other weights do
+    assert tokens[0] != tokens[1]  # other weights differ
 
 
-def test_what_is_written(analysis: Analysis, out: Path) -> None:
+def test_written_files(analysis: Analysis, out: Path) -> None:
     names = {"analysis.json", "analysis.md", "analysis.png", "report.html"}
     assert {path.name for path in out.iterdir() if path.is_file()} == names
     data = json.loads((out / "analysis.json").read_text("utf-8"))
@@ -98,19 +98,20 @@ def test_what_is_written(analysis: Analysis, out: Path) -> None:
     assert data["runs"][1]["lead_lag"]["game_2048"]["lag_in_points"]["mean"] == 5
     page = (out / "analysis.md").read_text("utf-8")
     assert "| g1 | 12 | 0.0% (0.0–0.0) | – | " in page
-    assert "g0 has 2 checkpoints to look at (step 3, 6 of 20): it keeps the newest 3 (log.keep)" in page
+    assert "g0 has 2 checkpoints (step 3, 6 of 20): it keeps the newest 3 (log.keep)" in page
     assert "g0 has no curves of P and R of its own" in page
     assert (
-        "g1: P has half of its rise at step 27, R at step 31. Their changes correlate best P 5 points ahead (" in page
+        "g1: P reaches half of its rise at step 27, R at step 31. Their changes correlate best with P 5 points ahead ("
+        in page
     )
     report = (out / "report.html").read_text("utf-8")
     assert '"points":{"game_2048: g0":{"perception":[[3,0.0,0.0,0.0],[6,0.0,0.0,0.0]]' in report
     assert "published" not in report[report.index('id="data"') :].split("</script>")[0]
     pixels = np.asarray(Image.open(out / "analysis.png").convert("RGB")).reshape(-1, 3)
-    assert {(31, 111, 235), (122, 63, 181)} <= set(map(tuple, pixels.tolist()))  # P's and R seeing's
+    assert {(31, 111, 235), (122, 63, 181)} <= set(map(tuple, pixels.tolist()))  # P's and R given perception
 
 
-def test_nothing_is_played_twice(
+def test_points_are_cached(
     runs: tuple[Path, Path], analysis: Analysis, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any, **options: Any) -> Any:
@@ -124,13 +125,13 @@ def test_nothing_is_played_twice(
         analyze(Options(runs=runs, out=out, **{**SIZE, "seed": 1}))
     file = next((out / "points").glob("game_2048-000012-*/results.json"))
     whole = file.read_bytes()
-    file.write_bytes(whole[:100])  # as a kill leaves it
+    file.write_bytes(whole[:100])  # as after a kill
     with pytest.raises(AssertionError, match="played again"):
         analyze(Options(runs=runs, out=out, **SIZE))
     file.write_bytes(whole)
 
 
-def test_a_run_begun_anew_is_played_anew(runs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_restarted_run_is_played_again(runs: tuple[Path, Path], tmp_path: Path) -> None:
     copy = Path(shutil.copytree(runs[0], tmp_path / "copy"))
     assert open_run(copy).mark(6) == open_run(runs[0]).mark(6) != open_run(runs[0]).mark(3)
     shutil.rmtree(copy)
@@ -138,21 +139,21 @@ def test_a_run_begun_anew_is_played_anew(runs: tuple[Path, Path], tmp_path: Path
     assert open_run(copy).mark(6) != open_run(runs[0]).mark(6)
 
 
-def test_a_checkpoint_being_written_is_left_alone(runs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_checkpoint_being_written_is_ignored(runs: tuple[Path, Path], tmp_path: Path) -> None:
     copy = Path(shutil.copytree(runs[0], tmp_path / "copy"))
     half = copy / "checkpoints" / "9.orbax-checkpoint-tmp"
     half.mkdir()
     assert open_run(copy).steps == (3, 6)
     assert half.is_dir()
     with Checkpoints(copy / "checkpoints", keep=3) as checkpoints:
-        checkpoints.open()  # the run itself clears it away, in the background before it saves
+        checkpoints.open()  # the run deletes it, in the background before it saves
         deadline = time.monotonic() + 20
         while half.is_dir():
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
 
-def test_a_damaged_checkpoint_is_left_out_and_told(
+def test_a_damaged_checkpoint_is_left_out_with_a_note(
     runs: tuple[Path, Path], analysis: Analysis, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = Path(shutil.copytree(runs[1], tmp_path / "copy"))
@@ -168,19 +169,19 @@ def test_a_damaged_checkpoint_is_left_out_and_told(
 
 
 @pytest.mark.slow
-def test_looks_and_transfer(
+def test_appearance_and_transfer(
     runs: tuple[Path, Path], analysis: Analysis, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(appearance, "AXES", {"noise": (0.0, 64.0), "cell_size": (14, 28, 30)})
     options: dict[str, Any] = {"looks": ("noise,cell_size",), "transfer": "noisy, shisen_sho:tiny", "checkpoint": 3}
     found = analyze(Options(runs=runs[:1], out=out, **options, **SIZE)).runs[0]
     assert found.tested_at == 3
-    looks = {(point.look.axis, point.look.value): point for point in found.looks}
-    assert [point.look.is_own for point in found.looks] == [True, False, False, True, False]
+    looks = {(point.variant.axis, point.variant.value): point for point in found.variants}
+    assert [point.variant.is_own for point in found.variants] == [True, False, False, True, False]
     assert str(looks["noise", 0.0].figures) == str(found.checkpoints[0].own["game_2048"].figures)
     assert looks["noise", 64.0].figures is not None
-    assert "not made of whole visual tokens" in looks["cell_size", 30].look.why_not
-    assert [(point.trial.label, point.kinship) for point in found.trials] == [
+    assert "not made of whole visual tokens" in looks["cell_size", 30].variant.why_not
+    assert [(point.test.label, point.kinship) for point in found.transfer] == [
         ("game_2048:noisy", "other level"),
         ("shisen_sho:tiny", "other game"),
     ]
@@ -190,11 +191,11 @@ def test_looks_and_transfer(
     assert "| shisen_sho:tiny | g0, step 3 | other game | " in page
 
 
-# What cannot be done
+# Invalid options
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"runs": ()}, "name at least one run"),
         ({"runs": ("nowhere",)}, "no run at nowhere"),
@@ -203,17 +204,17 @@ def test_looks_and_transfer(
         ({"looks": ("nois",)}, "unknown looks axis 'nois'; did you mean 'noise'"),
         ({"transfer": "noisi"}, "unknown preset or game 'noisi'; did you mean 'noisy'"),
         ({"transfer": "swap:nope"}, "unknown preset 'nope'"),
-        ({"games": "swap"}, "games=swap: g0 learnt game_2048; for other games"),
+        ({"games": "swap"}, "games=swap: g0 was trained on game_2048; for other games"),
         ({"checkpoint": 4}, "g0 has no checkpoint 4; it keeps 3, 6"),
         ({"episodes": 0}, "episodes=0: expected a whole number from 1"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_one_line(
-    changes: dict[str, Any], told: str, runs: tuple[Path, Path], tmp_path: Path
+def test_invalid_options_are_one_line(
+    changes: dict[str, Any], message: str, runs: tuple[Path, Path], tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"runs": ("{0}",), "out": tmp_path / "out", **SIZE, **changes}
     options["runs"] = tuple(Path(str(run).format(*runs)) for run in options["runs"])
-    with pytest.raises((EvaluationError, ExperimentError, LevelError), match=told) as caught:
+    with pytest.raises((EvaluationError, ExperimentError, LevelError), match=message) as caught:
         analyze(Options(**options))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -222,7 +223,9 @@ def test_what_cannot_be_done_is_told_in_one_line(
 def test_runs_of_other_games_and_runs_without_checkpoints(runs: tuple[Path, Path], tmp_path: Path) -> None:
     model = str(runs[0].parent / "model")
     other = make_run(tmp_path / "other", model, {2: 1}, games=("shisen_sho",))
-    with pytest.raises(EvaluationError, match=r"g0 learnt game_2048; other learnt shisen_sho\. Give --transfer=all"):
+    with pytest.raises(
+        EvaluationError, match=r"g0 was trained on game_2048; other was trained on shisen_sho\. Give --transfer=all"
+    ):
         analyze(Options(runs=(runs[0], other), out=tmp_path / "out", **SIZE))
     empty = make_run(tmp_path / "empty", model, {})
     with pytest.raises(ExperimentError, match="empty has no checkpoint yet"):

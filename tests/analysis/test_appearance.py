@@ -1,4 +1,4 @@
-"""Appearance and other tests: what is shown is what a game made at that level shows."""
+"""Appearance and transfer tests: variants equal games made at that level."""
 
 import dataclasses
 from typing import Any
@@ -10,7 +10,7 @@ import pytest
 
 from g1jax import envs
 from g1jax.analysis.appearance import AXES, check_axes, variants_along
-from g1jax.analysis.transfer import game_of, kinship, trials_of
+from g1jax.analysis.transfer import game_of, kinship, transfer_tests
 from g1jax.envs import LevelError
 from g1jax.envs.core import Game
 from g1jax.evaluation import play, policy_player
@@ -22,7 +22,7 @@ SMALL: dict[str, Any] = {"rows": 2, "cols": 2}
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Watcher:
-    """A policy that says what it was shown: a sum over the frame in which every pixel has its own weight."""
+    """A policy whose response identifies the frame: a sum of its pixels with a weight for each."""
 
     def respond(self, params: Any, table: Any, game: Game[Any], frames: Any, keys: Any, *, starts: Any) -> Responses:
         pixels = frames.reshape(frames.shape[0], -1).astype(jnp.uint32)
@@ -37,42 +37,43 @@ WATCHER: Any = Watcher()
 NO_TABLE: Any = ()
 
 
-def seen(game: Game[Any], looks: Any = None) -> list[list[str]]:
-    played = play(game, policy_player(WATCHER, {}, NO_TABLE, looks=looks), 3, 2, num_recorded=3)
+def seen(game: Game[Any], appearance: Any = None) -> list[list[str]]:
+    played = play(game, policy_player(WATCHER, {}, NO_TABLE, appearance=appearance), 3, 2, num_recorded=3)
     assert played.recorded is not None
     assert played.recorded.responses is not None
     return played.recorded.responses
 
 
 @pytest.mark.parametrize("axis", AXES)
-def test_what_is_shown_is_the_level_itself(axis: str) -> None:
+def test_variants_equal_the_level(axis: str) -> None:
     game = envs.make("game_2048", **SMALL)
     found = variants_along(game, axis)
-    assert [look.value for look in found if look.is_own] == [getattr(game.level, axis)]
+    assert [variant.value for variant in found if variant.is_own] == [getattr(game.level, axis)]
     shown = [seen(game)]
-    for look in [look for look in found if not look.is_own][:: 2 if axis != "cell_size" else 1]:
-        shown.append(seen(game, look.looks))
-        assert shown[-1] == seen(envs.make("game_2048", **SMALL, **{axis: look.value}))
+    for variant in [variant for variant in found if not variant.is_own][:: 2 if axis != "cell_size" else 1]:
+        shown.append(seen(game, variant.appearance))
+        assert shown[-1] == seen(envs.make("game_2048", **SMALL, **{axis: variant.value}))
     assert len({str(one) for one in shown}) == len(shown) > 1
 
 
 def test_axes_of_a_game() -> None:
     digits = envs.make("shisen_sho_cifar10", images="digits")
     assert variants_along(digits, "palette") == []
-    assert [look.value for look in variants_along(envs.make("swap", cell_size=14), "jitter")] == [0, 1, 3]
+    assert [variant.value for variant in variants_along(envs.make("swap", cell_size=14), "jitter")] == [0, 1, 3]
     noisy = variants_along(envs.make("swap", noise=10), "noise")
-    assert [(look.value, look.is_own) for look in noisy][:3] == [(0.0, False), (8.0, False), (10.0, True)]
+    assert [(variant.value, variant.is_own) for variant in noisy][:3] == [(0.0, False), (8.0, False), (10.0, True)]
     framed = variants_along(envs.make("game_2048", frame_size=(112, 112)), "cell_size")
     assert "the board alone is 224×224" in framed[-1].why_not
     with pytest.raises(LevelError, match="unknown looks axis 'palete'; did you mean 'palette'"):
         check_axes(["noise", "palete"])
 
 
-def test_boards_and_chance_stay() -> None:
+def test_boards_and_random_keys_stay_the_same() -> None:
     game = envs.make("game_2048", **SMALL)
-    (look,) = [look for look in variants_along(game, "noise") if look.value == 64]
+    (variant,) = [variant for variant in variants_along(game, "noise") if variant.value == 64]
     plain, noisy = (
-        play(game, policy_player(WATCHER, {}, NO_TABLE, looks=of), 2, 2, num_recorded=2) for of in (None, look.looks)
+        play(game, policy_player(WATCHER, {}, NO_TABLE, appearance=of), 2, 2, num_recorded=2)
+        for of in (None, variant.appearance)
     )
     assert plain.recorded is not None
     assert noisy.recorded is not None
@@ -84,9 +85,9 @@ def experiment(*games: str, **changes: Any) -> Experiment:
     return Experiment(name="x", games=games, **changes)
 
 
-def test_trials() -> None:
+def test_transfer_tests() -> None:
     def labels(*names: str) -> list[str]:
-        return [trial.label for trial in trials_of(names, ["swap", "game_2048"])]
+        return [test.label for test in transfer_tests(names, ["swap", "game_2048"])]
 
     assert labels("noisy") == ["swap:noisy", "game_2048:noisy"]
     assert labels("wide+noisy", "swap") == ["game_2048:wide+noisy", "swap"]
@@ -96,17 +97,17 @@ def test_trials() -> None:
         labels("wid")
 
 
-def test_levels_of_trials() -> None:
-    (noisy,), (plain,) = trials_of(["swap:noisy"], []), trials_of(["swap"], [])
+def test_levels_of_transfer_tests() -> None:
+    (noisy,), (plain,) = transfer_tests(["swap:noisy"], []), transfer_tests(["swap"], [])
     own = experiment("swap", preset="dark", levels={"swap": {"prompt": "Swap", "noise": 4}})
     assert game_of(noisy, own) == envs.make("swap", prompt="Swap", noise=16)
     assert game_of(plain, own) == envs.make("swap", prompt="Swap", noise=4)
-    stranger = experiment("game_2048", levels={"game_2048": {"prompt": "2048"}})
-    assert game_of(noisy, stranger) == envs.make("swap", preset="noisy")
-    assert game_of(noisy, stranger, [own]) == game_of(noisy, own)
-    learnt = [envs.make("swap", prompt="Swap", noise=4)]
-    assert [kinship(game, learnt) for game in (learnt[0], envs.make("swap"), envs.make("game_2048"))] == [
-        "learnt",
+    other = experiment("game_2048", levels={"game_2048": {"prompt": "2048"}})
+    assert game_of(noisy, other) == envs.make("swap", preset="noisy")
+    assert game_of(noisy, other, [own]) == game_of(noisy, own)
+    trained = [envs.make("swap", prompt="Swap", noise=4)]
+    assert [kinship(game, trained) for game in (trained[0], envs.make("swap"), envs.make("game_2048"))] == [
+        "trained",
         "other level",
         "other game",
     ]

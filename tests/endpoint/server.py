@@ -1,4 +1,4 @@
-"""A small OpenAI-compatible server on loopback, which misbehaves as it is told to."""
+"""A small OpenAI-compatible server on loopback that misbehaves on request."""
 
 import json
 import threading
@@ -19,19 +19,17 @@ RAW = {
 
 
 Sent = tuple[int, dict[str, str], bytes | Callable[[str], bytes]]
-"""A status, headers and a body, which may be made of the request's `Authorization`."""
+"""A status, headers and a body, which may depend on the request's `Authorization`."""
 
 
 class Server(ThreadingHTTPServer):
-    """Answers the n-th question as `behaviours[n % len]` says: ok, slow, hang, drip, cut, a status, RAW or `sent`."""
+    """Answers question n as `behaviors[n % len]`: ok, slow, hang, drip, cut, a status, or a key of RAW or `sent`."""
 
     daemon_threads = True
 
-    def __init__(
-        self, behaviours: list[str], response: str, port: int = 0, sent: dict[str, Sent] | None = None
-    ) -> None:
+    def __init__(self, behaviors: list[str], response: str, port: int = 0, sent: dict[str, Sent] | None = None) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
-        self.behaviours, self.response = behaviours, response
+        self.behaviors, self.response = behaviors, response
         self.sent = dict(sent or {})
         self.lock = threading.Lock()
         self.requests: list[dict[str, Any]] = []
@@ -41,7 +39,7 @@ class Server(ThreadingHTTPServer):
         self.closing = threading.Event()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that is gone is nothing to report."""
+        """Ignores clients that have disconnected."""
 
     def wait_until_idle(self) -> None:
         while self.under_way:
@@ -63,39 +61,39 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         server = self.server
         with server.lock:
-            behaviour = server.behaviours[len(server.requests) % len(server.behaviours)]
+            behavior = server.behaviors[len(server.requests) % len(server.behaviors)]
             server.requests.append(body)
             server.keys.append(self.headers.get("Authorization", ""))
             server.under_way += 1
             server.most_under_way = max(server.most_under_way, server.under_way)
         try:
-            self._answer(behaviour, body)
+            self._answer(behavior, body)
         except OSError:
             self.close_connection = True
         finally:
             with server.lock:
                 server.under_way -= 1
 
-    def _answer(self, behaviour: str, body: dict[str, Any]) -> None:
-        if behaviour.isdigit():
-            error = {"message": f"status {behaviour}, key {self.headers.get('Authorization')}", "type": "error"}
-            self._send(json.dumps({"error": error}).encode(), int(behaviour), {"Retry-After": "0"})
-        elif behaviour in RAW:
-            self._send(RAW[behaviour])
-        elif behaviour in self.server.sent:
-            status, headers, raw = self.server.sent[behaviour]
+    def _answer(self, behavior: str, body: dict[str, Any]) -> None:
+        if behavior.isdigit():
+            error = {"message": f"status {behavior}, key {self.headers.get('Authorization')}", "type": "error"}
+            self._send(json.dumps({"error": error}).encode(), int(behavior), {"Retry-After": "0"})
+        elif behavior in RAW:
+            self._send(RAW[behavior])
+        elif behavior in self.server.sent:
+            status, headers, raw = self.server.sent[behavior]
             self._send(raw(self.headers.get("Authorization", "")) if callable(raw) else raw, status, headers)
-        elif behaviour == "hang":
+        elif behavior == "hang":
             self.server.closing.wait(30)
             self.close_connection = True
         else:
-            if behaviour == "slow":
+            if behavior == "slow":
                 time.sleep(0.2)
             raw = json.dumps(self._completion(body)).encode()
-            if behaviour == "cut":  # fewer bytes than promised
+            if behavior == "cut":  # fewer bytes than promised
                 self._send(raw[:40], length=len(raw))
                 self.close_connection = True
-            elif behaviour == "drip":  # always something, never all
+            elif behavior == "drip":  # a byte at a time, never complete
                 self._send(b"", length=len(raw))
                 while not self.server.closing.wait(0.05):
                     self.wfile.write(b" ")
@@ -126,10 +124,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(
-    *behaviours: str, response: str = RESPONSE, port: int = 0, sent: dict[str, Sent] | None = None
+    *behaviors: str, response: str = RESPONSE, port: int = 0, sent: dict[str, Sent] | None = None
 ) -> Iterator[Server]:
-    """A running server. Behaviours may be keys of `sent`."""
-    server = Server(list(behaviours) or ["ok"], response, port, sent)
+    """A running server. Behaviors may be keys of `sent`."""
+    server = Server(list(behaviors) or ["ok"], response, port, sent)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -1,4 +1,4 @@
-"""The endpoint player against a real server on loopback, which answers well, badly, late or never."""
+"""The endpoint player against a real server on loopback that answers correctly, wrongly, late or never."""
 
 import json
 import math
@@ -51,14 +51,14 @@ def always_up(params: Any, game: Any, states: Any, keys: Any, /) -> Answers:
 
 
 def assert_same_play(remote: Episodes, num_episodes: int, num_steps: int) -> None:
-    """The server always says up: the same boards and chance as a player on the device that does."""
+    """The server always answers up: the play of a device player that does the same."""
     local = play(GAME, Player("up", always_up), num_episodes, num_steps)
     np.testing.assert_array_equal(remote.steps.reward, local.steps.reward)
     np.testing.assert_array_equal(remote.steps.is_legal, local.steps.is_legal)
 
 
 def test_it_plays_the_boards_that_all_players_meet(tmp_path: Path) -> None:
-    told = []
+    progress = []
     with serving() as server:
         played = play_remote(
             GAME,
@@ -67,7 +67,7 @@ def test_it_plays_the_boards_that_all_players_meet(tmp_path: Path) -> None:
             3,
             5,
             num_recorded=2,
-            on_progress=lambda *of: told.append(of),
+            on_progress=lambda *counts: progress.append(counts),
         )
     assert_same_play(played, 3, 5)
     steps = played.steps
@@ -82,7 +82,7 @@ def test_it_plays_the_boards_that_all_players_meet(tmp_path: Path) -> None:
     assert not np.asarray(steps.is_invalid).any()
     assert played.recorded is not None
     assert played.recorded.responses == [[RESPONSE] * 5] * 2
-    assert told[-1] == (15, 15)
+    assert progress[-1] == (15, 15)
     assert sorted(answered(tmp_path / "log.jsonl")) == [(e, s) for e in range(3) for s in range(5)]
     content = server.requests[0]["messages"][0]["content"]
     assert content[0]["image_url"]["url"].startswith("data:image/png;base64,iVBOR")
@@ -95,21 +95,21 @@ def reasons_of(log: Path) -> str:
 
 
 def test_every_step_is_accounted_for_however_the_server_behaves(tmp_path: Path) -> None:
-    """The time-out is out of reach here: on a busy machine it would cut good answers, too."""
-    log, behaviours = tmp_path / "log.jsonl", ["429", "ok", "500", "slow", "503", "cut", "ok", *RAW]
-    with serving(*behaviours) as server:
+    """With a timeout too long to be reached: on a busy machine a short one would also cut good answers."""
+    log, behaviors = tmp_path / "log.jsonl", ["429", "ok", "500", "slow", "503", "cut", "ok", *RAW]
+    with serving(*behaviors) as server:
         played = play_remote(GAME, endpoint(server, timeout=600.0, max_tries=12, backoff=0.001), log, 3, 4)
         num_asked, num_ok = len(server.requests), sum(server.answered.values())
     assert_same_play(played, 3, 4)
     assert sorted(answered(log)) == [(e, s) for e in range(3) for s in range(4)]
-    assert num_ok == 12, "what was answered was not asked again"
+    assert num_ok == 12, "answered questions are not asked again"
     assert len(lines_of(log)) == num_asked, "every try has its line"
     for reason in ("429", "500", "503", "not a chat completion", "no connection"):
         assert reason in reasons_of(log)
 
 
 def test_every_step_is_accounted_for_where_answers_do_not_come_in_time(tmp_path: Path) -> None:
-    """What is in time depends on how busy the machine is, so it is the client's own count that the log is held to."""
+    """Which answers are in time depends on the machine's load, so the log is compared with the client's own count."""
     log, budget = tmp_path / "log.jsonl", Budget()
     with serving("ok", "hang", "ok", "drip") as server:
         settings = endpoint(server, timeout=1.0, max_tries=30, backoff=0.001)
@@ -126,10 +126,10 @@ def test_no_more_is_asked_at_a_time_than_allowed(tmp_path: Path) -> None:
     assert server.most_under_way == 2
 
 
-def test_a_cap_stops_the_run_and_the_next_one_goes_on(tmp_path: Path) -> None:
+def test_a_cap_stops_the_run_and_the_next_one_resumes(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     with serving() as server:
-        with pytest.raises(EvaluationError, match=r"max_calls=5 is spent\. 5 of 8 steps .* run it again to go on"):
+        with pytest.raises(EvaluationError, match=r"max_calls=5 is spent\. 5 of 8 steps .* run it again to resume"):
             play_remote(GAME, endpoint(server, max_calls=5, concurrency=1), log, 2, 4)
         assert len(server.requests) == 5
         with pytest.raises(EvaluationError, match="max_total_tokens=20 is spent"):
@@ -137,14 +137,14 @@ def test_a_cap_stops_the_run_and_the_next_one_goes_on(tmp_path: Path) -> None:
         played = play_remote(GAME, endpoint(server), log, 2, 4)
         assert len(server.requests) == 8
         play_remote(GAME, endpoint(server), log, 2, 4)
-        assert len(server.requests) == 8, "a whole log asks nothing"
+        assert len(server.requests) == 8, "a complete log needs no questions"
         play_remote(GAME, endpoint(server), log, 3, 4)
-        assert len(server.requests) == 12, "more episodes ask for these alone"
+        assert len(server.requests) == 12, "more episodes ask only for the new ones"
     assert_same_play(played, 2, 4)
 
 
 def test_what_fails_for_good_stops_the_run_in_one_line(tmp_path: Path) -> None:
-    for status, told in (
+    for status, message in (
         ("401", "refuses the key in OPENAI_API_KEY"),
         ("403", "refuses the key"),
         ("404", "no model 'm' at"),
@@ -153,7 +153,7 @@ def test_what_fails_for_good_stops_the_run_in_one_line(tmp_path: Path) -> None:
     ):
         with serving(status) as server:
             log = tmp_path / f"{status}.jsonl"
-            with pytest.raises(EvaluationError, match=told) as caught:
+            with pytest.raises(EvaluationError, match=message) as caught:
                 play_remote(GAME, endpoint(server, max_tries=3, concurrency=2), log, 2, 2)
             assert "\n" not in str(caught.value)
             assert KEY not in str(caught.value)
@@ -204,7 +204,7 @@ def test_a_log_of_another_setting_is_refused(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     with serving() as server:
         play_remote(GAME, endpoint(server), log, 1, 1)
-        with pytest.raises(EvaluationError, match="begun with seed=0, now it is 1"):
+        with pytest.raises(EvaluationError, match="started with seed=0, now it is 1"):
             play_remote(GAME, endpoint(server), log, 1, 1, seed=1)
         with pytest.raises(EvaluationError, match="temperature"):
             play_remote(GAME, endpoint(server, temperature=0.5), log, 1, 1)
@@ -230,12 +230,12 @@ def test_a_line_that_cannot_be_read_is_asked_again_and_kept(tmp_path: Path, caps
             log.write_bytes(damaged)
             assert np.array_equal(play_remote(GAME, endpoint(server), log, 1, 3).steps.reward, whole.steps.reward), name
             assert log.read_bytes().startswith(damaged), name
-            told = capsys.readouterr().err
-            assert told.startswith(f"note: {log}:"), name
-            assert told.count("\n") == 1, name
+            err = capsys.readouterr().err
+            assert err.startswith(f"note: {log}:"), name
+            assert err.count("\n") == 1, name
             again = log.read_bytes()
             play_remote(GAME, endpoint(server), log, 1, 3)
-            assert log.read_bytes() == again, "now it has everything"
+            assert log.read_bytes() == again, "the log is complete again"
             capsys.readouterr()
         assert len(server.requests) == 3 + 4
 
@@ -251,7 +251,7 @@ def test_a_line_that_cannot_be_read_is_asked_again_and_kept(tmp_path: Path, caps
     ],
 )
 def test_exchanges_are_never_deleted(damage: Any, tmp_path: Path) -> None:
-    """However they fail to load, every byte is there afterwards, at the beginning of the file."""
+    """However loading fails, every byte is still at the beginning of the file."""
     log = tmp_path / "log.jsonl"
     with serving() as server:
         play_remote(GAME, endpoint(server), log, 1, 2)
@@ -263,7 +263,7 @@ def test_exchanges_are_never_deleted(damage: Any, tmp_path: Path) -> None:
         assert log.read_bytes().startswith(damaged)
 
 
-def test_a_log_without_a_line_that_can_be_read_goes_on_behind_it(tmp_path: Path) -> None:
+def test_a_log_without_a_readable_line_is_appended_to(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     log.write_bytes(bytes(100))
     with serving() as server:
@@ -273,7 +273,7 @@ def test_a_log_without_a_line_that_can_be_read_goes_on_behind_it(tmp_path: Path)
     assert log.read_bytes().startswith(bytes(100) + b"\n{")
 
 
-def test_exchanges_stay_where_a_run_is_stopped_or_cannot_go_on(tmp_path: Path) -> None:
+def test_exchanges_are_kept_when_a_run_is_stopped_or_cannot_resume(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     with serving("ok", "ok", "500") as server:
         with pytest.raises(EvaluationError, match="500"):
@@ -289,7 +289,7 @@ def test_exchanges_stay_where_a_run_is_stopped_or_cannot_go_on(tmp_path: Path) -
         assert log.read_bytes().startswith(raw)
         raw = log.read_bytes()
         for changes in ({"model": "n"}, {"max_calls": 1, "temperature": 0.1}):
-            with pytest.raises(EvaluationError, match="begun with"):
+            with pytest.raises(EvaluationError, match="started with"):
                 play_remote(GAME, endpoint(server, **changes), log, 1, 4)
         assert log.read_bytes() == raw
     folder = tmp_path / "folder.jsonl"
@@ -301,7 +301,7 @@ def test_exchanges_stay_where_a_run_is_stopped_or_cannot_go_on(tmp_path: Path) -
         play_remote(GAME, Endpoint(model="m", base_url="http://127.0.0.1:9/v1"), tmp_path / "pipe.jsonl", 1, 1)
 
 
-def test_missing_settings_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_settings_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "log.jsonl"
     with pytest.raises(EvaluationError, match="name the endpoint's model"):
         play_remote(GAME, Endpoint(), log, 1, 1)
@@ -316,8 +316,8 @@ def test_missing_settings_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert Endpoint(base_url="https://me:word@host:1/v1?k=s").public_url == "https://host:1/v1"
 
 
-def test_killed_in_the_middle_it_goes_on_and_asks_nothing_twice(tmp_path: Path) -> None:
-    """Killed with -9 at some point, twice: what the log has by then is never asked again, and the play is the same."""
+def test_killed_in_the_middle_it_resumes_and_asks_nothing_twice(tmp_path: Path) -> None:
+    """After kill -9, twice, logged answers are not asked again, and the play is the same."""
     log = tmp_path / "log.jsonl"
     code = (
         "import sys, pathlib\n"
@@ -345,7 +345,7 @@ def test_killed_in_the_middle_it_goes_on_and_asks_nothing_twice(tmp_path: Path) 
             assert len(set(so_far)) == len(so_far) < 36
             assert so_far[: len(before)] == before
             before = so_far
-        num_lost = sum(server.answered.values()) - len(before)  # answered, but killed before it was heard
+        num_lost = sum(server.answered.values()) - len(before)  # answered, but killed before it was logged
         assert num_lost <= 2 * 3
         played = play_remote(GAME, endpoint(server), log, 3, 12)
         assert sum(server.answered.values()) == 36 + num_lost

@@ -1,4 +1,4 @@
-"""A server that is out to do harm: to leak the key, to fill memory, to spend money, to make the log useless."""
+"""Malicious servers, which try to leak the key, fill memory, spend money or corrupt the log."""
 
 import asyncio
 import base64
@@ -65,24 +65,24 @@ def body(of: Any = None) -> bytes:
 
 ECHOES: dict[str, Callable[[str], str]] = {
     "plain": str,
-    "repr": lambda told: repr(told.encode()),
-    "json": lambda told: json.dumps(json.dumps(told)),
-    "url": lambda told: urllib.parse.quote(told, safe=""),
-    "base64": lambda told: base64.b64encode(told.encode()).decode(),
-    "at the cut": lambda told: "x" * 270 + told,
-    "after controls": lambda told: "\x1b" * 60 + told,
+    "repr": lambda text: repr(text.encode()),
+    "json": lambda text: json.dumps(json.dumps(text)),
+    "url": lambda text: urllib.parse.quote(text, safe=""),
+    "base64": lambda text: base64.b64encode(text.encode()).decode(),
+    "at the cut": lambda text: "x" * 270 + text,
+    "after controls": lambda text: "\x1b" * 60 + text,
 }
 
 
 @pytest.mark.parametrize("user", ["", "me:word@"], ids=["key", "password"])
 def test_a_secret_does_not_come_back(user: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither to the log, nor to the terminal, nor in what is raised, whole or in part."""
+    """Neither in the log, nor on the terminal, nor in exceptions, whole or in part."""
 
     def echo(encode: Callable[[str], str], status: int) -> Callable[[str], bytes]:
         def make(authorization: str) -> bytes:
-            told = authorization.partition(" ")[2]
-            told = encode(base64.b64decode(told).decode() if authorization.startswith("Basic") else told)
-            return body(completion(told, reasoning=told) if status == 200 else {"error": {"message": told}})
+            secret = authorization.partition(" ")[2]
+            text = encode(base64.b64decode(secret).decode() if authorization.startswith("Basic") else secret)
+            return body(completion(text, reasoning=text) if status == 200 else {"error": {"message": text}})
 
         return make
 
@@ -104,10 +104,10 @@ def test_a_secret_does_not_come_back(user: str, tmp_path: Path, capsys: pytest.C
         shown += [str(caught.value), *capsys.readouterr()]
     secret = "me:word" if user else KEY
     encoded = [encode(secret) for encode in ECHOES.values()]
-    for told in shown:
+    for text in shown:
         for form in [secret[:10], base64.b64encode(secret.encode()).decode()[:9], *encoded]:
-            assert form not in told
-    assert sum(told.count("[key]") for told in shown) >= 3 * len(ECHOES)
+            assert form not in text
+    assert sum(text.count("[key]") for text in shown) >= 3 * len(ECHOES)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_key_that_cannot_be_sent_is_refused_and_not_printed(
         "http://me:pass-word@/v1",
     ],
 )
-def test_a_url_that_is_none_is_refused_and_its_password_not_printed(url: str, tmp_path: Path) -> None:
+def test_an_invalid_url_is_refused_and_its_password_not_printed(url: str, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="the endpoint's URL") as caught:
         play_remote(GAME, Endpoint(model="m", base_url=url), tmp_path / "log.jsonl", 1, 1)
     assert "pass-word" not in str(caught.value)
@@ -145,7 +145,7 @@ def test_a_url_that_is_none_is_refused_and_its_password_not_printed(url: str, tm
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_redirect_takes_nothing_to_another_place(status: int, tmp_path: Path) -> None:
+def test_a_redirect_is_not_followed(status: int, tmp_path: Path) -> None:
     with serving() as other:
         sent: dict[str, Sent] = {"away": (status, {"Location": f"{other.url}/chat/completions"}, b"")}
         with serving("away", sent=sent) as server, pytest.raises(EvaluationError, match=f"{status}: .* redirects to"):
@@ -181,7 +181,7 @@ BODIES: dict[str, Sent] = {
 
 @pytest.mark.parametrize("name", BODIES)
 def test_a_hostile_body_is_one_failed_try_in_bounded_memory(name: str, tmp_path: Path) -> None:
-    """And what comes after it is played, now and by the next run."""
+    """And later answers are played, in this run and the next one."""
     log = tmp_path / "log.jsonl"
     with serving(name, "ok", sent=BODIES, response=OK) as server:
         settings = endpoint(server, on_failure="unreadable", concurrency=1)
@@ -197,9 +197,9 @@ def test_a_hostile_body_is_one_failed_try_in_bounded_memory(name: str, tmp_path:
     assert played.steps.reward.shape == (1, 2)
     assert peak < 60 * 2**20
     lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
-    told = [line.get("failed") or line.get("gave_up") or "" for line in lines[1:]]
-    assert any(told)
-    assert all(len(reason) <= 320 and reason.isprintable() for reason in told)
+    reasons = [line.get("failed") or line.get("gave_up") or "" for line in lines[1:]]
+    assert any(reasons)
+    assert all(len(reason) <= 320 and reason.isprintable() for reason in reasons)
 
 
 USAGES: dict[str, Any] = {
@@ -215,7 +215,7 @@ USAGES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", USAGES)
-def test_numbers_that_cannot_be_are_not_believed(name: str, tmp_path: Path) -> None:
+def test_implausible_token_counts_are_ignored(name: str, tmp_path: Path) -> None:
     sent: dict[str, Sent] = {name: (200, {}, body(completion(usage=USAGES[name])))}
     with serving(name, sent=sent) as server:
         for _ in range(2):
@@ -224,7 +224,7 @@ def test_numbers_that_cannot_be_are_not_believed(name: str, tmp_path: Path) -> N
         assert len(server.requests) == 1
 
 
-def test_a_log_with_numbers_that_cannot_be_is_read(tmp_path: Path) -> None:
+def test_a_log_with_implausible_token_counts_is_read(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     with serving(response=OK) as server:
         play_remote(GAME, endpoint(server), log, 1, 1)
@@ -247,10 +247,10 @@ def test_numbers_of_tokens() -> None:
     ids=lambda changes: str(changes)[:30],
 )
 def test_what_else_is_odd_in_an_answer_does_not_spoil_it(changes: dict[str, Any], tmp_path: Path) -> None:
-    told = completion(OK, **{key: value for key, value in changes.items() if key == "reasoning"})
-    told["choices"][0] |= {key: value for key, value in changes.items() if key == "finish_reason"}
+    odd = completion(OK, **{key: value for key, value in changes.items() if key == "reasoning"})
+    odd["choices"][0] |= {key: value for key, value in changes.items() if key == "finish_reason"}
     log = tmp_path / "log.jsonl"
-    with serving("odd", sent={"odd": (200, {}, body(told))}) as server:
+    with serving("odd", sent={"odd": (200, {}, body(odd))}) as server:
         played = play_remote(GAME, endpoint(server), log, 1, 1)
     assert not np.asarray(played.steps.is_invalid).any()
     line = json.loads(log.read_text("utf-8").splitlines()[-1])
@@ -279,7 +279,7 @@ def test_a_server_cannot_make_us_wait_for_long(header: str, tmp_path: Path, monk
 
 
 def test_caps_are_of_all_games_together(tmp_path: Path) -> None:
-    """Of calls and of tokens, where each game alone stays below them."""
+    """Caps on calls and on tokens, where each game alone stays below them."""
     for caps, num_calls in (({"max_calls": 5}, 5), ({"max_total_tokens": 17 * 4}, 4)):
         with serving(response=OK) as server:
             settings = endpoint(server, concurrency=1, **caps)
@@ -306,10 +306,10 @@ def test_tokens_that_are_not_reported_are_estimated(usage: Any, tmp_path: Path) 
 
 
 def test_tries_that_may_have_cost_something_count(tmp_path: Path) -> None:
-    for behaviour, counts in (("500", False), ("truncated", True), ("cut", True)):
+    for behavior, counts in (("500", False), ("truncated", True), ("cut", True)):
         budget = Budget()
-        with serving(behaviour) as server, pytest.raises(EvaluationError, match="0 of 1 steps"):
-            play_remote(GAME, endpoint(server), tmp_path / f"{behaviour}.jsonl", 1, 1, budget=budget)
+        with serving(behavior) as server, pytest.raises(EvaluationError, match="0 of 1 steps"):
+            play_remote(GAME, endpoint(server), tmp_path / f"{behavior}.jsonl", 1, 1, budget=budget)
         assert (budget.num_tokens > 0) == counts
         assert budget.num_calls == 2
 
@@ -330,7 +330,7 @@ def test_it_works_where_an_event_loop_runs(tmp_path: Path) -> None:
                 endpoint(server),
                 tmp_path / "exchanges",
             )
-            with pytest.raises(EvaluationError, match="begun with seed=0"):
+            with pytest.raises(EvaluationError, match="started with seed=0"):
                 play_remote(GAME, endpoint(server), tmp_path / "log.jsonl", 1, 2, seed=1)
             return played, taught
 
@@ -343,7 +343,7 @@ def test_it_works_where_an_event_loop_runs(tmp_path: Path) -> None:
 
 @pytest.fixture
 def handles_interrupts() -> Iterator[None]:
-    """Python's own handler of SIGINT: a shell starts what runs in its background with SIGINT ignored."""
+    """Python's own handler of SIGINT: a shell starts background processes with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

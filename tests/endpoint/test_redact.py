@@ -1,4 +1,4 @@
-"""Keys and passwords in foreign text: redacted in whatever encoding they come back, and nothing else is."""
+"""Keys and passwords in foreign text are redacted in every encoding, and nothing else is."""
 
 import base64
 import html
@@ -18,7 +18,7 @@ URL = f"https://{USER}:{urllib.parse.quote(PASSWORD, safe='')}@host/v1"
 
 Encode = Callable[[str], str]
 ENCODINGS: dict[str, Encode] = {
-    "as it is": str,
+    "verbatim": str,
     "repr": repr,
     "repr of bytes": lambda text: repr(text.encode()),
     "json": json.dumps,
@@ -46,20 +46,20 @@ ENCODINGS: dict[str, Encode] = {
 }
 
 
-def pieces(told: str) -> set[str]:
-    return {told[i : i + 6] for i in range(len(told) - 5)}
+def pieces(encoded: str) -> set[str]:
+    return {encoded[i : i + 6] for i in range(len(encoded) - 5)}
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
 @pytest.mark.parametrize("secret", [KEY, f"{USER}:{PASSWORD}"], ids=["key", "basic"])
 def test_a_secret_is_redacted_in_every_encoding(name: str, secret: str) -> None:
-    told = ENCODINGS[name](secret)
-    shown = redactor_for(KEY, URL)(f"Before. {told} After.")
+    encoded = ENCODINGS[name](secret)
+    shown = redactor_for(KEY, URL)(f"Before. {encoded} After.")
     assert shown.startswith("Before. ")
     assert shown.endswith(" After.")
     assert REDACTED in shown
     around = pieces(ENCODINGS[name]("")) | pieces(base64.b64encode(b"-" * 48).decode())
-    assert not pieces(told) & pieces(shown) - around, shown
+    assert not pieces(encoded) & pieces(shown) - around, shown
 
 
 @pytest.mark.parametrize("encode", ENCODINGS.values(), ids=ENCODINGS)
@@ -77,20 +77,20 @@ def test_the_beginning_of_a_key_that_was_cut_is_redacted(encode: Encode) -> None
     st.text(max_size=10),
 )
 def test_any_key_is_redacted(key: str, name: str, before: str, after: str) -> None:
-    told = ENCODINGS[name](key)
-    shown = Redactor([key])(f"{before} {told} {after}")
+    encoded = ENCODINGS[name](key)
+    shown = Redactor([key])(f"{before} {encoded} {after}")
     assert REDACTED in shown
-    assert told not in shown
+    assert encoded not in shown
     assert key not in shown
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.characters() | st.sampled_from("\\%&;u04xn#")))
-def test_other_text_stays_as_it_is(text: str) -> None:
+def test_other_text_is_unchanged(text: str) -> None:
     assert redactor_for(KEY, URL)(text) == text
 
 
-def test_short_secrets_are_redacted_where_they_stand_alone() -> None:
+def test_short_secrets_are_redacted_as_whole_words() -> None:
     redact = redactor_for("EMPTY", "http://me:word@host/v1?token=abc12&n=1")
     assert redact("words, sword, EMPTY, me") == "words, sword, EMPTY, me"
     assert (
@@ -104,13 +104,13 @@ def test_short_secrets_are_redacted_where_they_stand_alone() -> None:
     assert redactor_for("none", "http://host/v1")("Bearer none, none") == "Bearer none, none"
 
 
-def test_what_else_is_secret_of_an_endpoint() -> None:
+def test_other_secrets_of_an_endpoint() -> None:
     redact = redactor_for("", "https://a-token-as-user@host/v1?key=query-secret", "X-Auth: header-secret\nX-B: c")
     assert redact("a-token-as-user query-secret header-secret c") == f"{REDACTED} {REDACTED} {REDACTED} c"
 
 
 def test_time_is_bounded_by_the_length_of_the_text() -> None:
-    """Texts at which patterns that are tried from every place take hours."""
+    """Texts on which patterns that are tried at every position take hours."""
     redact = redactor_for("a" * 20, URL)
     for text in ("\\", "%25", "&amp;", "a", "A", "a" * 11 + " ", "\\\\u0061"):
         redact(text * (100_000 // len(text)))

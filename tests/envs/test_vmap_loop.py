@@ -1,4 +1,4 @@
-"""How a batch is computed must not change what: `loop_while` and `fenced` against what they stand for."""
+"""`loop_while` and `fenced` give the same results as plain loops and functions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ Loop = Callable[..., Any]
 
 
 def collatz(loop: Loop, start: Array) -> dict[str, Array]:
-    """Steps to 1, the highest number on the way, and a row of what was seen; ends at once where `start` is 1."""
+    """Steps to 1, the highest number, and the last numbers seen; ends at once if `start` is 1."""
 
     def body(carry: dict[str, Array]) -> dict[str, Array]:
         number = jnp.where(carry["number"] % 2 == 0, carry["number"] // 2, 3 * carry["number"] + 1)
@@ -42,7 +42,7 @@ def of(loop: Loop) -> Callable[[Array], Any]:
 
 
 @pytest.mark.parametrize("size", [1, 2, 63, 64, 65, 1500])
-def test_a_batched_loop_gives_every_environment_what_its_own_loop_gives(size: int) -> None:
+def test_a_batched_loop_equals_single_loops(size: int) -> None:
     numbers = starts(size)
     actual, expected = (jax.jit(jax.vmap(of(loop)))(numbers) for loop in (loop_while, lax.while_loop))
     helpers.assert_trees_equal(actual, expected)
@@ -56,14 +56,14 @@ def test_a_loop_without_a_batch_is_a_loop() -> None:
         helpers.assert_trees_equal(actual, expected)
 
 
-def test_a_loop_in_which_nobody_is_active_changes_nothing() -> None:
+def test_a_loop_without_active_environments_changes_nothing() -> None:
     actual = jax.jit(jax.vmap(of(loop_while)))(np.ones(100, np.int32))
     assert not np.asarray(actual["count"]).any()
     assert not np.asarray(actual["seen"]).any()
 
 
 @pytest.mark.parametrize("shape", [(3, 50), (70, 3), (2, 3, 40), (1, 1)], ids=str)
-def test_batches_of_batches_are_computed_alike(shape: tuple[int, ...]) -> None:
+def test_nested_batches_give_the_same(shape: tuple[int, ...]) -> None:
     def nested(loop: Loop) -> Callable[..., Any]:
         function = of(loop)
         for _ in shape:
@@ -75,12 +75,12 @@ def test_batches_of_batches_are_computed_alike(shape: tuple[int, ...]) -> None:
 
 
 def halve(loop: Loop, limit: Array, carry: Array) -> Any:
-    """A loop whose carry holds something that may or may not be batched."""
+    """A loop with a carry of which parts may be unbatched."""
     return loop(lambda c: jnp.any(c[1] > c[0]), lambda c: (c[0], c[1] // 2, c[2] + 1), (limit, carry, jnp.int32(0)))
 
 
 @pytest.mark.parametrize("in_axes", [(0, 0), (None, 0), (0, None)], ids=str)
-def test_what_is_not_batched_is_the_same_for_all(in_axes: tuple[int | None, int | None]) -> None:
+def test_unbatched_parts_are_shared(in_axes: tuple[int | None, int | None]) -> None:
     limit = np.arange(1, 81, dtype=np.int32) if in_axes[0] == 0 else jnp.int32(5)
     carry = starts(80, 6) * 1000 if in_axes[1] == 0 else starts(6) * 1000
     actual, expected = (
@@ -99,7 +99,7 @@ def test_an_inner_batch_under_an_outer_one_may_share_what_it_reads() -> None:
     helpers.assert_trees_equal(actual, expected)
 
 
-def test_a_loop_in_a_loop_is_computed_alike() -> None:
+def test_nested_loops_give_the_same() -> None:
     def outer(loop: Loop, start: Array) -> Any:
         def body(carry: Any) -> Any:
             inner = collatz(loop, carry[0])

@@ -1,7 +1,7 @@
-"""Countdown: a game so small that tests of batches compile in a moment, with an end and with luck to look at.
+"""Countdown: a tiny game that compiles fast in tests of batches, with an end and random outcomes.
 
-A number from 1 to 9 and a mark. Action a takes a + 1 off the number and earns a + 1; it is legal if that much is left,
-and else costs 1. A legal move draws the mark anew, from its key, if the level has luck. At 0 the game is over.
+A number from 1 to 9 and a mark. Action a subtracts a + 1 from the number and earns a + 1. It is legal if the number is
+large enough, and otherwise costs 1. If the level is random, a legal move draws a new mark. At 0 the game is over.
 """
 
 from collections.abc import Sequence
@@ -32,9 +32,9 @@ class Level(level_keys.Level):
     rows: int = 1
     cols: int = 2
     most: int = 3
-    """The most that an action takes."""
+    """The most that an action subtracts."""
     start: int = traced(0)
-    """The number to begin with; 0: any."""
+    """The initial number; 0: random."""
     luck: float = traced(1.0)
 
 

@@ -1,4 +1,4 @@
-"""Which of two curves moves first, where it is known."""
+"""Lead and lag of curves with a known answer."""
 
 import math
 
@@ -27,7 +27,7 @@ def test_the_curve_that_rises_first_leads() -> None:
 
 def test_correlations_are_those_of_numpy() -> None:
     rng = np.random.default_rng(0)
-    p, r = (list(enumerate(rng.random(15).tolist())) for _ in range(2))  # too short to be smoothed
+    p, r = (list(enumerate(rng.random(15).tolist())) for _ in range(2))  # too short for smoothing
     found = lead_lag(p, r, max_lag=2)
     dp, dr = (np.diff([value for _, value in curve]) for curve in (p, r))
     assert list(found.correlations) == [-2, -1, 0, 1, 2]
@@ -35,7 +35,7 @@ def test_correlations_are_those_of_numpy() -> None:
     assert found.correlations[-2] == pytest.approx(np.corrcoef(dp[2:], dr[:-2])[0, 1])
 
 
-def test_curves_that_stand_still_have_no_lead() -> None:
+def test_constant_curves_have_no_lead() -> None:
     flat = [(step, 0.5) for step in STEPS.tolist()]
     found = lead_lag(flat, rise(60))
     assert found.perception_at is None
@@ -48,7 +48,7 @@ def test_only_shared_steps_count() -> None:
     assert lead_lag(rise(60)[::2], rise(60)) == lead_lag(rise(60)[::2], rise(60)[::2])
 
 
-# How sure it is
+# Confidence intervals
 
 
 def curve(changes: ArrayLike) -> list[tuple[float, float]]:
@@ -56,7 +56,7 @@ def curve(changes: ArrayLike) -> list[tuple[float, float]]:
 
 
 def follow(seed: int, lag: int, *, size: int = 80, noise: float = 0.5) -> LeadLag:
-    """R's changes are P's of `lag` points before, and noise of its own."""
+    """R's changes are P's, `lag` points later, plus noise."""
     rng = np.random.default_rng(seed)
     changes = np.convolve(rng.normal(size=size + 20), np.ones(3) / 3, "valid")
     followed = changes[10 - lag :][:size] + noise * rng.normal(size=size)
@@ -67,14 +67,14 @@ def follow(seed: int, lag: int, *, size: int = 80, noise: float = 0.5) -> LeadLa
 def test_the_interval_holds_the_true_lag(lag: int) -> None:
     found = [follow(seed, lag) for seed in range(20)]
     held = [one.lag is not None and one.lag.low <= lag <= one.lag.high for one in found]
-    assert sum(held) >= 17  # 19 of 20 are meant
+    assert sum(held) >= 17  # 19 of 20 are expected
     assert np.median([one.lag.mean for one in found if one.lag]) == lag
     for one in found:
         assert one.correlation is not None
         assert one.correlation.low < one.correlation.mean < one.correlation.high
 
 
-def test_more_noise_makes_it_less_sure() -> None:
+def test_more_noise_widens_the_interval() -> None:
     def width(noise: float) -> float:
         found = [follow(seed, 3, noise=noise).lag for seed in range(8)]
         return float(np.mean([lag.high - lag.low for lag in found if lag]))
@@ -82,18 +82,18 @@ def test_more_noise_makes_it_less_sure() -> None:
     assert width(0.05) < 1 < width(2.0)
 
 
-def test_resamples_are_moving_blocks_with_what_is_around_them() -> None:
-    """Against a loop over drawn places: the pair at a lag is always one that was."""
+def test_resamples_are_moving_blocks() -> None:
+    """Against a loop over resampled indices; pairs at a lag are always original pairs."""
     rng = np.random.default_rng(0)
     p, r = rng.normal(size=(2, 18))
     found = lead_lag(curve(p), curve(r), max_lag=3, seed=5, num_resamples=40)
-    block = 3  # the cube root of 18, rounded up; 19 points are too few to be smoothed
+    block = 3  # the cube root of 18, rounded up; 19 points are too few for smoothing
     starts = np.random.default_rng(5).integers(0, 18 - block + 1, (40, 6))
     best, lags = [], range(-3, 4)
     at: list[list[float]] = []
     for row in starts:
-        places = [start + i for start in row for i in range(block)]
-        pairs = [[(p[t], r[t + lag]) for t in places if 0 <= t + lag < 18] for lag in lags]
+        indices = [start + i for start in row for i in range(block)]
+        pairs = [[(p[t], r[t + lag]) for t in indices if 0 <= t + lag < 18] for lag in lags]
         at.append([float(np.corrcoef(np.array(of).T)[0, 1]) for of in pairs])
         best.append(lags[int(np.argmax(at[-1]))])
     assert found.lag is not None
@@ -115,5 +115,5 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 def test_in_words() -> None:
     assert in_words(lead_lag(rise(60), rise(72))).endswith(": P leads.")
     assert in_words(lead_lag(rise(72), rise(60))).endswith(": R leads.")
-    assert in_words(lead_lag(rise(60), rise(60))).endswith(": which one leads is not settled.")
+    assert in_words(lead_lag(rise(60), rise(60))).endswith(": neither leads significantly.")
     assert in_words(lead_lag([(0.0, 0.5), (1.0, 0.5)], rise(60))) == ""

@@ -1,4 +1,4 @@
-"""Everything that reads a file somebody else may have written: a sound example of each, and how it is read.
+"""All readers of foreign files: a valid example of each, and a function that reads it.
 
 A new reader of foreign files is added to `READERS`; the fuzzer does the rest.
 """
@@ -38,7 +38,7 @@ from g1jax.training import checksums, metrics_file, run_setup
 from g1jax.training import run_folder as run_folder
 from g1jax.vlm import weights
 from tests.conftest import REPOSITORY
-from tests.envs import test_images as cifar
+from tests.envs import cifar10_files as cifar
 from tests.fuzz.mutations import Mutation, mutate_bytes, mutate_json, mutate_json_lines, mutate_toml
 from tests.training import tiny
 from tests.vlm.test_tokenizer import write_qwen_folder
@@ -46,14 +46,14 @@ from tests.vlm.test_tokenizer import write_qwen_folder
 
 @dataclass(frozen=True)
 class Reader:
-    """One reader: `make` fills a folder with a sound example, `read` reads it, the files of `mutations` are damaged."""
+    """One reader: `make` writes a valid example to a folder, `read` reads it, the files of `mutations` are damaged."""
 
     make: Callable[[Path], object]
     read: Callable[[Path], object]
     mutations: dict[str, Mutation]
-    """How each file is damaged, by its name in the folder."""
+    """How to damage each file, by its name in the folder."""
     is_slow: bool = False
-    """A tenth of a second or more for one file."""
+    """Whether one file takes 0.1 seconds or more."""
 
 
 # Models
@@ -87,7 +87,7 @@ def make_tokenizer(folder: Path) -> None:
 
 def read_tokenizer(folder: Path) -> None:
     tokenizer = vlm.Tokenizer.load(folder)
-    with contextlib.suppress(vlm.ConfigError):  # of a text, which has no file
+    with contextlib.suppress(vlm.ConfigError):  # about a text, which has no file
         tokenizer.encode_batch(TEXTS)
         tokenizer.prompt("Play.", 4)
         vlm.token_bytes(tokenizer)
@@ -187,7 +187,7 @@ def make_results(folder: Path) -> None:
 
 def read_results(folder: Path) -> None:
     found = results.load(folder)
-    with contextlib.suppress(EvaluationError):  # of two results, which have names
+    with contextlib.suppress(EvaluationError):  # about two results, which are named instead of the file
         results.compare(found, found)
 
 
@@ -212,7 +212,7 @@ def make_run(folder: Path) -> None:
 
 
 def read_config(folder: Path) -> None:
-    """As analysis does it, and as a run does that resumes."""
+    """As in analysis and when resuming a run."""
     run_folder.read_config(folder)
     run_folder.RunFolder(tiny.make_experiment("model", folder))
 
@@ -222,7 +222,7 @@ def read_levels(folder: Path) -> None:
 
 
 def read_metrics(folder: Path) -> None:
-    """What resuming at step 3 does: what cannot be read is taken out, and then all can be."""
+    """As when resuming at step 3: unreadable lines are removed, and all others can be read."""
     metrics_file.cut_after(folder / "metrics.jsonl", 3)
     assert all(line["step"] <= 3 for line in metrics_file.read_lines(folder / "metrics.jsonl"))
 
@@ -251,10 +251,10 @@ def make_body(folder: Path) -> None:
 
 
 def read_completion(folder: Path) -> None:
-    """As a client reads a server's answer: the errors it takes for a failed try are refusals."""
+    """As a client reads a server's reply: errors that it treats as a failed attempt count as rejections."""
     client = cast(Client, SimpleNamespace(redact=lambda text: text))
     try:
-        reply = Client._read(client, read_body((folder / "body.json").read_bytes()))
+        reply = Client._parse(client, read_body((folder / "body.json").read_bytes()))
     except (ForeignError, TypeError, AttributeError, LookupError) as error:
         raise G1Error(f"{folder}: {error!r:.200}") from None
     assert len(json.dumps(vars(reply))) < 2**22
@@ -312,4 +312,4 @@ READERS: dict[str, Reader] = {
     "server's answer": Reader(make_body, read_completion, {"body.json": mutate_json}),
     "run's pictures": Reader(make_saved_pictures, read_saved_pictures, {"swap.npz": mutate_bytes}),
 }
-"""Of every reader, its name."""
+"""By name."""

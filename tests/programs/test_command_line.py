@@ -1,4 +1,4 @@
-"""What the command lines share: outputs that are not UTF-8, errors in one line, and a process left as it was."""
+"""What the command lines share: non-UTF-8 output, one-line errors, and a process that is left unchanged."""
 
 import io
 import json
@@ -68,18 +68,18 @@ def test_a_working_directory_that_is_gone(
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     assert command_line.main("program", Options, lambda options: None, [], "") == 1
-    assert capsys.readouterr().err == "program: the working directory is gone: change to one that is there\n"
+    assert capsys.readouterr().err == "program: the working directory no longer exists: change to another one\n"
 
 
 def test_an_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
     def work(options: Options) -> None:
         raise KeyboardInterrupt
 
-    assert command_line.main("program", Options, work, [], "", interrupted="what was done is kept") == 130
-    assert capsys.readouterr().err == "program: what was done is kept\n"
+    assert command_line.main("program", Options, work, [], "", interrupted="finished work is kept") == 130
+    assert capsys.readouterr().err == "program: finished work is kept\n"
 
 
-def test_the_libraries_below_report_errors_alone() -> None:
+def test_libraries_log_only_errors() -> None:
     absl = logging.getLogger("absl")
     before, absl.level = absl.level, logging.INFO
     try:
@@ -93,7 +93,7 @@ def test_the_libraries_below_report_errors_alone() -> None:
 LIBRARY = """
 import json, locale, logging, os, signal, sys, tempfile, warnings
 from pathlib import Path
-import flax.nnx, jax, matplotlib, numpy, rich.console, tokenizers, transformers  # what these change is theirs
+import flax.nnx, jax, matplotlib, numpy, rich.console, tokenizers, transformers  # their own changes do not count
 from orbax.checkpoint import v1
 from matplotlib import pyplot
 
@@ -141,7 +141,7 @@ print(json.dumps([key for key in before if before[key] != after[key]]))
 """
 
 
-def test_the_library_leaves_the_process_as_it_is() -> None:
+def test_the_library_does_not_change_the_process() -> None:
     done = subprocess.run(
         [sys.executable, "-c", LIBRARY], cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False
     )

@@ -1,4 +1,4 @@
-"""train/evaluate.py: what it writes and what it refuses."""
+"""train/evaluate.py: its output files and its errors."""
 
 import json
 import subprocess
@@ -10,8 +10,10 @@ import pytest
 
 from g1jax.endpoint.client import Endpoint
 from g1jax.envs import LevelError
+from g1jax.errors import ExperimentError
 from g1jax.evaluation import EvaluationError, load
-from g1jax.programs.evaluate import Options, _with_defaults, evaluate, games_for_run, games_of
+from g1jax.programs.evaluate import Options, _with_defaults, evaluate, games_for_run
+from g1jax.programs.shared import games_of
 from g1jax.training.run_folder import RunFolder
 from tests.conftest import REPOSITORY
 from tests.endpoint.server import serving
@@ -30,7 +32,7 @@ def test_it_writes_results_a_report_and_films(tmp_path: Path, capsys: pytest.Cap
     assert {path.name for path in (tmp_path / "a").iterdir()} == names
     printed = capsys.readouterr()
     assert "| random | " in printed.out
-    assert "published" not in printed.out  # of 6 steps there is nothing to compare with
+    assert "published" not in printed.out  # there are no published results for 6 steps
     assert "game_2048: 24 of 24 steps" in printed.err
     assert load(tmp_path / "a").protocol == {"episodes": 4, "steps": 6, "seed": 0}
     assert len(json.loads((tmp_path / "a" / "replays.json").read_text("utf-8"))) == 2
@@ -85,8 +87,8 @@ def test_a_training_run_is_a_player(tmp_path: Path) -> None:
     assert '"curves":{"game_2048":{"perception":[[' in page
 
 
-def test_a_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match=str(tmp_path)) as caught:
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match=f"{tmp_path} is not a run's folder") as caught:
         evaluate(options(tmp_path / "out", player=str(tmp_path)))
     assert "\n" not in str(caught.value)
 
@@ -105,7 +107,7 @@ def test_games_are_named_with_presets() -> None:
     assert len(games_of("all")) == 4
 
 
-def test_a_run_is_asked_in_the_words_it_learnt(tmp_path: Path) -> None:
+def test_a_run_keeps_its_own_prompts(tmp_path: Path) -> None:
     experiment = tiny.make_experiment("base", tmp_path)
     RunFolder(experiment).create()
     own = games_for_run("", tmp_path)
@@ -114,14 +116,14 @@ def test_a_run_is_asked_in_the_words_it_learnt(tmp_path: Path) -> None:
     assert named["shisen_sho"] == own["shisen_sho"]
     assert named["game_2048:more_fours"].prompt == "2048"
     assert named["game_2048:more_fours"] != own["game_2048"]
-    assert named["swap"] == games_of("swap")["swap"], "which it did not learn"
-    for wrong, told in (("swop", "did you mean 'swap'"), ("swop:base", "'swop'"), ("swap:nope", "preset 'nope'")):
-        with pytest.raises(LevelError, match=told):
+    assert named["swap"] == games_of("swap")["swap"], "which it was not trained on"
+    for wrong, message in (("swop", "did you mean 'swap'"), ("swop:base", "'swop'"), ("swap:nope", "preset 'nope'")):
+        with pytest.raises(LevelError, match=message):
             games_for_run(wrong, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"player": "nobody"}, "no player 'nobody'"),
         ({"games": "swop"}, "did you mean 'swap'"),
@@ -136,8 +138,8 @@ def test_a_run_is_asked_in_the_words_it_learnt(tmp_path: Path) -> None:
         ({"compare": (Path("nowhere"), Path("there"))}, "no results at nowhere"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_one_line(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
-    with pytest.raises((EvaluationError, LevelError), match=told) as caught:
+def test_errors_are_one_line(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises((EvaluationError, LevelError), match=message) as caught:
         evaluate(options(tmp_path / "out", **changes))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out" / "results.json").exists()
@@ -148,5 +150,5 @@ def test_the_program_itself_ends_with_one_line() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
     assert done.returncode == 1
     assert done.stderr == (
-        "evaluate: no player 'nobody': neither one of random, expert, openai, nor the folder of a training run\n"
+        "evaluate: no player 'nobody': expected one of random, expert, openai, or the folder of a training run\n"
     )

@@ -1,4 +1,4 @@
-"""How many devices a CPU is made into. Each case in a process of its own, since JAX makes its devices once."""
+"""The number of CPU devices, and the compilation cache. Each case is a process, since JAX makes its devices once."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ print(len(jax.devices()))
         (6, "8", "", {}, 4),  # 8 rows do not divide among 6 or 5
         (6, "9, 2", "", {}, 6),  # 3 copies of 2
         (4, "9, 2", "", {}, 2),
-        (2, "8, 4", "", {}, 2),  # four do not fit: the mesh will say so
+        (2, "8, 4", "", {}, 2),  # four do not fit: the mesh raises
         (6, "8", "jax.devices()", {}, 1),
         (6, "8", "", {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 3),
         (6, "8", "", {"JAX_NUM_CPU_DEVICES": "5"}, 5),
@@ -50,7 +50,7 @@ def test_devices(cores: int, arguments: str, before: str, environment: dict[str,
         ({"JAX_COMPILATION_CACHE_DIR": ""}, ""),
     ],
 )
-def test_programs_are_kept(environment: dict[str, str], folder: str, tmp_path: Path) -> None:
+def test_programs_are_cached(environment: dict[str, str], folder: str, tmp_path: Path) -> None:
     done = keep({key: value.format(tmp_path) for key, value in environment.items()})
     assert done.stdout.strip() == folder.format(tmp_path)
     assert done.stderr == ""
@@ -59,16 +59,18 @@ def test_programs_are_kept(environment: dict[str, str], folder: str, tmp_path: P
 @pytest.mark.parametrize(
     ("environment", "notice"),
     [
-        ({}, "note: compiled programs are not kept, as there is no home directory"),
+        ({}, "note: compiled programs are not cached: there is no home directory"),
         (
             {"HOME": "{}/file"},
-            "note: compiled programs are not kept: {}/file/.cache/g1jax/jax cannot be written: Not a",
+            "note: compiled programs are not cached: {}/file/.cache/g1jax/jax cannot be written: Not a",
         ),
-        ({"JAX_COMPILATION_CACHE_DIR": "{}/file"}, "note: compiled programs are not kept: {}/file cannot be written"),
+        ({"JAX_COMPILATION_CACHE_DIR": "{}/file"}, "note: compiled programs are not cached: {}/file cannot be written"),
     ],
 )
-def test_without_a_place_programs_are_not_kept(environment: dict[str, str], notice: str, tmp_path: Path) -> None:
-    """Nor is that an error; without a home, as of a user whom the system does not know."""
+def test_without_a_writable_folder_programs_are_not_cached(
+    environment: dict[str, str], notice: str, tmp_path: Path
+) -> None:
+    """That is not an error, nor is a missing home, as for a user unknown to the system."""
     (tmp_path / "file").write_text("mine")
     done = keep({key: value.format(tmp_path) for key, value in environment.items()})
     assert done.stdout.strip() == ""
@@ -78,7 +80,7 @@ def test_without_a_place_programs_are_not_kept(environment: dict[str, str], noti
 
 
 def keep(environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-    """Keeps programs in a process of a user without a home, but for what the environment says; prints where."""
+    """Sets up the cache in a process of a user without a home, with this environment; prints its folder."""
     known = {
         key: os.environ[key] for key in os.environ.keys() - {"JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "HOME"}
     }

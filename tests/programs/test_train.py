@@ -1,4 +1,4 @@
-"""The command line: what it understands, and one clear line for what it does not."""
+"""The command line: overrides, and one-line errors."""
 
 import dataclasses
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_a_folder_that_is_not_a_run(model: str, tmp_path: Path, capsys: pytest.C
     assert "metrics without a config.json; not a run's folder" in capsys.readouterr().err
     write_atomically(tmp_path / "config.json", '{"name": "ti')
     assert train.main([f"--experiment={experiment}"], "") == 1
-    assert "config.json is damaged: mend it, or give another --workdir" in capsys.readouterr().err
+    assert "config.json is damaged: repair it, or give another --workdir" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_folder_that_is_not_a_run(model: str, tmp_path: Path, capsys: pytest.C
         ("\ndef get_config(:", "mine.py: SyntaxError: "),
         ("def get_config():\n    return 1 / 0", "mine.py, line 2: ZeroDivisionError: division by zero"),
         ("x = 1", "mine.py: AttributeError: "),
-        ("def get_config():\n    return 1", "mine.py: get_config() gives no Experiment but int"),
+        ("def get_config():\n    return 1", "mine.py: get_config() returns no Experiment but int"),
     ],
 )
 def test_a_file_that_gives_no_experiment(
@@ -100,12 +100,12 @@ def test_a_file_that_gives_no_experiment(
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"SLURM_NTASKS": "many"}, "SLURM_NTASKS=many: a whole number is wanted"),
-        ({"JAX_NUM_PROCESSES": "2"}, "all or none must be set"),
-        (("host:1", "2", "2"), "JAX_NUM_PROCESSES=2, JAX_PROCESS_ID=2: they are counted from 0"),
-        (("host:1", "2", "-1"), "JAX_PROCESS_ID=-1: whole numbers are wanted"),
-        (("host", "2", "0"), "JAX_COORDINATOR_ADDRESS=host: host:port is wanted"),
-        (("host:1", "2", "0"), "the processes of this run do not find each other: no answer"),
+        ({"SLURM_NTASKS": "many"}, "SLURM_NTASKS=many: expected a whole number"),
+        ({"JAX_NUM_PROCESSES": "2"}, "set all of JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID, or none"),
+        (("host:1", "2", "2"), "JAX_NUM_PROCESSES=2, JAX_PROCESS_ID=2: process ids start at 0"),
+        (("host:1", "2", "-1"), "JAX_PROCESS_ID=-1: expected whole numbers"),
+        (("host", "2", "0"), "JAX_COORDINATOR_ADDRESS=host: expected host:port"),
+        (("host:1", "2", "0"), "the processes of this run cannot connect: no answer"),
     ],
 )
 def test_processes_that_cannot_meet(
@@ -122,7 +122,7 @@ def test_processes_that_cannot_meet(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("jax.distributed.initialize", initialize)
     with pytest.raises(ExperimentError, match=message):
-        train._begin_hosts()
+        train._initialize_distributed()
 
 
 def test_overrides() -> None:
@@ -155,7 +155,7 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("name", experiment_names())
 def test_every_experiment(name: str, tmp_path: Path) -> None:
-    """It can be set up, but for weights that are not there, and its config comes back from a file."""
+    """It can be set up, apart from missing weights, and its config is read back from a file."""
     experiment = load_experiment(name)
     assert experiment.name == name
     write_atomically(tmp_path / "config.json", _as_text(experiment))

@@ -1,4 +1,4 @@
-"""Which tokens of a response are its perception, for tokenizers that split tags, spaces and characters as they like."""
+"""The mask of a response's perception, for tokenizers that split tags, spaces and characters in any way."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ SPECIAL = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
     *("<|image_pad|>", "<|video_pad|>"),
 )
-LESSON = "<perception>{0} | 2\n- | {0}</perception><think>{0} -</think><answer>3</answer>"
+RESPONSE = "<perception>{0} | 2\n- | {0}</perception><think>{0} -</think><answer>3</answer>"
 KINDS = ("games", "qwen", "long", "trimmed")
 
 
@@ -49,7 +49,7 @@ def make_backend(kind: str) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    backend.train_from_iterator([LESSON.format(name) for name in ("4", "Red circle", "漢", "é", "🙂")] * 9, trainer)
+    backend.train_from_iterator([RESPONSE.format(name) for name in ("4", "Red circle", "漢", "é", "🙂")] * 9, trainer)
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL])
     return backend
 
@@ -78,58 +78,58 @@ def assert_covers(policy: Policy, response: bytes, tokens: np.ndarray, is_percep
     start = response.index(b"<perception>")
     end = response.index(b"</perception>", start)
     np.testing.assert_array_equal(is_perception, (ends > start) & (ends - lengths < end))
-    said = b"".join(policy.token_texts[token] for token in tokens[is_perception])
-    assert response[start:end] in said
+    marked = b"".join(policy.token_texts[token] for token in tokens[is_perception])
+    assert response[start:end] in marked
 
 
-def said_by(policy: Policy, tokens: Sequence[int]) -> bytes:
+def bytes_of(policy: Policy, tokens: Sequence[int]) -> bytes:
     return b"".join(policy.token_texts[token] for token in tokens)
 
 
-words = st.text(st.sampled_from("2- |\n<>/perction 漢é🙂e\u0301Rd"), max_size=24).filter(
+texts = st.text(st.sampled_from("2- |\n<>/perction 漢é🙂e\u0301Rd"), max_size=24).filter(
     lambda s: "perception>" not in s
 )
 
 
 @settings(max_examples=60)
-@given(kind=st.sampled_from(KINDS), before=st.sampled_from(["", "", "So: "]), board=words, why=words)
+@given(kind=st.sampled_from(KINDS), before=st.sampled_from(["", "", "So: "]), board=texts, why=texts)
 def test_the_perception_is_found_by_what_the_tokens_say(kind: str, before: str, board: str, why: str) -> None:
     policy = policy_of(kind)
-    lesson = f"{before}<perception>{board}</perception><think>{why}</think><answer>3</answer>"
-    (tokens,), (mask,), (is_perception,) = tokenize(policy, GAME, [lesson])
-    assert_covers(policy, said_by(policy, tokens[mask]), tokens, is_perception)
+    response = f"{before}<perception>{board}</perception><think>{why}</think><answer>3</answer>"
+    (tokens,), (mask,), (is_perception,) = tokenize(policy, GAME, [response])
+    assert_covers(policy, bytes_of(policy, tokens[mask]), tokens, is_perception)
     if kind == "games" and not before:
         np.testing.assert_array_equal(is_perception, by_tag(policy, tokens, mask))
 
 
 def by_tag(policy: Policy, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """How a tokenizer that has the tags as tokens of their own is asked: all before the closing tag."""
+    """For a tokenizer with tags as single tokens: everything before the closing tag."""
     found: np.ndarray = (np.cumsum(tokens == policy.tokenizer.token("</perception>")) == 0) & mask
     return found
 
 
 @pytest.mark.parametrize("game_id", envs.game_ids())
-def test_the_games_own_lessons_are_marked_as_by_their_tags_and_read_whole(game_id: str) -> None:
-    """With the smallest budget that they fit in."""
+def test_the_games_demonstrations_are_marked_as_by_their_tags_and_read_whole(game_id: str) -> None:
+    """With the smallest budget that fits them."""
     game = envs.make(game_id, **({"images": "digits"} if game_id == "shisen_sho_cifar10" else {}))
-    lessons = sample_responses(game)
-    budget = max(len(tokens) + 1 for tokens in tiny.TOKENIZER.encode_batch(lessons))
+    responses = sample_responses(game)
+    budget = max(len(tokens) + 1 for tokens in tiny.TOKENIZER.encode_batch(responses))
     policy = Policy(tiny.CONFIG, tiny.TOKENIZER, budget=budget)
-    tokens, mask, is_perception = tokenize(policy, game, lessons)
+    tokens, mask, is_perception = tokenize(policy, game, responses)
     for row in range(len(tokens)):
         np.testing.assert_array_equal(is_perception[row], by_tag(policy, tokens[row], mask[row]))
     read = jax.jit(vlm.to_bytes, static_argnums=3)(policy.table(), tokens, mask, policy.max_bytes(game))
-    assert [text.decode(row) for row in np.asarray(read)] == lessons
+    assert [text.decode(row) for row in np.asarray(read)] == responses
 
 
 @pytest.mark.parametrize("kind", ["games", "qwen", "trimmed"])
 def test_the_perception_of_any_tokenizer_decodes_to_the_board(kind: str) -> None:
     policy = policy_of(kind)
-    for lesson in (LESSON.format(name) for name in ("Red circle", "漢字", "🙂")):
-        (tokens,), _, (is_perception,) = tokenize(policy, GAME, [lesson])
-        said = policy.tokenizer.decode(tokens[is_perception])
-        assert lesson.split("</perception>")[0].removeprefix("<perception>") in said
-        assert "<think" not in said
+    for response in (RESPONSE.format(name) for name in ("Red circle", "漢字", "🙂")):
+        (tokens,), _, (is_perception,) = tokenize(policy, GAME, [response])
+        marked = policy.tokenizer.decode(tokens[is_perception])
+        assert response.split("</perception>")[0].removeprefix("<perception>") in marked
+        assert "<think" not in marked
 
 
 def test_without_tags_no_token_is_perception() -> None:
@@ -149,5 +149,5 @@ def test_any_response_within_its_tokens_is_read_whole(kind: str) -> None:
     longest = int(np.argmax([len(piece) for piece in policy.token_texts]))
     line = [longest] * (40 - len(answer)) + answer
     read = vlm.to_bytes(policy.table(), jnp.array([line]), jnp.ones((1, 40), bool), policy.max_bytes(GAME))[0]
-    assert bytes(read).rstrip(b"\0") == said_by(policy, line)
+    assert bytes(read).rstrip(b"\0") == bytes_of(policy, line)
     assert int(GAME.parse(read)) == 3

@@ -1,4 +1,4 @@
-"""Datasets of lessons: what is written is what is read, others can read it, and a cold start learns from it."""
+"""Datasets: rows are read as written, other programs can read them, and a cold start trains on them."""
 
 import dataclasses
 import io
@@ -15,7 +15,6 @@ from PIL import Image
 
 from g1jax import envs
 from g1jax.evaluation import EvaluationError
-from g1jax.sft import dataset_parquet
 from g1jax.sft.dataset import JSONL, PARQUET, Example, read_dataset, rows_of_step
 from g1jax.sft.dataset_writer import ABOUT, JOURNAL, DatasetWriter, Form
 from g1jax.sft.states import StateSource, make_examples
@@ -33,9 +32,9 @@ GAMES = {name: envs.make(name, **level) for name, level in LEVELS.items()}
 
 @pytest.fixture(scope="module")
 def rows() -> list[Example]:
-    """Six lessons of each game."""
-    made = [make_examples(game, StateSource(6), built_in, only_rewarded=False) for game in GAMES.values()]
-    rows = [row for of_game in made for row in of_game]
+    """Six examples of each game."""
+    by_game = [make_examples(game, StateSource(6), built_in, only_rewarded=False) for game in GAMES.values()]
+    rows = [row for examples in by_game for row in examples]
     assert all(isinstance(row, Example) for row in rows)
     return [row for row in rows if isinstance(row, Example)]
 
@@ -60,7 +59,7 @@ def records_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / JSONL).read_text("utf-8").splitlines()]
 
 
-# Its form
+# The format
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
@@ -68,20 +67,22 @@ def test_what_is_written_is_read(form: Form, rows: list[Example], model: str, tm
     file = write(tmp_path / "data", rows, form)
     assert file.name == (JSONL if form == "jsonl" else PARQUET)
     policy = make_setup(tiny.make_experiment(model, tmp_path / "run")).policy
-    for game, book in zip(GAMES.values(), read_dataset(tmp_path / "data", list(GAMES.values()), policy), strict=True):
+    for game, dataset in zip(
+        GAMES.values(), read_dataset(tmp_path / "data", list(GAMES.values()), policy), strict=True
+    ):
         own = [row for row in rows if row.game == game.id]
-        assert book.responses == [row.response for row in own]
-        frames, tokens, mask, is_perception = book.batch(policy, seed=3, step=1, count=4)
+        assert dataset.responses == [row.response for row in own]
+        frames, tokens, mask, is_perception = dataset.batch(policy, seed=3, step=1, count=4)
         picked = [own[i] for i in rows_of_step(3, game.id, len(own), 1, 4)]
         np.testing.assert_array_equal(frames, [row.frame for row in picked])
-        said = [policy.tokenizer.decode(line[there].tolist()) for line, there in zip(tokens, mask, strict=True)]
-        assert all(row.response in line for row, line in zip(picked, said, strict=True))
+        texts = [policy.tokenizer.decode(line[is_token].tolist()) for line, is_token in zip(tokens, mask, strict=True)]
+        assert all(row.response in decoded for row, decoded in zip(picked, texts, strict=True))
         assert (is_perception.sum(1) > 3).all()
         assert (mask & ~is_perception).any(1).all()
 
 
 def test_the_chat_form(rows: list[Example], tmp_path: Path) -> None:
-    """What TRL and LLaMA-Factory ask of a row: roles, one placeholder for one image, a path beside the file."""
+    """What TRL and LLaMA-Factory expect of a row: roles, one placeholder per image, a path relative to the file."""
     write(tmp_path, rows)
     names = set()
     for row, record in zip(rows, records_of(tmp_path), strict=True):
@@ -150,7 +151,7 @@ def test_without_pyarrow_it_is_one_line(rows: list[Example], tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
-def test_what_was_cut_short_goes_on(form: Form, rows: list[Example], tmp_path: Path) -> None:
+def test_an_interrupted_dataset_is_resumed(form: Form, rows: list[Example], tmp_path: Path) -> None:
     whole = write(tmp_path / "whole", rows, form, seed=0)
     cut = tmp_path / "cut"
     with DatasetWriter(cut, form, {"seed": 0}) as writer:
@@ -161,18 +162,18 @@ def test_what_was_cut_short_goes_on(form: Form, rows: list[Example], tmp_path: P
         journal.write(b'{"messages": [')  # a full disk
     times = {file: file.stat().st_mtime_ns for file in (cut / "images").iterdir()}
     assert len(times) == 5
-    with pytest.raises(EvaluationError, match="begun with seed=0, now it is 1"):
+    with pytest.raises(EvaluationError, match="started with seed=0, now it is 1"):
         write(cut, rows, form, seed=1)
     with DatasetWriter(cut, form, {"seed": 0}) as writer:
         for row in rows:
             writer.add(row)
-        assert {file: file.stat().st_mtime_ns for file in times} == times, "what is there is not written again"
+        assert {file: file.stat().st_mtime_ns for file in times} == times, "existing images are not written again"
         assert writer.finish().read_bytes() == whole.read_bytes()
         assert writer.is_done
     assert not (cut / JOURNAL).exists()
     with DatasetWriter(cut, form, {"seed": 0}) as writer:
         assert writer.is_done
-    with pytest.raises(EvaluationError, match="begun with seed=0, now it is 1"):
+    with pytest.raises(EvaluationError, match="started with seed=0, now it is 1"):
         DatasetWriter(cut, form, {"seed": 1})
 
 
@@ -181,17 +182,20 @@ def test_other_rows_are_not_mixed_in(rows: list[Example], tmp_path: Path) -> Non
         writer.add(rows[0])
         with pytest.raises(EvaluationError, match="another process is writing"):
             DatasetWriter(tmp_path, "jsonl", {})
-    with DatasetWriter(tmp_path, "jsonl", {}) as writer, pytest.raises(ExperimentError, match="row 1 is not the one"):
+    with (
+        DatasetWriter(tmp_path, "jsonl", {}) as writer,
+        pytest.raises(ExperimentError, match="row 1 differs from the one generated now"),
+    ):
         writer.add(dataclasses.replace(rows[0], response="other"))
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / JSONL).write_text("{}\n")
     with pytest.raises(ExperimentError, match="a dataset that this program did not make"):
         DatasetWriter(tmp_path / "foreign", "jsonl", {})
-    with DatasetWriter(tmp_path / "empty", "jsonl", {}) as writer, pytest.raises(ExperimentError, match="no row"):
+    with DatasetWriter(tmp_path / "empty", "jsonl", {}) as writer, pytest.raises(ExperimentError, match="no rows"):
         writer.finish()
 
 
-# Learning from it
+# Training on it
 
 
 def test_every_row_comes_once_an_epoch() -> None:
@@ -211,10 +215,10 @@ def test_a_cold_start_learns_from_it_and_resumes_exactly(
     rows: list[Example], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "data", rows)
-    monkeypatch.setattr(loop, "next_scripts", lambda *arguments: pytest.fail("the teacher was asked"))
+    monkeypatch.setattr(loop, "next_demonstrations", lambda *_, **__: pytest.fail("the teacher was called"))
     watch = Watch()
     whole = run(experiment_of(model, tmp_path / "whole", tmp_path / "data"), progress=watch)
-    assert f"lessons of {tmp_path / 'data'}: 6 of game_2048, 6 of shisen_sho" in watch.lines
+    assert f"demonstrations of {tmp_path / 'data'}: 6 of game_2048, 6 of shisen_sho" in watch.lines
     lines = read_metrics(whole)
     assert len(lines) == 12
     for game in GAMES:
@@ -232,8 +236,8 @@ def replace(record: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {**record, **changes}
 
 
-def said(record: dict[str, Any], question: str, response: str) -> dict[str, Any]:
-    return replace(record, messages=[{"role": "user", "content": question}, {"role": "assistant", "content": response}])
+def with_messages(record: dict[str, Any], prompt: str, response: str) -> dict[str, Any]:
+    return replace(record, messages=[{"role": "user", "content": prompt}, {"role": "assistant", "content": response}])
 
 
 GOOD = "<perception>-</perception><think>.</think><answer>0</answer>"
@@ -241,38 +245,41 @@ WRONG: dict[str, tuple[Any, str]] = {
     "unknown game": (lambda r: replace(r, game="game_2049"), "unknown game 'game_2049'; did you mean 'game_2048'?"),
     "no game": (lambda r: replace(r, game=None), "unknown game 'None'"),
     "no image": (lambda r: replace(r, images=["images/none.png"]), "there is no file images/none.png in "),
-    "two images": (lambda r: replace(r, images=r["images"] * 2), "images are not a list of one"),
+    "two images": (lambda r: replace(r, images=r["images"] * 2), "images must be a list of one"),
     "no path": (lambda r: replace(r, images=[3]), "its image is neither a path nor bytes"),
     "damaged image": (lambda r: replace(r, images=["cut.png"]), "its image cannot be read"),
     "not an image": (lambda r: replace(r, images=[JSONL]), "its image cannot be read"),
-    "wrong size": (lambda r: replace(r, images=["large.png"]), "an image of 112×56 pixels, and the game's frames have"),
+    "wrong size": (lambda r: replace(r, images=["large.png"]), "an image of 112×56 pixels, but the game's frames have"),
     "long text": (
-        lambda r: said(r, "<image>", GOOD.replace("<think>.", "<think>" + "1 " * 60)),
-        "tokens, and game_2048 has room for 48: give --max-new-tokens=",
+        lambda r: with_messages(r, "<image>", GOOD.replace("<think>.", "<think>" + "1 " * 60)),
+        "tokens, but game_2048 allows 48: give --max-new-tokens=",
     ),
-    "no tags": (lambda r: said(r, "<image>", "<answer>0</answer>"), "the assistant's text is not <perception>"),
-    "no placeholder": (lambda r: said(r, "?", GOOD), "the user's text has <image> 0 times, not once"),
-    "roles": (lambda r: replace(r, messages=r["messages"][::-1]), "messages are not one of the user and one of the"),
-    "no messages": (lambda r: {"game": "game_2048"}, "messages are not one of the user and one of the"),
-    "a list": (lambda r: [r], "not a row but list"),
-    "outside": (lambda r: replace(r, images=["../outside.png"]), "../outside.png leads out of the folder "),
-    "absolute": (lambda r: replace(r, images=["/etc/passwd"]), "/etc/passwd leads out of the folder "),
-    "a link": (lambda r: replace(r, images=["link.png"]), "link.png leads out of the folder "),
+    "no tags": (
+        lambda r: with_messages(r, "<image>", "<answer>0</answer>"),
+        "the assistant's text is not <perception>",
+    ),
+    "no placeholder": (lambda r: with_messages(r, "?", GOOD), "the user's text has <image> 0 times, not once"),
+    "roles": (lambda r: replace(r, messages=r["messages"][::-1]), "messages must be one of the user and one of the"),
+    "no messages": (lambda r: {"game": "game_2048"}, "messages must be one of the user and one of the"),
+    "a list": (lambda r: [r], "not an object but list"),
+    "outside": (lambda r: replace(r, images=["../outside.png"]), "../outside.png is outside the folder "),
+    "absolute": (lambda r: replace(r, images=["/etc/passwd"]), "/etc/passwd is outside the folder "),
+    "a link": (lambda r: replace(r, images=["link.png"]), "link.png is outside the folder "),
     "a pipe": (lambda r: replace(r, images=["pipe.png"]), "there is no file pipe.png in "),
-    "no name": (lambda r: replace(r, images=["a\0b.png"]), "'a\\x00b.png' is not the name of a file"),
-    "long name": (lambda r: replace(r, images=["a" * 300]), "is not the name of a file"),
-    "a program": (lambda r: replace(r, images=["program.png"]), "no image of the formats PNG, JPEG, WEBP"),
-    "a bomb": (lambda r: replace(r, images=["bomb.png"]), "an image of 9000×9000 pixels, and at most 16777216 are"),
+    "no name": (lambda r: replace(r, images=["a\0b.png"]), "'a\\x00b.png' is not a valid file name"),
+    "long name": (lambda r: replace(r, images=["a" * 300]), "is not a valid file name"),
+    "a program": (lambda r: replace(r, images=["program.png"]), "not an image of the formats PNG, JPEG, WEBP"),
+    "a bomb": (lambda r: replace(r, images=["bomb.png"]), "an image of 9000×9000 pixels; the limit is 16777216"),
     "deep": (lambda r: replace(r, level=deep(200_000)), "nested deeper than 64 levels"),
     "surrogate": (lambda r: replace(r, board="\ud800"), "a lone surrogate"),
     "not a number": (lambda r: replace(r, reward=float("nan")), "the number NaN, which JSON does not have"),
     "end of turn": (
-        lambda r: said(r, "<image>", GOOD.replace("<think>.", "<think>.<|im_end|>")),
-        "the special token '<|im_end|>' in a text: leave it out",
+        lambda r: with_messages(r, "<image>", GOOD.replace("<think>.", "<think>.<|im_end|>")),
+        "the special token '<|im_end|>' in a text: remove it",
     ),
     "images in a text": (
-        lambda r: said(r, "<image>", GOOD + "<|image_pad|>" * 4),
-        "the special token '<|image_pad|>' in a text: leave it out",
+        lambda r: with_messages(r, "<image>", GOOD + "<|image_pad|>" * 4),
+        "the special token '<|image_pad|>' in a text: remove it",
     ),
 }
 
@@ -295,7 +302,7 @@ def line_of(record: Any) -> str:
 
 
 def write_pictures(folder: Path) -> None:
-    """What rows may not name, beside the rows."""
+    """Images that rows may not name."""
     Image.new("RGB", (112, 56)).save(folder / "large.png")
     Image.new("RGB", (56, 56)).save(folder.parent / "outside.png")
     (folder / "cut.png").write_bytes((folder / "images" / "game_2048_000000.png").read_bytes()[:-20])
@@ -310,8 +317,8 @@ def write_pictures(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_row_that_cannot_be_learnt(wrong: str, rows: list[Example], model: str, tmp_path: Path) -> None:
-    """One line that names the row, before anything of the run is written."""
+def test_an_invalid_row(wrong: str, rows: list[Example], model: str, tmp_path: Path) -> None:
+    """The error is one line that names the row, before the run writes anything."""
     file = write(tmp_path / "data", rows)
     write_pictures(file.parent)
     change, message = WRONG[wrong]
@@ -330,7 +337,7 @@ def test_tags_are_found_in_linear_time(rows: list[Example], model: str, tmp_path
     """A regular expression with a `.*` between any two took 32 seconds for 4 kB of opening tags."""
     file = write(tmp_path / "data", rows[:1])
     tags = "".join(f"<{slash}{name}>" for name in ("perception", "think") for slash in ("", "/"))
-    record = said(records_of(file.parent)[0], "<image>", tags * 2000 + "<answer>" * 2000)
+    record = with_messages(records_of(file.parent)[0], "<image>", tags * 2000 + "<answer>" * 2000)
     file.write_text(json.dumps(record) + "\n")
     policy = make_setup(tiny.make_experiment(model, tmp_path / "run")).policy
     start = time.process_time()
@@ -339,76 +346,25 @@ def test_tags_are_found_in_linear_time(rows: list[Example], model: str, tmp_path
     assert time.process_time() - start < 2
 
 
-@pytest.mark.parametrize("kind", ["rows", "bytes", "same bytes", "types"])
-def test_parquet_that_expands_too_far(kind: str, tmp_path: Path) -> None:
-    arrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    columns: dict[str, Any] = {
-        "rows": ["swap"] * 50_000,
-        "bytes": [chr(i) + " " * 10_000_000 for i in range(8)],
-        "same bytes": [" " * 4_000_000] * 80,
-        "types": [[[[[["swap"]]]]]],
-    }
-    file = tmp_path / PARQUET
-    parquet.write_table(arrow.table({"game": columns[kind]}), file, compression="zstd", dictionary_pagesize_limit=2**28)
-    assert file.stat().st_size < 100_000
-    messages = {"rows": "50000 rows, and at most", "types": "the column game holds no texts or bytes"}
-    start = time.process_time()
-    with pytest.raises(ExperimentError, match=messages.get(kind, "and at most|more than")) as caught:
-        list(dataset_parquet.read(file, ["game"]))
-    assert str(caught.value).startswith(str(file))
-    assert str(caught.value).isprintable()
-    assert time.process_time() - start < 10
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ("os.abort()", "row 0: the file is damaged, or takes too much memory or time to read"),
-        ("bytearray(2**40)", "cannot be read: MemoryError"),
-        ("sys.stdout.buffer.write(b'a' * 100)", "row 0: a row of 1633771873 bytes of text"),
-        ("parquet_child.send(sys.stdout.buffer, '[' * 5000)", "row 0: line 1, byte 65 of the text: nested deeper"),
-        ("parquet_child.send(sys.stdout.buffer, '{}', [b'a' * 2**25])", "row 0: images of 33554432 bytes"),
-    ],
-)
-def test_the_end_of_the_process_that_reads_parquet_is_one_line(
-    body: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A flipped bit of a parquet file makes pyarrow 26 abort its process."""
-    from g1jax.sft import parquet_child
-
-    pytest.importorskip("pyarrow")
-    script = tmp_path / "child.py"
-    script.write_text(
-        f"import os, sys\nsys.path.insert(0, {str(Path(parquet_child.__file__).parent)!r})\nimport parquet_child\n"
-        f"try:\n    {body}\nexcept MemoryError:\n"
-        "    parquet_child.send(sys.stdout.buffer, 'MemoryError', is_end=True)\n"
-    )
-    monkeypatch.setattr(parquet_child, "__file__", str(script))
-    (tmp_path / PARQUET).write_bytes(b"PAR1")
-    with pytest.raises(ExperimentError, match=message) as caught:
-        list(dataset_parquet.read(tmp_path / PARQUET, ["game"]))
-    assert str(caught.value).startswith(str(tmp_path / PARQUET))
-
-
-def test_a_dataset_that_cannot_be_learnt(rows: list[Example], model: str, tmp_path: Path) -> None:
-    def told(dataset: Path) -> str:
+def test_an_invalid_dataset(rows: list[Example], model: str, tmp_path: Path) -> None:
+    def error_of(dataset: Path) -> str:
         with pytest.raises(ExperimentError) as caught:
             run(experiment_of(model, tmp_path / "run", dataset))
         assert not (tmp_path / "run").exists()
         return str(caught.value)
 
-    assert told(tmp_path / "none") == f"cold_start.dataset='{tmp_path / 'none'}': no such folder"
+    assert error_of(tmp_path / "none") == f"cold_start.dataset='{tmp_path / 'none'}': no such folder"
     (tmp_path / "empty").mkdir()
-    assert told(tmp_path / "empty") == f"{tmp_path / 'empty'} is no dataset: it has neither {JSONL} nor {PARQUET}"
+    assert (
+        error_of(tmp_path / "empty") == f"{tmp_path / 'empty'} is not a dataset: it has neither {JSONL} nor {PARQUET}"
+    )
     file = write(tmp_path / "one", [row for row in rows if row.game == "game_2048"])
-    assert told(file.parent).startswith(f"{file.parent}: no row of shisen_sho")
+    assert error_of(file.parent).startswith(f"{file.parent}: no row of shisen_sho")
     with file.open("a") as lines:
         lines.write('{"messages": [\n')
-    assert told(file.parent) == f"{file}:7: column 15: not JSON: Expecting value"
+    assert error_of(file.parent) == f"{file}:7: column 15: not JSON: Expecting value"
     (file.parent / PARQUET).write_bytes(b"PAR1 and then nothing")
-    assert told(file.parent) == f"{file.parent} has both {JSONL} and {PARQUET}: remove one"
+    assert error_of(file.parent) == f"{file.parent} has both {JSONL} and {PARQUET}: remove one"
     file.unlink()
     pytest.importorskip("pyarrow")
-    assert told(file.parent).startswith(f"{file.parent / PARQUET} cannot be read: ")
+    assert error_of(file.parent).startswith(f"{file.parent / PARQUET} cannot be read: ")

@@ -1,4 +1,4 @@
-"""Facts in the cold start: their loss is what it says, it trains the tower, and no policy carries the heads away."""
+"""The facts' loss: its value, that it trains the vision tower, and that no exported policy has the heads."""
 
 import dataclasses
 from pathlib import Path
@@ -34,15 +34,15 @@ def test_the_loss_is_the_cross_entropy_of_every_fact_and_pair() -> None:
     policy, game = Policy(ONE_PATCH, tiny.TOKENIZER), GAMES[1]
     facts = facts_of(game, states_of(game, 3))
     heads = init_heads(policy, GAMES, jax.random.key(1))[game.id]
-    seen = jax.random.normal(jax.random.key(2), (3, 4, 32))
-    loss, metrics = facts_loss(heads, seen, facts)
+    visual_tokens = jax.random.normal(jax.random.key(2), (3, 4, 32))
+    loss, metrics = facts_loss(heads, visual_tokens, facts)
 
     def entropy(logits: np.ndarray, truth: Any) -> float:
         likely = 1 / (1 + np.exp(-logits))
         return float(-np.log(np.where(np.asarray(truth), likely, 1 - likely)).mean())
 
     kernels = {name: np.asarray(head["kernel"], np.float64) for name, head in heads.items()}
-    tokens = np.asarray(seen, np.float64)
+    tokens = np.asarray(visual_tokens, np.float64)
     pairs = np.einsum("bid,bjd->bij", tokens @ kernels["first"], tokens @ kernels["second"]) / 8 - 3
     assert facts.pairs is not None
     assert facts.pairs.any()
@@ -56,13 +56,15 @@ def test_heads_that_know_everything_are_right() -> None:
     facts = facts_of(game, states_of(game, 3))
     assert facts.pairs is not None
     size = game.rows * game.cols
-    seen = jnp.concatenate([jnp.where(facts.cells, 20.0, 0.0), jnp.tile(jnp.eye(size)[None], (3, 1, 1))], axis=2)
-    cells = jnp.eye(seen.shape[2])[:, : facts.cells.shape[2]]
-    first = jnp.zeros((seen.shape[2], size)).at[-size:].set(jnp.where(facts.pairs[0], 100.0, 0.0))
-    second = jnp.zeros((seen.shape[2], size)).at[-size:].set(jnp.eye(size))
+    visual_tokens = jnp.concatenate(
+        [jnp.where(facts.cells, 20.0, 0.0), jnp.tile(jnp.eye(size)[None], (3, 1, 1))], axis=2
+    )
+    cells = jnp.eye(visual_tokens.shape[2])[:, : facts.cells.shape[2]]
+    first = jnp.zeros((visual_tokens.shape[2], size)).at[-size:].set(jnp.where(facts.pairs[0], 100.0, 0.0))
+    second = jnp.zeros((visual_tokens.shape[2], size)).at[-size:].set(jnp.eye(size))
     heads = {"cells": {"kernel": cells}, "first": {"kernel": first}, "second": {"kernel": second}}
     same = Facts(facts.cells, jnp.tile(facts.pairs[:1], (3, 1, 1)))
-    loss, metrics = facts_loss(heads, seen, same)
+    loss, metrics = facts_loss(heads, visual_tokens, same)
     assert float(metrics["facts_right"]) == float(metrics["best_pair_legal"]) == 1
     assert float(loss) < 0.2
 
@@ -74,8 +76,8 @@ def test_facts_are_learned_by_the_tower_alone() -> None:
     params = {**vlm.init(ONE_PATCH, jax.random.key(0)), HEADS: init_heads(policy, GAMES, jax.random.key(1))}
 
     def loss(params: Any) -> jax.Array:
-        seen = vlm.see(ONE_PATCH, {key: params[key] for key in ("model", "visual")}, frames)
-        return facts_loss(params[HEADS][game.id], seen, facts)[0]
+        visual_tokens = vlm.see(ONE_PATCH, {key: params[key] for key in ("model", "visual")}, frames)
+        return facts_loss(params[HEADS][game.id], visual_tokens, facts)[0]
 
     before, gradients = jax.jit(jax.value_and_grad(loss))(params)
     sizes = {key: float(optax.tree.norm(tree)) for key, tree in gradients.items()}

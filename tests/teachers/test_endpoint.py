@@ -1,4 +1,4 @@
-"""Teachers: the built-in one, and models behind an endpoint that answers well, badly or not at all."""
+"""Teachers on the host: the built-in one, and models behind an endpoint that is sound, faulty or down."""
 
 import json
 import signal
@@ -48,7 +48,7 @@ def levels(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def options(levels: str, tmp_path: Path) -> Any:
-    """`options(server, …)`: how the endpoint is asked about 2048."""
+    """`options(server, …)`: options for an endpoint and 2048."""
 
     def make(server: Server | None = None, out: str = "out", **changes: Any) -> Options:
         settings: dict[str, Any] = {"backoff": 0.01, "timeout": 30.0, "image_side": 56, "model": "m"}
@@ -70,7 +70,7 @@ def exchanges_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def reward_of(board: str, action: int) -> float:
-    """Of 2048, whose rewards have no chance in them."""
+    """The reward in 2048, which is deterministic."""
     return float(GAME.step(GAME.from_text(board), action, jax.random.key(0))[1].reward)
 
 
@@ -78,7 +78,7 @@ def reward_of(board: str, action: int) -> float:
 
 
 @pytest.mark.parametrize("name", tiny.LEVELS)
-def test_the_expert_s_lessons(name: str) -> None:
+def test_the_expert_s_demonstrations(name: str) -> None:
     game = envs.make(name, **LEVELS[name])
     rows = list(make_examples(game, StateSource(18), built_in, only_rewarded=False))
     assert len(rows) == 18
@@ -103,14 +103,14 @@ def test_the_states_follow_from_the_seed() -> None:
     assert boards(StateSource(18)) == first
     assert boards(StateSource(18, seed=1)) != first
     assert boards(StateSource(18, random_moves=1.0)) != first
-    assert boards(StateSource(18, random_moves=1.0))[:5] == first[:5], "the first boards are nobody's moves"
+    assert boards(StateSource(18, random_moves=1.0))[:5] == first[:5], "the first boards are initial states"
 
 
 # An endpoint
 
 
 def test_only_rewarded_moves_are_kept(options: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The server always says up: right on some boards. Each is asked about once, with the picture and the board."""
+    """The server always answers up, which is right on some boards. Each is asked once, with frame and board."""
     with serving(response=RESPONSE) as server:
         file = make_dataset(options(server))
         assert make_dataset(options(server)) == file
@@ -125,11 +125,11 @@ def test_only_rewarded_moves_are_kept(options: Any, tmp_path: Path, capsys: pyte
     for record in records:
         assert record["action"] == 0
         assert record["reward"] == reward_of(record["board"], 0)
-        said = record["messages"][1]["content"]
-        assert said == f"<perception>{record['board']}</perception>{RESPONSE}"
+        response = record["messages"][1]["content"]
+        assert response == f"<perception>{record['board']}</perception>{RESPONSE}"
     err = capsys.readouterr().err
-    assert f"{len(records)} of {STATES} lessons kept; left out: {STATES - len(records)} without a reward" in err
-    assert "is complete already" in err
+    assert f"{len(records)} of {STATES} demonstrations kept; left out: {STATES - len(records)} without a reward" in err
+    assert "is already complete" in err
 
 
 def test_a_server_that_misbehaves_changes_nothing(options: Any, tmp_path: Path) -> None:
@@ -137,19 +137,19 @@ def test_a_server_that_misbehaves_changes_nothing(options: Any, tmp_path: Path) 
         make_dataset(options(server))
     with serving("429", "ok", "500", "cut", "503", "ok", "slow", *RAW, response=RESPONSE) as server:
         make_dataset(options(server, "bad", max_tries=25, backoff=0.001))
-        assert sum(server.answered.values()) == STATES, "what was answered was not asked again"
+        assert sum(server.answered.values()) == STATES, "answered questions are not asked again"
         assert len(exchanges_of(tmp_path / "bad")) == len(server.requests) > STATES
     assert (tmp_path / "bad" / JSONL).read_bytes() == (tmp_path / "out" / JSONL).read_bytes()
 
 
-def test_a_cap_stops_it_and_the_next_run_goes_on(options: Any, tmp_path: Path) -> None:
+def test_a_cap_stops_it_and_the_next_run_resumes(options: Any, tmp_path: Path) -> None:
     with serving(response=RESPONSE) as server:
         with pytest.raises(
             EvaluationError, match=rf"max_calls=5 is spent\. 5 of {STATES} states of game_2048 are done"
         ):
             make_dataset(options(server, max_calls=5, concurrency=1))
         assert not (tmp_path / "out" / JSONL).exists()
-        with pytest.raises(EvaluationError, match="begun with seed=0, now it is 1"):
+        with pytest.raises(EvaluationError, match="started with seed=0, now it is 1"):
             make_dataset(options(server, seed=1))
         make_dataset(options(server))
         assert len(server.requests) == STATES
@@ -165,9 +165,9 @@ def test_questions_given_up_are_left_out(options: Any, tmp_path: Path, capsys: p
     )
 
 
-def test_nothing_of_use_is_one_line(options: Any, tmp_path: Path) -> None:
-    silent, useless = "I would rather not.", pytest.raises(ExperimentError, match="there is no row to write")
-    with serving(response=silent) as server, useless:
+def test_no_usable_reply_is_one_line(options: Any, tmp_path: Path) -> None:
+    no_rows = pytest.raises(ExperimentError, match="there are no rows to write")
+    with serving(response="I would rather not.") as server, no_rows:
         make_dataset(options(server))
     with serving("401") as server, pytest.raises(EvaluationError, match="refuses the key in OPENAI_API_KEY") as caught:
         make_dataset(options(server, "refused"))
@@ -176,7 +176,7 @@ def test_nothing_of_use_is_one_line(options: Any, tmp_path: Path) -> None:
 
 def test_the_key_is_never_written(options: Any, tmp_path: Path) -> None:
     with serving("500", "ok", response="<think>My key is {key}.</think><answer>0</answer>") as server:
-        make_dataset(options(server, concurrency=1))  # by turns, so that no question always meets the 500
+        make_dataset(options(server, concurrency=1))  # one at a time, so that no question always gets the 500
         assert set(server.keys) == {f"Bearer {KEY}"}
     assert "My key is Bearer [key]." in (tmp_path / "out" / JSONL).read_text("utf-8")
     for path in tmp_path.rglob("*"):
@@ -204,7 +204,7 @@ ANSWER = "<answer>1</answer>"
         ({"response": "", "gave_up": "400: no"}, Reply(problem="not answered")),
     ],
 )  # fmt: skip
-def test_what_is_a_reply(line: dict[str, Any], reply: Reply) -> None:
+def test_parsing_a_reply(line: dict[str, Any], reply: Reply) -> None:
     assert reply_of(line) == reply
 
 
@@ -218,7 +218,7 @@ def test_unreadable_moves_are_left_out() -> None:
 
 @pytest.mark.parametrize("name", envs.game_ids())
 def test_what_an_endpoint_is_asked(name: str) -> None:
-    """The game's own rules, even where a level's prompt is short; no reading of the board, which is given."""
+    """The game's default rules, also under a short prompt; no perception, since the board is given."""
     prompt = prompt_of(envs.make(name, prompt="Short"), "A | B")
     assert prompt.endswith("\nA | B")
     assert "<perception>" not in prompt
@@ -241,8 +241,8 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_killed_in_the_middle_it_goes_on_and_asks_nothing_twice(levels: str, options: Any, tmp_path: Path) -> None:
-    """Killed with -9 while it asks: what the log has by then is never asked again, and the dataset is the same."""
+def test_killed_in_the_middle_it_resumes_and_asks_nothing_twice(levels: str, options: Any, tmp_path: Path) -> None:
+    """After kill -9, logged answers are not asked again, and the dataset is the same."""
     out = tmp_path / "killed"
     with serving("slow", "500", "slow", response=RESPONSE) as server:
         arguments = [f"--out={out}", f"--experiment={levels}", "--games=game_2048", f"--states={STATES}", "--seed=0"]
@@ -259,13 +259,13 @@ def test_killed_in_the_middle_it_goes_on_and_asks_nothing_twice(levels: str, opt
         before = [line["board"] for line in exchanges_of(out) if "response" in line]
         assert 6 <= len(before) < STATES
         assert not (out / JSONL).exists()
-        num_lost = sum(server.answered.values()) - len(before)  # answered, but killed before it was heard
+        num_lost = sum(server.answered.values()) - len(before)  # answered, but killed before it was logged
         assert 0 <= num_lost <= 2
         process = start(*arguments)
         printed, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
         assert printed == f"{out / JSONL}\n"
-        assert "lessons kept" in err
+        assert "demonstrations kept" in err
         assert sum(server.answered.values()) == STATES + num_lost
     with serving(response=RESPONSE) as server:
         whole = make_dataset(options(server, "whole"))

@@ -1,4 +1,4 @@
-"""What the teachers say is true, by the oracles, and their move follows from it."""
+"""The teachers' rationales are true according to the oracles, and their moves follow from them."""
 
 import contextlib
 import functools
@@ -25,23 +25,26 @@ Cell = tuple[int, int]
 def demonstrations(
     game_id: str, num_games: int, num_steps: int, **level: Any
 ) -> list[tuple[list[list[int]], int, str]]:
-    """(board, action, words) of states met in play that are not over."""
+    """(board, action, rationale) of unfinished states met in play."""
     game = envs.make(game_id, **level)
     states = helpers.play(game, num_games, num_steps).flat().states
 
     def look(state: Any, key: Array) -> Any:
         return game.cells(state), *teach(game, state, key)
 
-    boards, actions, words = jax.jit(jax.vmap(look))(states, helpers.keys(num_games * num_steps))
-    is_on = ~np.asarray(states.terminated)
+    boards, actions, rationales = jax.jit(jax.vmap(look))(states, helpers.keys(num_games * num_steps))
+    is_unfinished = ~np.asarray(states.terminated)
     chosen = zip(
-        helpers.to_lists(np.asarray(boards)[is_on]), np.asarray(actions)[is_on], np.asarray(words)[is_on], strict=True
+        helpers.to_lists(np.asarray(boards)[is_unfinished]),
+        np.asarray(actions)[is_unfinished],
+        np.asarray(rationales)[is_unfinished],
+        strict=True,
     )
-    return [(board, int(action), text.decode(said)) for board, action, said in chosen]
+    return [(board, int(action), text.decode(rationale)) for board, action, rationale in chosen]
 
 
-def cells_in(words: str) -> list[Cell]:
-    return [(int(r), int(c)) for r, c in re.findall(r"\((\d+), (\d+)\)", words)]
+def cells_in(rationale: str) -> list[Cell]:
+    return [(int(r), int(c)) for r, c in re.findall(r"\((\d+), (\d+)\)", rationale)]
 
 
 def action_of(a: Cell, b: Cell, rows: int, cols: int) -> int:
@@ -63,17 +66,17 @@ def test_each_row_names_its_first_legal_pair_and_one_of_them_is_taken(game_id: s
     chosen = set()
     seen = demonstrations(game_id, 16, 12, rows=rows, cols=cols)
     assert len(seen) > 50
-    for board, action, words in seen:
+    for board, action, rationale in seen:
         pairs = shisen_sho.legal_pairs(board) if game_id != "swap" else swap.valid_swaps(board)
-        *lines, taken = words.split("\n")
+        *lines, taken = rationale.split("\n")
         for row, line in enumerate(lines):
             ahead = sorted((a, b) for a, b in pairs if a < b and a[0] == row)
             assert line == f"{row} " + (" ".join(f"({r}, {c})" for r, c in ahead[0]) if ahead else "-")
-        said = re.fullmatch(r"Take row (\d+)\.", taken)
-        assert said, words
-        first, second = cells_in(lines[int(said[1])])
+        match = re.fullmatch(r"Take row (\d+)\.", taken)
+        assert match, rationale
+        first, second = cells_in(lines[int(match[1])])
         assert action == action_of(first, second, rows, cols)
-        chosen.add(int(said[1]))
+        chosen.add(int(match[1]))
     assert len(lines) == rows
     assert len(chosen) > 1
 
@@ -90,13 +93,13 @@ def test_2048_says_what_each_move_merges_and_takes_the_experts(size: tuple[int, 
         helpers.keys(len(seen)),
     )
     ways = ("up", "right", "down", "left")
-    for (board, action, words), best in zip(seen, np.asarray(experts), strict=True):
+    for (board, action, rationale), best in zip(seen, np.asarray(experts), strict=True):
         values = [[2**cell if cell else 0 for cell in row] for row in board]
         columns = [list(column) for column in zip(*values, strict=True)]
         legal = game_2048.legal_actions(values)
         made = [max(map(largest_merge, lines)) for lines in (columns, values, columns, values)]
         lines = [f"{name} {made[way] if way in legal else '-'}" for way, name in enumerate(ways)]
-        assert words == "\n".join([*lines, f"Take {ways[action]}."])
+        assert rationale == "\n".join([*lines, f"Take {ways[action]}."])
         assert action == best
         assert action in legal
 
@@ -116,9 +119,9 @@ def largest_merge(line: list[int]) -> int:
     ],
 )
 def test_where_nothing_is_legal_the_teacher_says_nothing(game: envs.Game[Any], board: str) -> None:
-    action, words = jax.jit(functools.partial(teach, game))(game.from_text(board), jax.random.key(0))
+    action, rationale = jax.jit(functools.partial(teach, game))(game.from_text(board), jax.random.key(0))
     assert int(action) == game.invalid_action
-    assert not np.asarray(words).any()
+    assert not np.asarray(rationale).any()
 
 
 @pytest.mark.parametrize("game_id", envs.game_ids())
@@ -135,10 +138,10 @@ def test_a_registered_teacher_and_what_is_wrong_with_it(
 ) -> None:
     monkeypatch.setattr(core, "_TEACHERS", {})
     game = envs.make("game_2048", rows=2, cols=2)
-    said = jnp.asarray(np.frombuffer(rationale, np.uint8))
+    encoded = jnp.asarray(np.frombuffer(rationale, np.uint8))
 
     def mine(game: Any, state: Any, key: Any) -> Any:
-        return (game.expert(state, key) if action == 0 else jnp.int32(action)), said
+        return (game.expert(state, key) if action == 0 else jnp.int32(action)), encoded
 
     register_teacher("game_2048", mine)
     with pytest.raises(AssertionError, match=message) if message else contextlib.nullcontext():

@@ -1,4 +1,4 @@
-"""A program for 8 fake devices: lowers the two sharded steps for TPUs and NVIDIA cards. See test_export."""
+"""Run on 8 fake devices by test_export: lowers the two sharded steps for TPUs and NVIDIA GPUs."""
 
 import tempfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What devices send each other, against programs that can be counted by hand: every device has 512 bytes, of 2 × 4."""
+"""Communication volume, checked on programs that can be counted by hand: 2 × 4 devices with 512 bytes each."""
 
 import json
 import subprocess
@@ -29,9 +29,9 @@ def counted() -> dict[str, Any]:
         ("psum_of_all 1", {"all-reduce": [1, 512, 2 * 512 * 7 / 8]}),
         ("psums_in_loops 1", {"all-reduce": [15, 15 * 512, 15 * 2 * 512 * 3 / 4]}),
         ("psums_in_loops 7", {"all-reduce": [15, 15 * 512, 15 * 2 * 512 * 3 / 4]}),
-        ("psum_in_an_open_loop 0", {"all-reduce": [1, 512, 512]}),
-        ("psum_in_an_open_loop 1", {"all-reduce": [2, 1024, 512 + 768]}),
-        ("psum_in_an_open_loop 7", {"all-reduce": [8, 8 * 512, 512 + 7 * 768]}),
+        ("psum_in_a_while_loop 0", {"all-reduce": [1, 512, 512]}),
+        ("psum_in_a_while_loop 1", {"all-reduce": [2, 1024, 512 + 768]}),
+        ("psum_in_a_while_loop 7", {"all-reduce": [8, 8 * 512, 512 + 7 * 768]}),
         ("psum_in_a_branch 1", {"all-reduce": [1, 512, 768]}),
         ("all_gather 1", {"all-gather": [1, 4 * 512, 3 * 512]}),
         ("reduce_scatter 1", {"reduce-scatter": [1, 512, 3 * 128]}),

@@ -1,4 +1,4 @@
-"""Every compiled program lowers for TPUs and NVIDIA cards, sharded too, and none calls back to Python."""
+"""Every compiled program, sharded ones included, lowers for TPUs and NVIDIA GPUs without callbacks to Python."""
 
 import re
 import subprocess
@@ -22,12 +22,12 @@ PLATFORMS = ("tpu", "cuda")
 
 
 def check(program: Any, *args: Any) -> str:
-    """What a jitted program is lowered to, for both platforms."""
+    """The text of a jitted program, lowered for both platforms."""
     return lower(program, *args)[0]
 
 
 def lower(program: Any, *args: Any) -> tuple[str, int]:
-    """Lowers a jitted program for both platforms; gives what was lowered, and for how many devices."""
+    """Lowers a jitted program for both platforms; returns its text and its number of devices."""
     exported = export.export(program, platforms=PLATFORMS)(*args)
     text = exported.mlir_module()
     called = set(re.findall(r"custom_call @(\w+)", text)) | set(re.findall(r'call_target_name = "(\w+)"', text))
@@ -65,7 +65,7 @@ def run_args(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any,
 
 
 def jitted(function: Any, setup: Any, **options: Any) -> Any:
-    """A step with its setup given."""
+    """A step with its setup bound."""
     return jax.jit(lambda *args: function.__wrapped__(setup, *args), **options)
 
 
@@ -80,7 +80,7 @@ def test_a_step_of_the_cold_start(run_args: tuple[Any, Any, Any]) -> None:
 
 
 def test_an_iteration_of_rl(run_args: tuple[Any, Any, Any]) -> None:
-    """It contains the writing of responses, their parsing and rewards, and the update."""
+    """It contains generation, parsing, rewards and the update."""
     setup, _, constants = run_args
     with jax.set_mesh(setup.mesh):
         text = check(jitted(steps.rl_step, setup), steps.template(setup, setup.experiment.num_steps), constants)
@@ -89,7 +89,9 @@ def test_an_iteration_of_rl(run_args: tuple[Any, Any, Any]) -> None:
 
 def batch_shapes(setup: Any) -> tuple[SFTBatch, ...]:
     def shape(dtype: Any, *shape: int) -> Any:
-        return jax.ShapeDtypeStruct((setup.experiment.cold_start.states, *shape), dtype, sharding=setup.sharding())
+        return jax.ShapeDtypeStruct(
+            (setup.experiment.cold_start.states, *shape), dtype, sharding=setup.placement.sharding()
+        )
 
     made = []
     for game in setup.games:
@@ -103,16 +105,16 @@ def batch_shapes(setup: Any) -> tuple[SFTBatch, ...]:
     return tuple(made)
 
 
-def test_writing_alone(run_args: tuple[Any, Any, Any]) -> None:
+def test_generation(run_args: tuple[Any, Any, Any]) -> None:
     setup, state, constants = run_args
     game = setup.games[0]
     frames = jax.ShapeDtypeStruct((4, *game.frame_shape), jnp.uint8)
-    write = jax.jit(lambda p, t, f, k: setup.policy.respond(p, t, game, f, k, num_samples=2))
-    check(write, state.trained, constants.table, frames, jax.eval_shape(jax.random.key, 0))
+    generate = jax.jit(lambda p, t, f, k: setup.policy.respond(p, t, game, f, k, num_samples=2))
+    check(generate, state.trained, constants.table, frames, jax.eval_shape(jax.random.key, 0))
 
 
 def test_steps_that_are_sharded() -> None:
-    """On 8 fake devices, in a process of its own: weights, rows and a layer's heads are split."""
+    """On 8 fake devices, in a subprocess: weights, rows and the heads of a layer are split."""
     command = [sys.executable, "-m", "tests.training.export_sharded"]
     done = subprocess.run(command, cwd=REPOSITORY, env=tiny.environment(8), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What is freed goes back to the operating system, even below something that is still in use."""
+"""Freed memory returns to the operating system, even below a block that is still in use."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's heap, and Linux's count of its pages")
-def test_free_memory_is_given_back() -> None:
+def test_free_memory_is_released() -> None:
     blocks = [bytearray(b"x" * BLOCK) for _ in range(COUNT)]
     kept = blocks[-1]
     blocks.clear()
@@ -27,4 +27,4 @@ def test_free_memory_is_given_back() -> None:
     assert kept == b"x" * BLOCK
     again = resident_bytes()
     release_memory()
-    assert abs(again - resident_bytes()) < 0.1 * BLOCK * COUNT, "nothing is left to give"
+    assert abs(again - resident_bytes()) < 0.1 * BLOCK * COUNT, "nothing is left to release"

@@ -1,4 +1,4 @@
-"""The estimate against the published sizes, against arithmetic by hand, and against what is really allocated."""
+"""The estimate against published sizes, arithmetic by hand, and actual allocations."""
 
 import dataclasses
 import subprocess
@@ -30,7 +30,7 @@ def test_published_sizes(name: str, count: int) -> None:
     assert found.inference == found.params + found.cache
 
 
-def test_float32_weights_need_no_others() -> None:
+def test_float32_params_need_no_master_weights() -> None:
     count = vlm.count_params(TINY)
     found = memory_plan.estimate(TINY, dataclasses.replace(WORK, has_reference=False), is_compiled=False)
     assert (found.params, found.master, found.reference, found.gradients) == (4 * count, 0, 0, 8 * count)
@@ -76,7 +76,7 @@ def test_lora_trains_little() -> None:
     assert low.training < full.training / 5
 
 
-def test_the_estimate_is_what_is_allocated() -> None:
+def test_the_estimate_matches_allocations() -> None:
     params = vlm.init(TINY, jax.random.key(0))
     found = memory_plan.estimate(TINY, WORK, is_compiled=False)
     assert found.params == sum(leaf.nbytes for leaf in jax.tree.leaves(params))
@@ -100,9 +100,9 @@ def test_remat_and_rows_in_the_compilers_plan() -> None:
 
 
 def test_work_that_does_not_fit() -> None:
-    with pytest.raises(vlm.ConfigError, match=r"a plan for \d+ devices needs as many, and there are"):
+    with pytest.raises(vlm.ConfigError, match=r"an estimate for \d+ devices needs as many, and there are"):
         memory_plan.estimate(TINY, WORK, mesh=(1, len(jax.devices()) + 1, 1))
-    with pytest.raises(vlm.ConfigError, match="prompt_length=3: the image alone is 6 tokens"):
+    with pytest.raises(vlm.ConfigError, match="prompt_length=3: the image alone has 6 tokens"):
         memory_plan.estimate(TINY, dataclasses.replace(WORK, prompt_length=3))
     with pytest.raises(vlm.ConfigError, match="is longer than the context, 32768"):
         memory_plan.estimate(TINY, dataclasses.replace(WORK, response_length=40_000), is_compiled=False)

@@ -1,1 +1,1 @@
-"""The games: one file each, with its State, its Level, the thin class, its rules, facts and expert."""
+"""The games: one file each, with its State, Level, class, rules, facts and expert."""

@@ -32,7 +32,7 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Level(level_keys.Level):
-    """The paper's board: 4×4, two start tiles, a new tile is a 4 with chance 0.1 and else a 2."""
+    """The paper's board: 4×4, two start tiles, a new tile is a 4 with probability 0.1, else a 2."""
 
     rows: int = 4
     cols: int = 4
@@ -40,7 +40,7 @@ class Level(level_keys.Level):
     spawn_four: float = traced(0.1)
 
     def check(self) -> None:
-        """Refuses what cannot be played."""
+        """Rejects levels that cannot be played."""
         super().check()
         num_cells = self.rows * self.cols
         LevelError.require(num_cells >= 2, "rows × cols: 2048 needs at least two cells")
@@ -49,15 +49,15 @@ class Level(level_keys.Level):
             1 <= self.start_tiles <= num_cells,
             f"start_tiles={self.start_tiles}: 1 to {num_cells}, the cells of a {self.rows}×{self.cols} board",
         )
-        LevelError.require(0 <= self.spawn_four <= 1, f"spawn_four={self.spawn_four}: a chance, 0 to 1")
+        LevelError.require(0 <= self.spawn_four <= 1, f"spawn_four={self.spawn_four}: a probability, 0 to 1")
 
 
 class Game2048(core.Game[State]):
     """2048 on R×C cells.
 
-    Observation: the board with the well-known tile colours; text: the tile's number, or `-`.
-    Actions: 0 up, 1 right, 2 down, 3 left; an unreadable answer is 4, "still".
-    Reward: the sum of the merged tiles' values; a move that changes nothing gives 0 and no new tile; still gives -1.
+    Observation: the board in the usual tile colors; text: the tile's number, or `-`.
+    Actions: 0 up, 1 right, 2 down, 3 left; the invalid action is 4.
+    Reward: the sum of the merged tiles' values. A move that changes nothing gives 0 and no new tile, 4 gives -1.
     Ends: when no move changes the board.
 
     >>> from g1jax import envs
@@ -82,12 +82,12 @@ class Game2048(core.Game[State]):
         return (4,)
 
     def cell_names(self) -> Sequence[str]:
-        """`-`, 2, 4, … up to the highest tile the board can hold."""
+        """`-`, 2, 4, … up to the highest tile that fits on the board."""
         return ["-", *(str(2**e) for e in range(1, self.num_exponents))]
 
     @property
     def num_exponents(self) -> int:
-        """One more than the highest exponent: n cells hold at most 2^(n+1). Above 2^31 no play can reach."""
+        """One more than the highest exponent: n cells hold at most 2^(n+1). Above 2^31 is out of reach."""
         return min(self.rows * self.cols + 1, 31) + 1
 
     def draw_tiles(self, palette: str, background: str) -> HostImages:
@@ -95,7 +95,7 @@ class Game2048(core.Game[State]):
         return np.stack([draw_tile(e, self.level.cell_size, palette, background) for e in range(self.num_exponents)])
 
     def begin(self, key: Key, seed: Array, level: core.TracedLevel) -> State:
-        """An empty board and its start tiles."""
+        """An empty board with its start tiles."""
         board = jnp.zeros((self.rows, self.cols), jnp.int8)
 
         def place(i: Array, board: Array) -> Array:
@@ -106,18 +106,18 @@ class Game2048(core.Game[State]):
 
     def move(self, state: State, action: Array, key: Key) -> tuple[State, Array, Array]:
         """Slides, then spawns a tile if anything moved."""
-        is_still = action == self.invalid_action
+        is_invalid = action == self.invalid_action
         board, merged, is_legal, is_over = slide_and_spawn(state.board, action, key, state.level["spawn_four"])
-        board, is_over = jnp.where(is_still, state.board, board), jnp.where(is_still, state.terminated, is_over)
-        reward = jnp.where(is_still, jnp.float32(-1), merged)
-        return State(board, is_over, state.seed, state.level), reward, is_legal & ~is_still
+        board, is_over = jnp.where(is_invalid, state.board, board), jnp.where(is_invalid, state.terminated, is_over)
+        reward = jnp.where(is_invalid, jnp.float32(-1), merged)
+        return State(board, is_over, state.seed, state.level), reward, is_legal & ~is_invalid
 
     def cells(self, state: State) -> Array:
         """Exponents are the kinds."""
         return state.board.astype(jnp.int32)
 
     def from_cells(self, cells: Array, seed: Array, level: core.TracedLevel) -> State:
-        """The state of a board of exponents. (Set by hand, two of the highest may merge to one without a name.)"""
+        """The state of a board of exponents. (On a board set by hand, a merge may exceed the highest name.)"""
         board = cells.astype(jnp.int8)
         return State(board, ~jnp.any(legal_moves(board)), seed, level)
 
@@ -126,21 +126,21 @@ class Game2048(core.Game[State]):
         return legal_moves(state.board)
 
     def expert(self, state: State, key: Key) -> Array:
-        """Looks two moves ahead, over every tile that may appear between them; needs no key."""
+        """Two-step lookahead over every tile that may appear between the moves; deterministic."""
         del key
         return best_move(state.board, state.level["spawn_four"])
 
     @property
     def fact_names(self) -> tuple[str, ...]:
-        """For each direction, whether the next tile over empty cells is its like, and whether the tile would move."""
-        return (*(f"like {way}" for way in DIRECTIONS), *(f"moves {way}" for way in DIRECTIONS))
+        """For each direction, whether the next tile across empty cells is equal, and whether the tile would move."""
+        return tuple(f"{fact} {direction}" for fact in ("like", "moves") for direction in DIRECTIONS)
 
     def facts(self, state: State) -> Array:
-        """Which tiles meet their like, and which move, in each direction."""
-        across, along = see_likes(state.board), see_likes(state.board.T)
-        like_left, like_right, like_up, like_down = *across, *(fact.T for fact in along)
-        moves = [would_move(state.board, jnp.int32(way)) for way in range(4)]
-        return jnp.stack([like_up, like_right, like_down, like_left, *moves], axis=-1)
+        """Which tiles have an equal one next to them, and which move, in each direction."""
+        across, along = equal_neighbors(state.board), equal_neighbors(state.board.T)
+        left, right, up, down = *across, *(fact.T for fact in along)
+        moves = [would_move(state.board, jnp.int32(action)) for action in range(4)]
+        return jnp.stack([up, right, down, left, *moves], axis=-1)
 
 
 # Rules
@@ -149,7 +149,7 @@ class Game2048(core.Game[State]):
 def legal_moves(board: Array) -> Array:
     """The directions in which something moves: int8[R, C] -> bool[4].
 
-    A tile moves if the cell before it is empty or holds an equal tile: `[0 2 0 0]` can go left and right,
+    A tile moves if the cell before it is empty or has an equal tile: `[0 2 0 0]` can go left and right,
     `[2 4 0 0]` only right, `[4 4 2 8]` both ways.
     """
 
@@ -187,7 +187,7 @@ def slide(board: Array, action: Array) -> tuple[Array, Array]:
 
 
 def _direction(action: Array) -> tuple[Array, Array]:
-    """Whether a move goes along columns, and whether towards the end of its lines."""
+    """Whether a move is along columns, and whether towards the end of its lines."""
     return (action == UP) | (action == DOWN), (action == RIGHT) | (action == DOWN)
 
 
@@ -197,7 +197,7 @@ def slide_lines(lines: Array, is_reversed: Array) -> tuple[Array, Array]:
     cells, merged_cells = merge_cells(list(towards_start.T))
     slid = jnp.stack(cells, axis=1)
     exponents = jnp.stack(merged_cells).astype(jnp.uint32) if merged_cells else jnp.zeros((1, 1), jnp.uint32)
-    values = (jnp.uint32(1) << exponents) & ~np.uint32(1)  # nothing merged: 1 -> 0
+    values = (jnp.uint32(1) << exponents) & ~np.uint32(1)  # no merge: 1 -> 0
     reward = jnp.sum(values.astype(jnp.float32))
     return jnp.where(is_reversed, slid[:, ::-1], slid), reward
 
@@ -206,7 +206,7 @@ def merge_cells(cells: list[Array]) -> tuple[list[Array], list[Array]]:
     """The rule of one line, cell by cell from the wall: `[2 2 2 2] -> [4 4 0 0]`, `[4 2 2 0] -> [4 4 0 0]`.
 
     The pair nearest the wall merges first, and a tile merges once. Returns the cells and the exponents of the merged
-    tiles (0 where none), each an array of any one shape; written for NumPy and JAX arrays alike.
+    tiles (0 where none), each an array of any one shape. Works on NumPy and JAX arrays.
     """
     cells = _close_gaps(cells)
     merged = []
@@ -221,7 +221,7 @@ def merge_cells(cells: list[Array]) -> tuple[list[Array], list[Array]]:
 
 
 def _close_gaps(cells: list[Array]) -> list[Array]:
-    """`[0 2 0 4] -> [2 4 0 0]`: every tile swaps with the gap before it until none is left."""
+    """`[0 2 0 4] -> [2 4 0 0]`: tiles swap with the gap before them until no gap is left."""
     cells = list(cells)
     for end in range(len(cells) - 1, 0, -1):
         for i in range(end):
@@ -231,7 +231,7 @@ def _close_gaps(cells: list[Array]) -> list[Array]:
 
 
 def spawn_tile(board: Array, key: Key, spawn_four: Array) -> Array:
-    """A 2, or with chance `spawn_four` a 4, in a random empty cell: int8[R, C] -> int8[R, C]."""
+    """Adds a 2, or with probability `spawn_four` a 4, in a random empty cell: int8[R, C] -> int8[R, C]."""
     is_empty = (board == 0).reshape(-1)
     nth, uniform = prng.dice(
         jax.random.bits(key, dtype=jnp.uint32), jnp.sum(is_empty.astype(jnp.int32), dtype=jnp.int32)
@@ -241,11 +241,11 @@ def spawn_tile(board: Array, key: Key, spawn_four: Array) -> Array:
     return jnp.where(is_chosen.reshape(board.shape), tile, board)
 
 
-# What can be seen
+# Facts
 
 
-def see_likes(lines: Array) -> tuple[Array, Array]:
-    """Of each tile, whether the next one to the left, and to the right, over empty cells is its like: bool[n, m] twice.
+def equal_neighbors(lines: Array) -> tuple[Array, Array]:
+    """Whether the next tile to the left, and to the right, across empty cells is equal: two bool[n, m].
 
     `[1 0 1 2] -> [0 0 1 0], [1 0 0 0]`
     """
@@ -280,17 +280,17 @@ def would_move(board: Array, action: Array) -> Array:
 # The expert
 
 _GAP, _DEAD = 2.0, -50.0
-"""What an empty cell is worth after two moves, in points, and a board that cannot move."""
+"""The value, in points, of an empty cell after two moves, and of a board without a legal move."""
 
 
 def best_move(board: Array, spawn_four: Array) -> Array:
-    """The move that two moves, over every tile that may appear between them, are expected to score most with: int32[].
+    """The move with the highest expected score after two moves, over every tile that may appear in between: int32[].
 
     The invalid action if none is legal.
     """
     is_legal = legal_moves(board)
     slid, scores = _slide_all(board)
-    values = scores + jax.vmap(_value_of_waiting, (0, None))(slid, spawn_four)
+    values = scores + jax.vmap(_value_before_spawn, (0, None))(slid, spawn_four)
     best = jnp.argmax(jnp.where(is_legal, values, -jnp.inf)).astype(jnp.int32)
     return jnp.where(jnp.any(is_legal), best, 4)
 
@@ -299,18 +299,18 @@ def _slide_all(board: Array) -> tuple[Array, Array]:
     return jax.vmap(lambda action: slide(board, action))(jnp.arange(4, dtype=jnp.int32))
 
 
-def _value_of_waiting(board: Array, spawn_four: Array) -> Array:
-    """The expected value of a board to which a tile will be added: float32[]."""
+def _value_before_spawn(board: Array, spawn_four: Array) -> Array:
+    """The expected value of a board before a tile is added: float32[]."""
     is_empty = (board == 0).reshape(-1)
     one_hot = jnp.eye(board.size, dtype=jnp.int8).reshape(-1, *board.shape)
-    twos = jax.vmap(_value_of_moving)(board[None] + one_hot)  # where a cell is not empty, masked out below
-    fours = jax.vmap(_value_of_moving)(board[None] + 2 * one_hot)
+    twos = jax.vmap(_value_before_move)(board[None] + one_hot)  # nonempty cells are masked out below
+    fours = jax.vmap(_value_before_move)(board[None] + 2 * one_hot)
     values = twos * (1 - spawn_four) + fours * spawn_four
     return jnp.sum(jnp.where(is_empty, values, 0.0)) / jnp.maximum(jnp.sum(is_empty.astype(jnp.float32)), 1.0)
 
 
-def _value_of_moving(board: Array) -> Array:
-    """The most that one move scores, with what its empty cells are worth: float32[]."""
+def _value_before_move(board: Array) -> Array:
+    """The highest score of one move, plus the value of the empty cells after it: float32[]."""
     slid, scores = _slide_all(board)
     gaps = jnp.sum((slid == 0).astype(jnp.float32), axis=(1, 2), dtype=jnp.float32)
     return jnp.max(jnp.where(legal_moves(board), scores + _GAP * gaps, _DEAD))

@@ -1,4 +1,4 @@
-"""Shisen-Sho: remove pairs of equal tiles that a path of at most two turns joins."""
+"""Shisen-Sho: remove pairs of equal tiles joined by a path with at most two turns."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from g1jax.envs import appearance, core, prng, sprites
+from g1jax.envs import core, prng, shapes, sprites
 from g1jax.envs import level as level_keys
 from g1jax.envs.level import traced
 from g1jax.envs.vmap_loop import fence, loop_while
@@ -36,42 +36,37 @@ class Level(level_keys.Level):
     rows: int = 6
     cols: int = 6
     colors: int = traced(6, "at_most")
-    """The first so many of `appearance.COLORS`."""
+    """The number of colors, the first ones of `appearance.COLORS`."""
     shapes: int = traced(6, "at_most")
-    """The first so many of `appearance.SHAPES`."""
+    """The number of shapes, the first ones of `appearance.SHAPES`."""
     tile_types: int = traced(0)
-    """Types on one board, drawn anew for each. 0: one for every four cells, as far as there are."""
+    """Types on a board, drawn for each board. 0: one per four cells, or all if there are fewer."""
 
     def check(self) -> None:
-        """Refuses what cannot be played."""
+        """Rejects levels that cannot be played."""
         super().check()
-        LevelError.require(
-            1 <= self.colors <= len(appearance.COLORS), f"colors={self.colors}: 1 to {len(appearance.COLORS)}"
-        )
-        LevelError.require(
-            1 <= self.shapes <= len(appearance.SHAPES), f"shapes={self.shapes}: 1 to {len(appearance.SHAPES)}"
-        )
+        shapes.check_shapes(self.colors, self.shapes)
         check_tiles(self.rows, self.cols, self.tile_types, self.colors * self.shapes, "colors × shapes")
 
 
 def check_tiles(rows: int, cols: int, tile_types: int, num_kinds: int, kinds: str) -> None:
-    """Refuses boards that cannot be dealt in pairs."""
+    """Rejects boards that cannot be filled with pairs."""
     LevelError.require(
-        rows * cols % 2 == 0, f"rows={rows}, cols={cols}: {rows * cols} tiles, an odd number, are not pairs"
+        rows * cols % 2 == 0, f"rows={rows}, cols={cols}: {rows * cols} tiles, an odd number, cannot be pairs"
     )
     LevelError.require(0 <= tile_types <= num_kinds, f"tile_types={tile_types}: there are {num_kinds} types ({kinds})")
     LevelError.require(
-        tile_types * 2 <= rows * cols, f"tile_types={tile_types}: {rows * cols} cells hold a pair of each of fewer"
+        tile_types * 2 <= rows * cols, f"tile_types={tile_types}: {rows * cols} cells are too few for a pair of each"
     )
 
 
 class ShisenSho(core.Game[State]):
     """Shisen-Sho on R×C cells.
 
-    Observation: colored shapes; text: `Red circle` and so on, `-` where the tile is gone.
+    Observation: colored shapes; text: `Red circle` and so on, `-` for an empty cell.
     Actions: two cells (r1, c1) (r2, c2), from 0 at the top left.
-    Legal: two tiles of one type and a path between them of at most two turns, through empty cells, that may leave the
-    board through the ring around it.
+    Legal: two tiles of one type joined by a path with at most two turns, through empty cells and the ring around the
+    board.
     Reward: +1 for a match, else -1.
     Ends: the board is cleared, or no two tiles match.
 
@@ -99,16 +94,16 @@ class ShisenSho(core.Game[State]):
 
     def cell_names(self) -> Sequence[str]:
         """`-`, `Red circle`, `Red square`, …"""
-        return ["-", *tile_names(self.level.colors, self.level.shapes)]
+        return ["-", *shapes.tile_names(self.level.colors, self.level.shapes)]
 
     def prompt_fields(self) -> dict[str, str]:
-        """Adds `{kinds}`, what makes two tiles the same."""
+        """Adds `{kinds}`, when two tiles are the same."""
         return {**super().prompt_fields(), "kinds": "the same color and the same shape"}
 
     def draw_tiles(self, palette: str, background: str) -> HostImages:
         """The empty cell and every colored shape."""
         empty = sprites.empty_cell(self.level.cell_size, background)
-        return np.stack([empty, *draw_tiles(self.level, palette, background)])
+        return np.stack([empty, *shapes.draw_tiles(self.level, palette, background)])
 
     def begin(self, key: Key, seed: Array, level: core.TracedLevel) -> State:
         """A board on which at least one pair matches."""
@@ -123,8 +118,8 @@ class ShisenSho(core.Game[State]):
         num_cells = self.rows * self.cols
         a, b = action // num_cells % num_cells, action % num_cells
         is_legal = can_match(state.board, a, b) & (action != self.invalid_action)
-        place = jnp.arange(num_cells, dtype=jnp.int32)
-        is_taken = (is_legal & ((place == a) | (place == b))).reshape(self.rows, self.cols)
+        index = jnp.arange(num_cells, dtype=jnp.int32)
+        is_taken = (is_legal & ((index == a) | (index == b))).reshape(self.rows, self.cols)
         board = fence(jnp.where(is_taken, jnp.int8(0), state.board))
         after = dataclasses.replace(state, board=board, terminated=~has_match(board))
         return after, jnp.where(is_legal, jnp.float32(1), jnp.float32(-1)), is_legal
@@ -139,17 +134,17 @@ class ShisenSho(core.Game[State]):
         return State(board, ~has_match(board), seed, level)
 
     def legal_actions(self, state: State) -> Array:
-        """Every ordered pair of cells that matches."""
+        """The ordered pairs of cells that match."""
         return matches(state.board).reshape(-1)
 
     def expert(self, state: State, key: Key) -> Array:
-        """Takes the last pair of a type, else the pair after which most pairs match; needs no key."""
+        """The last pair of a type, else the pair after which most pairs match; deterministic."""
         del key
         return best_pair(state.board)
 
     @property
     def fact_names(self) -> tuple[str, ...]:
-        """What each tile sees along its row and column, whether it has a partner, and the pair that its row names."""
+        """Equal neighbors and borders in each direction, partners, and the first pair of each row."""
         sides = ("left", "right", "up", "down")
         ahead = (
             f"partner in {line} {i}"
@@ -159,9 +154,9 @@ class ShisenSho(core.Game[State]):
         return (*(f"like {side}" for side in sides), *(f"border {side}" for side in sides), "partner", "named", *ahead)
 
     def facts(self, state: State) -> Array:
-        """The next tile over empty cells is its like, or there is none; partners; where the first one further on is."""
+        """Whether the next tile across empty cells is equal or missing; partners; the first partner after each tile."""
         is_like, is_open = zip(*(facts for board in (state.board, state.board.T) for facts in ends(board)), strict=True)
-        turned = [[fact if i < 2 else fact.T for i, fact in enumerate(facts)] for facts in (is_like, is_open)]
+        oriented = [[fact if i < 2 else fact.T for i, fact in enumerate(facts)] for facts in (is_like, is_open)]
         is_match = matches(state.board)
         is_ahead = is_match & ~np.tri(state.board.size, dtype=bool)
         partner = jnp.where(jnp.any(is_ahead, axis=1), jnp.argmax(is_ahead, axis=1), -1).reshape(state.board.shape)
@@ -170,7 +165,7 @@ class ShisenSho(core.Game[State]):
         rows = [partner // self.cols == row for row in range(self.rows)]
         cols = [has_ahead & (partner % self.cols == col) for col in range(self.cols)]
         has_partner = jnp.any(is_match, axis=1).reshape(state.board.shape)
-        return jnp.stack([*turned[0], *turned[1], has_partner, is_named, *rows, *cols], axis=-1)
+        return jnp.stack([*oriented[0], *oriented[1], has_partner, is_named, *rows, *cols], axis=-1)
 
 
 # Dealing
@@ -179,8 +174,8 @@ class ShisenSho(core.Game[State]):
 def deal(key: Key, is_available: Array, num_types: Array, rows: int, cols: int) -> Array:
     """A shuffled board of pairs with at least one match: int8[R, C].
 
-    Draws `num_types` (0: one for every four cells, as far as there are) of the available kinds, bool[K - 1], and deals
-    the pairs evenly among them.
+    Draws `num_types` of the available kinds, bool[K - 1] (0: one per four cells, or all if there are fewer), and
+    distributes the pairs evenly among them.
     """
     num_cells = rows * cols
     num_available = jnp.sum(is_available.astype(jnp.int32), dtype=jnp.int32)
@@ -190,7 +185,7 @@ def deal(key: Key, is_available: Array, num_types: Array, rows: int, cols: int) 
     def shuffle(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         is_available, num_types, seed, attempt, _ = carry
         num_kinds = is_available.shape[0]
-        bits = prng.words(seed, attempt, num_kinds + num_cells)
+        bits = prng.bits(seed, attempt, num_kinds + num_cells)
         rank = prng.shuffled(jnp.where(is_available, bits[:num_kinds] >> 1, np.uint32(0xFFFFFFFF)))
         kinds = jnp.zeros(num_kinds, jnp.int8).at[rank].set(np.arange(1, num_kinds + 1, dtype=np.int8))
         pair = prng.shuffled(bits[num_kinds:]) // 2
@@ -198,7 +193,7 @@ def deal(key: Key, is_available: Array, num_types: Array, rows: int, cols: int) 
         return is_available, num_types, seed, attempt + 1, board
 
     def is_unplayable(carry: tuple[Any, ...]) -> Array:
-        # Next to never: most boards have a dozen matches. Levels on which none matches end at once.
+        # Rare: most boards have a dozen matches. A level without any possible match ends as a finished game.
         *_, attempt, board = carry
         return ~has_match(board) & (attempt < 100)
 
@@ -208,9 +203,9 @@ def deal(key: Key, is_available: Array, num_types: Array, rows: int, cols: int) 
 
 # Rules: which pairs match
 #
-# A path of at most two turns runs across, down, across, or down, across, down, parts of it empty. So two tiles match if
-# some column can be reached by both across their rows, with nothing between the two rows in that column; or the same
-# with rows and columns exchanged. Sets of columns are words, bit 1 + c for column c, bits 0 and C + 1 for the ring.
+# A path with at most two turns runs across, down, across, or down, across, down; each part may be empty. So two tiles
+# match if both reach some column along their rows, with nothing between the two rows in that column; or the same with
+# rows and columns exchanged. Sets of columns are bit masks: bit 1 + c for column c, bits 0 and C + 1 for the ring.
 
 
 def matches(board: Array) -> Array:
@@ -230,7 +225,7 @@ def has_match(board: Array) -> Array:
 
 
 def can_match(board: Array, a: Array, b: Array) -> Array:
-    """Whether the tiles of two cells, by their place in reading order, match: bool[]."""
+    """Whether the tiles of two cells, by their index in reading order, match: bool[]."""
     cols = board.shape[1]
     across, down, blocked_rows, blocked_cols = fence(lines_of_sight(board))
     flat, across, down = board.reshape(-1), across.reshape(-1), down.reshape(-1)
@@ -240,60 +235,60 @@ def can_match(board: Array, a: Array, b: Array) -> Array:
 
 
 def lines_of_sight(board: Array) -> tuple[Array, Array, Array, Array]:
-    """The words that decide matches.
+    """The masks that determine matches.
 
     Returns:
-        across: uint32[R, C], the columns a cell reaches along its row, its own included.
-        down: uint32[R, C], the rows a cell reaches along its column, its own included.
-        blocked_rows: uint32[R, R], the columns in which a tile stands between two rows.
-        blocked_cols: uint32[C, C], the rows in which a tile stands between two columns.
+        across: uint32[R, C], the columns a cell reaches along its row, including its own.
+        down: uint32[R, C], the rows a cell reaches along its column, including its own.
+        blocked_rows: uint32[R, R], the columns with a tile between two rows.
+        blocked_cols: uint32[C, C], the rows with a tile between two columns.
     """
-    row_words, col_words = occupied(board), occupied(board.T)
-    across = reach(row_words, board.shape[1])
-    down = reach(col_words, board.shape[0]).T
-    return across, down, between(row_words), between(col_words)
+    row_masks, col_masks = occupied(board), occupied(board.T)
+    across = reach(row_masks, board.shape[1])
+    down = reach(col_masks, board.shape[0]).T
+    return across, down, between(row_masks), between(col_masks)
 
 
 def occupied(board: Array) -> Array:
-    """Where the tiles of each row stand: int8[R, C] -> uint32[R]; `[- A A -] -> 0b001100`."""
+    """The mask of each row's tiles: int8[R, C] -> uint32[R]; `[- A A -] -> 0b001100`."""
     bits = np.uint32(2) << np.arange(board.shape[1], dtype=np.uint32)
     return jnp.sum(jnp.where(board != 0, bits[None, :], np.uint32(0)), axis=1, dtype=jnp.uint32)
 
 
-def reach(words: Array, num_cells: int) -> Array:
-    """What each cell of each line sees: itself and the empty cells on both sides, up to the next tile or the ring.
+def reach(masks: Array, num_cells: int) -> Array:
+    """The cells that each cell of a line reaches: itself and the empty cells on both sides, including the ring.
 
-    uint32[n] -> uint32[n, num_cells]; in `[- A - -]` cell 1 sees the whole line.
+    uint32[n] -> uint32[n, num_cells]; in `[- A - -]` cell 1 reaches the whole line.
     """
     own = (np.uint32(2) << np.arange(num_cells, dtype=np.uint32))[None, :]
     ring_to_ring = np.uint32((1 << (num_cells + 2)) - 1)
-    after = words[:, None] & ~((own << 1) - 1)
-    up_to_next = (after & (~after + 1)) - 1  # all bits below the lowest tile after; all there are if none
-    before = words[:, None] & (own - 1)
+    after = masks[:, None] & ~((own << 1) - 1)
+    up_to_next = (after & (~after + 1)) - 1  # all bits below the lowest tile after; all bits if none
+    before = masks[:, None] & (own - 1)
     for shift in (1, 2, 4, 8, 16):
         before |= before >> shift  # all bits up to the highest tile before
     return up_to_next & ~before & ring_to_ring
 
 
-def between(words: Array) -> Array:
-    """All that stands between every two lines: uint32[n] -> uint32[n, n]."""
-    n = words.shape[0]
+def between(masks: Array) -> Array:
+    """The tiles between every two lines: uint32[n] -> uint32[n, n]."""
+    n = masks.shape[0]
     i, j, k = np.ogrid[:n, :n, :n]
     is_between = (np.minimum(i, j) < k) & (k < np.maximum(i, j))
-    return lax.reduce(jnp.where(is_between, words[None, None, :], np.uint32(0)), np.uint32(0), lax.bitwise_or, (2,))
+    return lax.reduce(jnp.where(is_between, masks[None, None, :], np.uint32(0)), np.uint32(0), lax.bitwise_or, (2,))
 
 
 def ends(board: Array) -> list[tuple[Array, Array]]:
-    """To the left and to the right of each tile, whether the next tile is its like, and whether there is none.
+    """Left and right of each tile, whether the next tile is equal, and whether there is none.
 
-    int8[R, C] -> two pairs of bool[R, C]; False for empty cells. `[2 0 2 0]`: likes to the right and to the left.
+    int8[R, C] -> two pairs of bool[R, C]; False for empty cells. `[2 0 2 0]`: equal to the right and to the left.
     """
 
     def towards_end(lines: Array) -> tuple[Array, Array]:
         cols = lines.shape[1]
-        place = np.arange(cols, dtype=np.int32)
-        is_after = (place[None, :] > place[:, None])[None] & (lines != 0)[:, None, :]  # [R, from, to]
-        nearest = jnp.min(jnp.where(is_after, place[None, None, :], cols), axis=2)
+        index = np.arange(cols, dtype=np.int32)
+        is_after = (index[None, :] > index[:, None])[None] & (lines != 0)[:, None, :]  # [R, from, to]
+        nearest = jnp.min(jnp.where(is_after, index[None, None, :], cols), axis=2)
         tile = jnp.take_along_axis(jnp.pad(lines, ((0, 0), (0, 1))), nearest, axis=1)
         is_tile = lines != 0
         return is_tile & (tile == lines), is_tile & (nearest == cols)
@@ -308,20 +303,20 @@ _MOST_PAIRS = 64
 
 
 def best_pair(board: Array) -> Array:
-    """The action of a pair that is safe to take, else that keeps most pairs matching: int32[].
+    """The action of a pair that is safe to take, else of the pair after which most pairs match: int32[].
 
-    The last pair of a type is always safe: its tiles match no others, and a gap never hurts. Of the other pairs, up to
-    64 in reading order are tried. The invalid action if none matches.
+    The last pair of a type is always safe: its tiles match no others, and a gap never blocks a path. Otherwise the
+    first 64 pairs in reading order are tried. The invalid action if none matches.
     """
     num_cells = board.size
     is_match = matches(board) & ~np.tri(num_cells, dtype=bool)
     pairs = jnp.nonzero(is_match.reshape(-1), size=min(_MOST_PAIRS, num_cells**2), fill_value=-1)[0].astype(jnp.int32)
     flat = board.reshape(-1)
-    place = jnp.arange(num_cells, dtype=jnp.int32)
+    index = jnp.arange(num_cells, dtype=jnp.int32)
 
     def value(pair: Array) -> Array:
         a, b = pair // num_cells, pair % num_cells
-        after = jnp.where((place == a) | (place == b), jnp.int8(0), flat).reshape(board.shape)
+        after = jnp.where((index == a) | (index == b), jnp.int8(0), flat).reshape(board.shape)
         num_left = jnp.sum(matches(fence(after)).astype(jnp.int32), dtype=jnp.int32)
         is_last_pair = jnp.sum((flat == flat[a]).astype(jnp.int32), dtype=jnp.int32) == 2
         return jnp.where(pair < 0, -1, num_left + jnp.where(is_last_pair, num_cells**2, 0))
@@ -329,20 +324,3 @@ def best_pair(board: Array) -> Array:
     values = jax.vmap(value)(pairs)
     best = pairs[jnp.argmax(values)]
     return jnp.where(best < 0, num_cells**2, best)
-
-
-# Sprites and names
-
-
-def tile_names(colors: int, shapes: int) -> list[str]:
-    """The names of all colored shapes, a color's shapes together."""
-    return [f"{color} {shape}" for color in list(appearance.COLORS)[:colors] for shape in appearance.SHAPES[:shapes]]
-
-
-def draw_tiles(level: Any, palette: str, background: str) -> list[HostImages]:
-    """The sprites of all colored shapes, in the order of `tile_names`: each uint8[Z, Z, 3]."""
-    return [
-        sprites.shape_tile(level.cell_size, background, shape, appearance.shade(color, palette))
-        for color in list(appearance.COLORS.values())[: level.colors]
-        for shape in appearance.SHAPES[: level.shapes]
-    ]

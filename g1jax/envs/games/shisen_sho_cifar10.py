@@ -1,4 +1,4 @@
-"""Shisen-Sho with pictures: tiles match by what they show, and no two tiles of a board are the same picture."""
+"""Shisen-Sho with pictures: tiles match by class, and all tiles of a board show different pictures."""
 
 import functools
 import math
@@ -22,7 +22,7 @@ from g1jax.typing import Array, HostImages, Key
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
-    """A board of classes, 0 empty, and which picture of its class each tile shows."""
+    """A board of classes, 0 empty, and the picture of its class that each tile shows."""
 
     board: Array  # int8[R, C]
     images: Array  # int16[R, C]
@@ -39,17 +39,17 @@ class Level(level_keys.Level):
     cols: int = 6
     images: str = "auto"
     """`cifar10`, `digits` (shipped), the path of an official CIFAR-10 archive or folder, or of an `.npz` of pictures,
-    or `auto`: CIFAR-10 or else the digits.
+    or `auto`: CIFAR-10 if found, else the digits.
     """
     images_per_class: int = 48
-    """The first so many pictures of each class."""
+    """The number of pictures per class, the first ones of the set."""
     classes: int = traced(10, "at_most")
-    """The first so many classes of the set."""
+    """The number of classes, the first ones of the set."""
     tile_types: int = traced(0)
-    """Classes on one board, drawn anew for each. 0: one for every four cells, as far as there are."""
+    """Classes on a board, drawn for each board. 0: one per four cells, or all if there are fewer."""
 
     def check(self) -> None:
-        """Refuses what cannot be played."""
+        """Rejects levels that cannot be played."""
         super().check()
         LevelError.require(1 <= self.classes <= 10, f"classes={self.classes}: 1 to 10")
         shisen_sho.check_tiles(self.rows, self.cols, self.tile_types, self.classes, "classes")
@@ -58,15 +58,15 @@ class Level(level_keys.Level):
         most = 2 * math.ceil(num_pairs / num_types)
         LevelError.require(
             most <= self.images_per_class <= 1000,
-            f"images_per_class={self.images_per_class}: up to {most} tiles of a class are on a board, each with a "
-            "picture of its own; 1000 at most",
+            f"images_per_class={self.images_per_class}: a board has up to {most} tiles of a class, with "
+            "different pictures; 1000 at most",
         )
 
 
 class ShisenShoCifar10(shisen_sho.ShisenSho):
-    """Shisen-Sho on R×C pictures: CIFAR-10's where the user has them, else handwritten digits.
+    """Shisen-Sho on R×C pictures: CIFAR-10 if the user has it, else handwritten digits.
 
-    Observation: pictures; text: the name of what they show, `-` where the tile is gone.
+    Observation: pictures; text: the name of their class, `-` for an empty cell.
     Actions, reward, end: as in Shisen-Sho; two tiles match by class.
 
     >>> from g1jax import envs
@@ -79,8 +79,8 @@ class ShisenShoCifar10(shisen_sho.ShisenSho):
     Level: ClassVar[type[level_keys.Level]] = Level
 
     def __eq__(self, other: object) -> bool:
-        """Also the same set of pictures, since `auto` may find another one later."""
-        return super().__eq__(other) and self.pictures is other.pictures  # type: ignore[attr-defined]
+        """Also compares the set of pictures, since `auto` may find another one later."""
+        return super().__eq__(other) and self.pictures == other.pictures  # type: ignore[attr-defined]
 
     __hash__ = shisen_sho.ShisenSho.__hash__
 
@@ -89,7 +89,7 @@ class ShisenShoCifar10(shisen_sho.ShisenSho):
         """The set in use.
 
         Raises:
-            LevelError: it is not there, or damaged; the message says what to do.
+            LevelError: it does not exist or is damaged; the message says what to do.
         """
         try:
             return _load(self.level.images, self.level.images_per_class)
@@ -101,12 +101,12 @@ class ShisenShoCifar10(shisen_sho.ShisenSho):
         return ["-", *self.pictures.class_names[: self.level.classes]]
 
     def prompt_fields(self) -> dict[str, str]:
-        """Pictures are the same kind if they show the same."""
+        """Tiles are the same if their pictures show the same class."""
         names = ", ".join(self.cell_names()[1:])
         return {**super().prompt_fields(), "kinds": f"two pictures, though different, of the same one of: {names}"}
 
     def draw_tiles(self, palette: str, background: str) -> HostImages:
-        """The empty cell and every picture, a class's pictures together. Photographs have no palette."""
+        """The empty cell and every picture, grouped by class. Pictures ignore the palette."""
         size = self.level.cell_size
         chosen = self.pictures.images[: self.level.classes]
         tiles = images.resize(chosen.reshape(-1, *chosen.shape[2:]), size)
@@ -125,16 +125,16 @@ class ShisenShoCifar10(shisen_sho.ShisenSho):
         return State(board, pictures, ~shisen_sho.has_match(board), seed, level)
 
     def tiles(self, state: State) -> Array:  # type: ignore[override]
-        """The picture of each tile among all pictures, after the empty cell."""
+        """The index of each tile's picture in `draw_tiles`."""
         picture = (state.board.astype(jnp.int32) - 1) * self.level.images_per_class + state.images.astype(jnp.int32)
         return jnp.where(state.board == 0, 0, 1 + picture)
 
 
 def pick_images(board: Array, seed: Array, num_images: int) -> Array:
-    """A picture for every tile, different ones within a class: int8[R, C] -> int16[R, C], each below `num_images`.
+    """A picture for every tile, distinct within a class: int8[R, C] -> int16[R, C], each below `num_images`.
 
-    The nth tile of a class, in reading order, shows picture (a·n + b) mod `num_images`, with a random b and a random a
-    without a common divisor, drawn for each class.
+    The nth tile of a class, in reading order, shows picture (a·n + b) mod `num_images`, with random b and random a
+    coprime to `num_images`, drawn for each class.
     """
     flat = board.reshape(-1)
     kind = flat.astype(jnp.uint32)

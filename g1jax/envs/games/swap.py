@@ -1,4 +1,4 @@
-"""Swap: exchange two neighbouring tiles so that three or more equal ones stand in a run (match-3)."""
+"""Swap: exchange two adjacent tiles to make a run of three or more equal ones (match-3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from g1jax.envs import appearance, core, prng
+from g1jax.envs import core, prng, shapes
 from g1jax.envs import level as level_keys
-from g1jax.envs.games import shisen_sho
 from g1jax.envs.level import traced
 from g1jax.envs.vmap_loop import fence, loop_while
 from g1jax.errors import LevelError
@@ -35,19 +34,14 @@ class Level(level_keys.Level):
     rows: int = 8
     cols: int = 8
     colors: int = traced(4, "at_most")
-    """The first so many of `appearance.COLORS`."""
+    """The number of colors, the first ones of `appearance.COLORS`."""
     shapes: int = traced(3, "at_most")
-    """The first so many of `appearance.SHAPES`."""
+    """The number of shapes, the first ones of `appearance.SHAPES`."""
 
     def check(self) -> None:
-        """Refuses what cannot be played."""
+        """Rejects levels that cannot be played."""
         super().check()
-        LevelError.require(
-            1 <= self.colors <= len(appearance.COLORS), f"colors={self.colors}: 1 to {len(appearance.COLORS)}"
-        )
-        LevelError.require(
-            1 <= self.shapes <= len(appearance.SHAPES), f"shapes={self.shapes}: 1 to {len(appearance.SHAPES)}"
-        )
+        shapes.check_shapes(self.colors, self.shapes)
         LevelError.require(
             self.colors * self.shapes >= 3,
             f"colors={self.colors}, shapes={self.shapes}: a board without a run needs at least 3 types",
@@ -64,8 +58,8 @@ class Swap(core.Game[State]):
 
     Observation: colored shapes; text: `Red circle` and so on.
     Actions: two cells (r1, c1) (r2, c2), from 0 at the top left.
-    Legal: neighbours, of which at least one comes to stand in a run of three or more equal tiles in a row or column.
-    Then all runs are removed at once, tiles fall, new ones enter at the top, and so on until there is no run.
+    Legal: adjacent cells whose swap brings at least one of the tiles into a run of three or more equal tiles in a row
+    or column. Then all runs are removed at once, tiles fall, and new ones enter at the top, until there is no run.
     Reward: m·(m - 1) for every m tiles removed at once; -1 if the swap makes no run.
     Ends: never. A board without a legal swap is shuffled.
 
@@ -92,11 +86,11 @@ class Swap(core.Game[State]):
 
     def cell_names(self) -> Sequence[str]:
         """`Red circle`, `Red square`, …; no cell is ever empty."""
-        return shisen_sho.tile_names(self.level.colors, self.level.shapes)
+        return shapes.tile_names(self.level.colors, self.level.shapes)
 
     def draw_tiles(self, palette: str, background: str) -> HostImages:
         """Every colored shape."""
-        return np.stack(shisen_sho.draw_tiles(self.level, palette, background))
+        return np.stack(shapes.draw_tiles(self.level, palette, background))
 
     def begin(self, key: Key, seed: Array, level: core.TracedLevel) -> State:
         """A board without a run and with a legal swap."""
@@ -105,11 +99,11 @@ class Swap(core.Game[State]):
         return State(board, jnp.bool_(False), seed, level)
 
     def move(self, state: State, action: Array, key: Key) -> tuple[State, Array, Array]:
-        """Swaps, and lets the runs go, if there is one."""
+        """Swaps and resolves the runs, if the swap makes one."""
         num_cells = self.rows * self.cols
         a, b = action // num_cells % num_cells, action % num_cells
         swapped = fence(exchange(state.board, a, b))
-        is_legal = are_neighbours(a, b, self.cols) & makes_run(swapped, a, b) & (action != self.invalid_action)
+        is_legal = are_adjacent(a, b, self.cols) & makes_run(swapped, a, b) & (action != self.invalid_action)
         board = jnp.where(is_legal, swapped, state.board)
         board, score, source = cascade(board, is_legal, Source.of(key, state.level), self.level.shapes)
         board = renew(board, is_legal & ~has_legal_swap(board), _MOST_SHUFFLES, source, self.level.shapes)
@@ -120,30 +114,30 @@ class Swap(core.Game[State]):
         return state.board.astype(jnp.int32)
 
     def from_cells(self, cells: Array, seed: Array, level: core.TracedLevel) -> State:
-        """The state of a board of kinds, also one that play would not leave so: with runs, or without a legal swap."""
+        """The state of a board of kinds; unlike in play, it may have runs or no legal swap."""
         return State(cells.astype(jnp.int8), jnp.bool_(False), seed, level)
 
     def legal_actions(self, state: State) -> Array:
-        """Every ordered pair of neighbours whose swap makes a run."""
+        """The ordered pairs of adjacent cells whose swap makes a run."""
         right, down = legal_swaps(state.board)
         return as_pairs(right, down).reshape(-1)
 
     def expert(self, state: State, key: Key) -> Array:
-        """Takes the swap that surely scores most, counting what falls together without new tiles; needs no key."""
+        """The swap that scores most, including cascades of falling tiles but not new ones; deterministic."""
         del key
         return best_swap(state.board)
 
     @property
     def fact_names(self) -> tuple[str, ...]:
-        """Which tiles nearby are the same, which swaps make a run, and which one its row names."""
+        """Equal tiles nearby, legal swaps, and the first legal swap of each row."""
         return (*(f"like ({down}, {right})" for down, right in NEARBY), "right", "down", "named right", "named down")
 
     def facts(self, state: State) -> Array:
-        """Equal tiles at the offsets that runs are made of; legal swaps; the first of each row."""
+        """Equal tiles at the offsets in `NEARBY`; legal swaps; the first legal swap of each row."""
         right, down = legal_swaps(state.board)
         right, down = jnp.pad(right, ((0, 0), (0, 1))), jnp.pad(down, ((0, 1), (0, 0)))
         is_named = (right | down) & (jnp.cumsum((right | down).astype(jnp.int32), axis=1, dtype=jnp.int32) == 1)
-        return jnp.stack([*likes(state.board), right, down, is_named & right, is_named & down & ~right], axis=-1)
+        return jnp.stack([*equal_nearby(state.board), right, down, is_named & right, is_named & down & ~right], axis=-1)
 
 
 # Rules
@@ -165,20 +159,20 @@ def runs(board: Array) -> Array:
 
 
 def exchange(board: Array, a: Array, b: Array) -> Array:
-    """The board with two cells, by their place in reading order, exchanged."""
+    """The board with two cells, by their index in reading order, exchanged."""
     flat = board.reshape(-1)
-    place = jnp.arange(flat.shape[0], dtype=jnp.int32)
+    index = jnp.arange(flat.shape[0], dtype=jnp.int32)
     tile_a, tile_b = flat[a], flat[b]
-    return jnp.where(place == a, tile_b, jnp.where(place == b, tile_a, flat)).reshape(board.shape)
+    return jnp.where(index == a, tile_b, jnp.where(index == b, tile_a, flat)).reshape(board.shape)
 
 
-def are_neighbours(a: Array, b: Array, cols: int) -> Array:
+def are_adjacent(a: Array, b: Array, cols: int) -> Array:
     """Whether two cells share an edge: bool[]."""
     return jnp.abs(a // cols - b // cols) + jnp.abs(a % cols - b % cols) == 1
 
 
 def makes_run(swapped: Array, a: Array, b: Array) -> Array:
-    """Whether an exchange of two different tiles, seen after it, brought one of them into a run: bool[]."""
+    """Whether the exchange of two different tiles brought one of them into a run, given the board after it: bool[]."""
     flat, is_run = swapped.reshape(-1), runs(swapped).reshape(-1)
     return (flat[a] != flat[b]) & (is_run[a] | is_run[b])
 
@@ -186,8 +180,8 @@ def makes_run(swapped: Array, a: Array, b: Array) -> Array:
 def legal_swaps(board: Array) -> tuple[Array, Array]:
     """Which cells can be swapped with the next one, to the right and downwards: (bool[R, C-1], bool[R-1, C]).
 
-    A tile that comes to a cell makes a run if, on the lines through its new cell, two equal tiles lie beyond it, or
-    before it, or one on each side; its old cell holds the other tile by then.
+    A moved tile makes a run if, on a line through its new cell, two equal tiles are beyond it, or before it, or one on
+    each side; its old cell then has the other tile.
     """
     return _legal_across(board), _legal_across(board.T).T
 
@@ -210,7 +204,7 @@ def _legal_across(board: Array) -> Array:
 
 
 def as_pairs(right: Array, down: Array) -> Array:
-    """Swaps by their first cell -> by both, in either order: bool[R·C, R·C]."""
+    """Converts swaps by their first cell to pairs of cells in either order: bool[R·C, R·C]."""
     cols = right.shape[1] + 1
     right = jnp.pad(right, ((0, 0), (0, 1))).reshape(-1)
     down = jnp.pad(down, ((0, 1), (0, 0))).reshape(-1)
@@ -221,7 +215,7 @@ def as_pairs(right: Array, down: Array) -> Array:
 
 
 def fall(board: Array, is_removed: Array) -> Array:
-    """Takes cells away and lets the tiles above fall: int8[R, C], holes (-1) at the top of each column."""
+    """Removes cells and lets the tiles above fall: int8[R, C], holes (-1) at the top of each column."""
     rows = board.shape[0]
     is_left = ~is_removed & (board >= 0)
     num_left_below = jnp.flip(
@@ -236,8 +230,8 @@ NEARBY = ((0, 1), (0, 2), (0, 3), (1, 0), (2, 0), (3, 0), (1, 1), (1, 2), (2, 1)
 """Offsets, down and to the right, between two tiles that one swap can bring into a run."""
 
 
-def likes(board: Array) -> list[Array]:
-    """For each offset nearby, whether the tile there is the same: bool[R, C] each."""
+def equal_nearby(board: Array) -> list[Array]:
+    """Whether the tile at each offset in `NEARBY` is equal: bool[R, C] each."""
     rows, cols = board.shape
     padded = jnp.pad(board, 3, constant_values=-1)
     return [padded[3 + down : 3 + down + rows, 3 + right : 3 + right + cols] == board for down, right in NEARBY]
@@ -249,7 +243,7 @@ def has_legal_swap(board: Array) -> Array:
     return jnp.any(right) | jnp.any(down)
 
 
-# Tiles that enter: kinds are drawn as numbers below colors · shapes, of the colors and shapes in play
+# New tiles: kinds are drawn as numbers below colors · shapes, of the colors and shapes in play
 
 _MOST_SHUFFLES = 50
 
@@ -257,10 +251,10 @@ _MOST_SHUFFLES = 50
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Source:
-    """Where random tiles come from."""
+    """A source of random tiles."""
 
     seed: Array  # uint32[2]
-    count: Array  # uint32[], draws so far
+    count: Array  # uint32[], number of draws so far
     colors: Array  # int32[]
     shapes: Array  # int32[]
 
@@ -269,12 +263,12 @@ class Source:
         """The source of a key and the colors and shapes in play."""
         return Source(prng.seed_of(key), jnp.uint32(0), level["colors"], level["shapes"])
 
-    def words(self, count: int) -> tuple[Array, "Source"]:
-        """Random words, uint32[count], and the source of the next ones."""
-        return prng.words(self.seed, self.count, count), replace(self, count=self.count + 1)
+    def bits(self, count: int) -> tuple[Array, "Source"]:
+        """Random bits, uint32[count], and the source of the next ones."""
+        return prng.bits(self.seed, self.count, count), replace(self, count=self.count + 1)
 
     def kind(self, number: Array, num_shapes: int) -> Array:
-        """Numbers below colors · shapes as kinds, of which a color has `num_shapes`: int8."""
+        """Numbers below colors · shapes as kinds, with `num_shapes` kinds per color: int8."""
         return (number // self.shapes * num_shapes + number % self.shapes).astype(jnp.int8)
 
 
@@ -286,8 +280,8 @@ def cascade(board: Array, is_active: Array, source: Source, num_shapes: int) -> 
         is_run = runs(board)
         count = jnp.sum(is_run.astype(jnp.float32))
         board = fence(fall(board, is_run))
-        words, source = source.words(board.size)
-        number, _ = prng.dice(words.reshape(board.shape), source.colors * source.shapes)
+        bits, source = source.bits(board.size)
+        number, _ = prng.dice(bits.reshape(board.shape), source.colors * source.shapes)
         board = fence(jnp.where(board < 0, source.kind(number, num_shapes), board))
         return board, score + count * (count - 1), jnp.any(runs(board)), source
 
@@ -298,15 +292,15 @@ def cascade(board: Array, is_active: Array, source: Source, num_shapes: int) -> 
 def renew(board: Array, is_wanted: Array, most_shuffles: int, source: Source, num_shapes: int) -> Array:
     """If wanted, a board without a run and with a legal swap: int8[R, C].
 
-    Shuffles the board's own tiles, and deals new ones if `most_shuffles` tries found none: they may not allow any.
+    Shuffles the board's own tiles. If `most_shuffles` tries fail, since these may not allow one, it draws new tiles.
     """
 
     def try_once(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         board, _, tries, source = carry
-        words, source = source.words(board.size)
-        shuffled = board.reshape(-1)[prng.shuffled(words)].reshape(board.shape)
-        dealt = source.kind(fill_without_runs(words, source.colors * source.shapes, board.shape), num_shapes)
-        fresh = fence(jnp.where(tries < most_shuffles, shuffled, dealt))
+        bits, source = source.bits(board.size)
+        shuffled = board.reshape(-1)[prng.shuffled(bits)].reshape(board.shape)
+        filled = source.kind(fill_without_runs(bits, source.colors * source.shapes, board.shape), num_shapes)
+        fresh = fence(jnp.where(tries < most_shuffles, shuffled, filled))
         is_unfit = jnp.any(runs(fresh)) | ~has_legal_swap(fresh)
         is_last_shuffle = tries + 1 >= most_shuffles
         return jnp.where(is_unfit & ~is_last_shuffle, board, fresh), is_unfit, tries + 1, source
@@ -315,16 +309,16 @@ def renew(board: Array, is_wanted: Array, most_shuffles: int, source: Source, nu
 
 
 def fill_without_runs(bits: Array, num_kinds: Array, shape: tuple[int, int]) -> Array:
-    """Random numbers below `num_kinds` ≥ 3, of which no three in a row or column are equal: int32[R, C].
+    """Random numbers below `num_kinds` ≥ 3 without three equal ones in a row or column: int32[R, C].
 
-    Cell by cell in reading order, each evenly from what the two cells before and the two above allow.
+    Cell by cell in reading order, each uniform over the numbers allowed by the two cells before and the two above.
     """
     rows, cols = shape
 
     def put(i: Array, flat: Array) -> Array:
         def banned(step: int, has_two: Array) -> Array:
             near, far = flat[jnp.maximum(i - step, 0)], flat[jnp.maximum(i - 2 * step, 0)]
-            return jnp.where(has_two & (near == far), near, num_kinds)  # num_kinds: nothing is banned
+            return jnp.where(has_two & (near == far), near, num_kinds)  # num_kinds: none is banned
 
         first, second = banned(1, i % cols >= 2), banned(cols, i // cols >= 2)
         second = jnp.where(first == second, num_kinds, second)
@@ -346,14 +340,14 @@ _PASSES = 3
 
 
 def best_swap(board: Array) -> Array:
-    """The action of the swap whose runs, and those that its falling tiles make, score most: int32[].
+    """The action of the swap that scores most, including runs made by falling tiles: int32[].
 
-    Of equals the lowest on the board, which moves more tiles. The invalid action if no swap is legal.
+    Ties go to the lowest on the board, which moves more tiles. The invalid action if no swap is legal.
     """
     num_cells, cols = board.size, board.shape[1]
-    place = np.arange(num_cells, dtype=np.int32)
-    first = np.concatenate([place[place % cols < cols - 1], place[: num_cells - cols]])
-    second = np.concatenate([place[place % cols < cols - 1] + 1, place[: num_cells - cols] + cols])
+    index = np.arange(num_cells, dtype=np.int32)
+    first = np.concatenate([index[index % cols < cols - 1], index[: num_cells - cols]])
+    second = np.concatenate([index[index % cols < cols - 1] + 1, index[: num_cells - cols] + cols])
 
     def value(a: Array, b: Array) -> Array:
         after, score = exchange(board, a, b), jnp.float32(0)
