@@ -142,7 +142,8 @@ def _make(game_id: str, keys: Mapping[str, Any], pictures: str | None, saved: Pa
     if pictures is not None:
         with contextlib.suppress(LevelError):
             game = envs.make(game_id, **keys)
-            if game.pictures.fingerprint == pictures:
+            found = getattr(game, "pictures", None)
+            if found is not None and found.fingerprint == pictures:
                 return game
         keys = {**keys, "images": str(saved.resolve())}
     return envs.make(game_id, **keys)
