@@ -211,7 +211,7 @@ def test_programs_check_first(
             "rl.iterations × epochs × minibatches: 3000000000, more than",
         ),
         ({"max_new_tokens": 10**6}, "a sequence of 1000"),
-        ({"lora__rank": 4, "lora__targets": ()}, "LoRA: targets=(): a tuple of names"),
+        ({"lora__rank": 4, "lora__targets": ()}, "LoRA: targets=(): expected a tuple of names"),
     ],
 )
 def test_invalid_experiments(changes: dict[str, Any], message: str) -> None:

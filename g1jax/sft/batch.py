@@ -12,7 +12,7 @@ from g1jax.envs.core import Game
 from g1jax.envs.response import PERCEPTION, compose
 from g1jax.rl.policy import Policy
 from g1jax.sft.demonstrations import Demonstrations
-from g1jax.sft.facts import Facts
+from g1jax.sft.fact_loss import Facts
 from g1jax.typing import Array, Pytree
 
 

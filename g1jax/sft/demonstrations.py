@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from g1jax import keys
 from g1jax.envs.batch import Batch, BatchState
-from g1jax.sft.facts import Facts, facts_of
+from g1jax.sft.fact_loss import Facts, facts_of
 from g1jax.teachers import teach
 from g1jax.typing import Array, Key
 from g1jax.vlm.sharding import BATCH, constrain

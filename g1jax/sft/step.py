@@ -14,7 +14,7 @@ from g1jax.envs.core import Game
 from g1jax.rl.losses import Metrics
 from g1jax.rl.policy import Policy
 from g1jax.sft.batch import SFTBatch
-from g1jax.sft.facts import HEADS, facts_loss
+from g1jax.sft.fact_loss import HEADS, facts_loss
 from g1jax.typing import Array, Pytree
 from g1jax.vlm import Params
 from g1jax.vlm.accumulation import add_to, empty_sums, split_rows

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from g1jax.envs.core import Game
-from g1jax.teachers import game_2048, rows
+from g1jax.teachers import game_2048, row_games
 from g1jax.typing import Array, Key, Pytree
 
 Teacher = Callable[[Any, Any, Key], tuple[Array, Array]]
@@ -19,9 +19,9 @@ Teacher = Callable[[Any, Any, Key], tuple[Array, Array]]
 
 _TEACHERS: dict[str, Teacher] = {
     "game_2048": game_2048.teach,
-    "shisen_sho": rows.teach,
-    "shisen_sho_cifar10": rows.teach,
-    "swap": rows.teach,
+    "shisen_sho": row_games.teach,
+    "shisen_sho_cifar10": row_games.teach,
+    "swap": row_games.teach,
 }
 
 

@@ -58,7 +58,7 @@ class ColdStart:
     see_weight: Annotated[float, Range(0, 1e6)] = 1.0
     """Loss weight of perception tokens; reasoning and answer tokens have weight 1."""
     facts_weight: Annotated[float, Range(0, 1e6)] = 0.0
-    """Weight of the auxiliary loss that predicts a board's facts from the visual tokens (sft/facts.py); 0: none."""
+    """Weight of the auxiliary loss that predicts a board's facts from the visual tokens (sft/fact_loss.py); 0: none."""
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(lr=2e-5))
 
 

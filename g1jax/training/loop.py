@@ -26,8 +26,8 @@ from g1jax.training.processes import any_process
 from g1jax.training.progress import Progress
 from g1jax.training.run_evaluation import evaluate, table_of, write_curves
 from g1jax.training.run_folder import RunFolder
-from g1jax.training.run_setup import has_setup, save_setup
 from g1jax.training.samples import write_samples
+from g1jax.training.saved_setup import has_setup, save_setup
 from g1jax.training.setup import Setup, load_params, make_setup, weights_folder
 from g1jax.training.steps import (
     COLD,

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 
 from g1jax import vlm
 from g1jax.sft.batch import SFTBatch
-from g1jax.sft.facts import facts_of
+from g1jax.sft.fact_loss import facts_of
 from g1jax.training.setup import Setup
 from g1jax.training.steps import COLD, RL, Constants, cold_step, constants_of, rl_step, template, with_shardings
 from g1jax.vlm.sharding import BATCH

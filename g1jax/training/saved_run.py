@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from g1jax.errors import ExperimentError
 from g1jax.rl.policy import Policy
-from g1jax.sft.facts import without_heads
+from g1jax.sft.fact_loss import without_heads
 from g1jax.terminal import notice
 from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.run_folder import read_config

@@ -22,9 +22,9 @@ from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.policy import Policy
 from g1jax.rl.rewards import RewardWeights
 from g1jax.sft.dataset import Dataset, read_dataset
-from g1jax.sft.facts import check_facts, without_heads
+from g1jax.sft.fact_loss import check_facts, without_heads
 from g1jax.teachers import token_budgets
-from g1jax.training import run_setup
+from g1jax.training import saved_setup
 from g1jax.training.config import Experiment, check_experiment
 from g1jax.training.optimizer import make_optimizer
 from g1jax.training.placement import Placement
@@ -97,10 +97,10 @@ class Setup:
         cold, folder = self.experiment.cold_start, self.run_folder
         if not cold.steps or not cold.dataset:
             return None
-        source = Path(cold.dataset) if folder is None else run_setup.dataset_of(folder, cold.dataset)
+        source = Path(cold.dataset) if folder is None else saved_setup.dataset_of(folder, cold.dataset)
         datasets = read_dataset(source, self.games, self.policy)
         if folder is not None:
-            run_setup.check_dataset(folder, source, datasets)
+            saved_setup.check_dataset(folder, source, datasets)
         return datasets
 
     def full_params(self, trained: Params, frozen: Params | None) -> Params:
@@ -117,7 +117,7 @@ def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
     """
     e = experiment
     check_experiment(e)
-    run_folder = run_folder if run_folder is not None and run_setup.has_setup(run_folder) else None
+    run_folder = run_folder if run_folder is not None and saved_setup.has_setup(run_folder) else None
     games = _make_games(e, run_folder)
     mesh = _make_mesh(e)
     policy = _make_policy(e, games, run_folder)
@@ -138,7 +138,7 @@ def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
     if spec is not None:
         lora.targets(policy.config, spec)
     return Setup(
-        experiment=e if run_folder is None else run_setup.with_prompts(e, games),
+        experiment=e if run_folder is None else saved_setup.with_prompts(e, games),
         games=games,
         policy=policy,
         algorithm=algorithm,
@@ -175,7 +175,7 @@ def weights_folder(setup: Setup) -> Path | None:
     if setup.run_folder is None:
         return _folder_of(model)
     named = BASE_MODEL if model == "base" else Path(model)
-    return run_setup.weights_of(setup.run_folder, named if named.is_dir() else None)
+    return saved_setup.weights_of(setup.run_folder, named if named.is_dir() else None)
 
 
 def _make_mesh(e: Experiment) -> jax.sharding.Mesh:
@@ -190,15 +190,15 @@ def _make_mesh(e: Experiment) -> jax.sharding.Mesh:
 
 def _make_games(e: Experiment, run_folder: Path | None) -> tuple[Game[Any], ...]:
     if run_folder is not None:
-        return run_setup.read_games(run_folder, e.games)
+        return saved_setup.read_games(run_folder, e.games)
     return tuple(
-        run_setup.resolved(envs.make(name, preset=e.preset or None, **e.levels.get(name, {}))) for name in e.games
+        saved_setup.resolved(envs.make(name, preset=e.preset or None, **e.levels.get(name, {}))) for name in e.games
     )
 
 
 def _make_policy(e: Experiment, games: tuple[Game[Any], ...], run_folder: Path | None) -> Policy:
     if run_folder is not None:
-        folder: Path | None = run_folder / run_setup.MODEL
+        folder: Path | None = run_folder / saved_setup.MODEL
         source = str(folder)
     else:
         folder = _folder_of(e.model)

@@ -16,7 +16,7 @@ from g1jax.rl.losses import Metrics
 from g1jax.rl.rollout import Rollout, play_on, respond_and_branch, rollout_metrics
 from g1jax.rl.update import update
 from g1jax.sft.batch import SFTBatch
-from g1jax.sft.facts import HEADS, init_heads, without_heads
+from g1jax.sft.fact_loss import HEADS, init_heads, without_heads
 from g1jax.sft.step import supervised_step
 from g1jax.training.setup import Setup, load_params
 from g1jax.typing import Array, Key, Pytree

@@ -84,7 +84,7 @@ class Tokenizer:
             self.hf.save_pretrained(folder)
             return
         (folder / CONFIG_FILE).write_text((_DATA / CONFIG_FILE).read_text("utf-8"), "utf-8")
-        self.backend.save(str(folder / FILE))
+        (folder / FILE).write_text(self.backend.to_str(pretty=True), "utf-8")  # `save` raises no OSError
 
     # Text and tokens
 

@@ -165,7 +165,7 @@ def test_a_damaged_checkpoint_is_left_out_with_a_note(
         shutil.rmtree(kept)
     found = analyze(Options(runs=(copy,), out=tmp_path / "out", **SIZE))
     assert [checkpoint.step for checkpoint in found.runs[0].checkpoints] == [4, 12]
-    assert "has 0 bytes, and" in capsys.readouterr().out
+    assert "has 0 bytes, but" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -200,7 +200,7 @@ def test_appearance_and_transfer(
         ({"runs": ()}, "name at least one run"),
         ({"runs": ("nowhere",)}, "no run at nowhere"),
         ({"runs": ("{0}", "{0}")}, "named twice"),
-        ({"runs": ("{0}/checkpoints",)}, "no run's folder"),
+        ({"runs": ("{0}/checkpoints",)}, "is not a run's folder"),
         ({"looks": ("nois",)}, "unknown looks axis 'nois'; did you mean 'noise'"),
         ({"transfer": "noisi"}, "unknown preset or game 'noisi'; did you mean 'noisy'"),
         ({"transfer": "swap:nope"}, "unknown preset 'nope'"),

@@ -44,7 +44,9 @@ def seen(game: Game[Any], appearance: Any = None) -> list[list[str]]:
     return played.recorded.responses
 
 
-@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize(
+    "axis", [axis if axis in ("palette", "noise") else pytest.param(axis, marks=pytest.mark.slow) for axis in AXES]
+)
 def test_variants_equal_the_level(axis: str) -> None:
     game = envs.make("game_2048", **SMALL)
     found = variants_along(game, axis)

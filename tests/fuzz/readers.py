@@ -34,7 +34,7 @@ from g1jax.rl.policy import Policy
 from g1jax.sft.dataset import JSONL, PARQUET, Example, read_dataset
 from g1jax.sft.dataset_writer import ABOUT, DatasetWriter
 from g1jax.teachers.endpoint import reply_of
-from g1jax.training import checksums, metrics_file, run_setup
+from g1jax.training import checksums, metrics_file, saved_setup
 from g1jax.training import run_folder as run_folder
 from g1jax.vlm import weights
 from tests.conftest import REPOSITORY
@@ -204,9 +204,9 @@ def make_run(folder: Path) -> None:
     run_folder.RunFolder(tiny.make_experiment("model", folder)).create()
     known: dict[str, dict[str, Any]] = cast(Any, tiny.LEVELS)
     levels = {game_id: dataclasses.asdict(envs.make(game_id, **keys).level) for game_id, keys in known.items()}
-    (folder / run_setup.LEVELS).parent.mkdir(parents=True)
-    (folder / run_setup.LEVELS).write_text(json.dumps(levels))
-    (folder / run_setup.SOURCES).write_text('{"format": 1, "pictures": {"swap": "0123"}}')
+    (folder / saved_setup.LEVELS).parent.mkdir(parents=True)
+    (folder / saved_setup.LEVELS).write_text(json.dumps(levels))
+    (folder / saved_setup.SOURCES).write_text('{"format": 1, "pictures": {"swap": "0123"}}')
     make_metrics(folder)
     checksums.write(folder)
 
@@ -218,7 +218,7 @@ def read_config(folder: Path) -> None:
 
 
 def read_levels(folder: Path) -> None:
-    run_setup.read_games(folder, tiny.LEVELS)
+    saved_setup.read_games(folder, tiny.LEVELS)
 
 
 def read_metrics(folder: Path) -> None:
@@ -304,7 +304,7 @@ READERS: dict[str, Reader] = {
     "curves": Reader(make_metrics, read_curves, {"metrics.jsonl": mutate_json_lines}),
     "run's config": Reader(make_run, read_config, {"config.json": mutate_json}),
     "run's levels": Reader(
-        make_run, read_levels, {run_setup.LEVELS: mutate_json, run_setup.SOURCES: mutate_json}, is_slow=True
+        make_run, read_levels, {saved_setup.LEVELS: mutate_json, saved_setup.SOURCES: mutate_json}, is_slow=True
     ),
     "run's metrics": Reader(make_run, read_metrics, {"metrics.jsonl": mutate_json_lines}),
     "run's checksums": Reader(make_run, check_files, {checksums.CHECKSUMS: mutate_json, "config.json": mutate_json}),

@@ -272,7 +272,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a bomb": (lambda r: replace(r, images=["bomb.png"]), "an image of 9000×9000 pixels; the limit is 16777216"),
     "deep": (lambda r: replace(r, level=deep(200_000)), "nested deeper than 64 levels"),
     "surrogate": (lambda r: replace(r, board="\ud800"), "a lone surrogate"),
-    "not a number": (lambda r: replace(r, reward=float("nan")), "the number NaN, which JSON does not have"),
+    "not a number": (lambda r: replace(r, reward=float("nan")), "the number NaN is not allowed in JSON"),
     "end of turn": (
         lambda r: with_messages(r, "<image>", GOOD.replace("<think>.", "<think>.<|im_end|>")),
         "the special token '<|im_end|>' in a text: remove it",

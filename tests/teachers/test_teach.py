@@ -57,7 +57,7 @@ def action_of(a: Cell, b: Cell, rows: int, cols: int) -> int:
         ("shisen_sho", 6, 6),
         ("shisen_sho_cifar10", 4, 4),
         ("shisen_sho", 2, 8),
-        ("swap", 8, 8),
+        pytest.param("swap", 8, 8, marks=pytest.mark.slow),
         ("swap", 3, 6),
         ("swap", 4, 1),
     ],

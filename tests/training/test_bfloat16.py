@@ -97,6 +97,7 @@ def test_it_changes_as_many_weights_as_in_float32(start: str, narrow: Path, tmp_
     assert rounded[0] == pytest.approx(rounded[1], rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_with_every_bit(start: str, narrow: Path, tmp_path: Path) -> None:
     """Stopped before and in RL, which continues from the master weights and changes nearly all of them."""
     parts = paper(start, tmp_path, "bfloat16")

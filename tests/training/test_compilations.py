@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import pytest
 
 from g1jax.training import run
 from g1jax.training.config import Log
@@ -45,6 +46,7 @@ def test_nothing_is_compiled_after_the_first_steps(model: str, tmp_path: Path) -
     assert count.compiled.total() > before, "compilations are counted"
 
 
+@pytest.mark.slow
 def test_with_lora(model: str, tmp_path: Path) -> None:
     """A step takes the frozen weights as well."""
     count, few = Count(), {"cold_start__steps": 1, "rl__iterations": 1, "evaluation__episodes": 0}

@@ -110,10 +110,10 @@ def test_the_first_steps_of_a_run_use_no_key_twice(collected: Collected) -> None
 def test_every_name_has_its_own_key() -> None:
     """Over three steps, with the keys of games."""
     seen = [keys.of_run(7, use) for use in keys.OfRun]
-    for parent in (keys.of_run(7, keys.OfRun.COLD_ENVS), keys.of_run(7, keys.OfRun.PLAY_ENVS)):
-        seen += [keys.of_game(parent, i) for i in range(4)]
+    for use in (keys.OfRun.COLD_ENVS, keys.OfRun.PLAY_ENVS, keys.OfRun.HEADS):
+        seen += [keys.of_game(keys.of_run(7, use), i) for i in range(4)]
     for step in range(3):
-        for use in keys.OfStep:
-            key = keys.of_step(keys.of_run(7, keys.OfRun.STEPS), step, use)
+        for name in keys.OfStep:
+            key = keys.of_step(keys.of_run(7, keys.OfRun.STEPS), step, name)
             seen += [key, *(keys.of_game(key, i) for i in range(4))]
-    assert len({np.asarray(jax.random.key_data(key)).tobytes() for key in seen}) == len(seen) == 5 + 8 + 3 * 5 * 5
+    assert len({np.asarray(jax.random.key_data(key)).tobytes() for key in seen}) == len(seen) == 6 + 12 + 3 * 5 * 5

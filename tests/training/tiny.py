@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from g1jax import vlm
-from g1jax.training import run_setup
+from g1jax.training import saved_setup
 from g1jax.training.config import RL, ColdStart, Evaluation, Experiment, Log, Optimizer
 from g1jax.training.setup import Setup
 from tests.conftest import REPOSITORY
@@ -107,7 +107,7 @@ def metrics_of(workdir: Path) -> bytes:
 
 def save_setup(folder: Path, setup: Setup, weights: Path | None) -> None:
     """Saves a run's setup in its folder, as the loop does."""
-    run_setup.save_setup(
+    saved_setup.save_setup(
         folder,
         setup.games,
         setup.policy,

@@ -124,7 +124,7 @@ def test_bfloat16_params_keep_lora_in_float32() -> None:
         ({"targets": ("q_prj",)}, "unknown LoRA target 'q_prj'; did you mean 'q_proj'"),
         ({"targets": ("q_proj", "lm_head")}, "unknown LoRA target 'lm_head'"),
         ({"targets": ("embed_tokens",)}, "unknown LoRA target 'embed_tokens'"),
-        ({"targets": "q_proj"}, "targets='q_proj': a tuple"),
+        ({"targets": "q_proj"}, "targets='q_proj': expected a tuple"),
         ({"rank": -1}, "LoRA: rank=-1: expected a whole number from 0"),
     ],
 )

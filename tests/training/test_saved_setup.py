@@ -26,8 +26,8 @@ from g1jax.training import ExperimentError, loop, policy_of_run, run
 from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.config import Experiment
 from g1jax.training.run_folder import RunFolder, read_config
-from g1jax.training.run_setup import has_setup, resolved
 from g1jax.training.saved_run import open_run, open_setup
+from g1jax.training.saved_setup import has_setup, resolved
 from g1jax.training.setup import load_params, make_setup, weights_folder
 from g1jax.training.steps import init_state
 from g1jax.vlm.lora import LoRA

@@ -12,7 +12,7 @@ import pytest
 
 from g1jax import envs, vlm
 from g1jax.rl.policy import Policy
-from g1jax.sft.facts import HEADS, Facts, facts_loss, facts_of, init_heads
+from g1jax.sft.fact_loss import HEADS, Facts, facts_loss, facts_of, init_heads
 from g1jax.training import ExperimentError, run
 from g1jax.training.run_folder import read_metrics
 from g1jax.training.saved_run import open_run
@@ -93,8 +93,8 @@ def test_rl_and_exports_have_no_heads(tmp_path: Path) -> None:
     vlm.save(ONE_PATCH, vlm.init(ONE_PATCH, jax.random.key(0)), model)
     tiny.TOKENIZER.save(model)
     experiment = tiny.make_experiment(
-        str(model), tmp_path / "run", cold_start__steps=2, cold_start__facts_weight=3.0, rl__iterations=1,
-        evaluation__episodes=0, log__checkpoint_every=1,
+        str(model), tmp_path / "run", games=(GAMES[0].id,), cold_start__steps=2, cold_start__facts_weight=3.0,
+        rl__iterations=1, evaluation__episodes=0, log__checkpoint_every=1,
     )  # fmt: skip
     folder = run(experiment)
     for line in read_metrics(folder):
