@@ -1,12 +1,12 @@
-"""Speed of g1jax.envs beside its peers, one table from one run.
+"""Speed of g1jax.envs and comparable libraries, one table from one run.
 
     python benchmarks/envs.py            # pip install -e .[bench] for the peers
     python benchmarks/envs.py --quick    # a minute, small batches
     python benchmarks/envs.py --tables=games --batches=16384
 
-Ratios within a run mean something, figures of two runs do not: machines differ and drift. Every frame counted is an
-output of the compiled program, so all of it is computed and written. The copy is NumPy's, from one warm buffer to
-another, of as many bytes as the frames have.
+Only ratios within a run are meaningful: machines differ and drift. Every frame counted is an output of the compiled
+program, so it is computed and written in full. The copy is NumPy's, from one warm buffer to another, of as many bytes
+as the frames have.
 """
 
 import argparse
@@ -59,15 +59,15 @@ def main() -> None:
     if "sizes" in tables:
         print_table("Frame sizes, batch 1024", SIZE_HEADER, size_rows(repeats, batch=256 if args.quick else 1024))
     if "peers" in tables:
-        print_table("2048 beside its peers", PEER_HEADER, peer_rows(large, repeats))
+        print_table("2048 and other libraries", PEER_HEADER, peer_rows(large, repeats))
     if "pixels" in tables:
-        print_table("2048 with pixels beside gymnasium-2048", PIXEL_HEADER, pixel_rows(repeats))
+        print_table("2048 with pixels and gymnasium-2048", PIXEL_HEADER, pixel_rows(repeats))
     if "costs" in tables:
-        print_table("Starting up and memory", ("what", "figure"), cost_rows(games, max(batches)))
+        print_table("Starting up and memory", ("what", "value"), cost_rows(games, max(batches)))
 
 
 def use_huge_pages() -> None:
-    """Starts over with glibc asking for 2 MB pages: fresh 4 KB pages cost more than writing frames to them does."""
+    """Restarts the process with 2 MB pages in glibc: fresh 4 KB pages cost more than writing frames to them."""
     if sys.platform == "linux" and HUGE_PAGES not in os.environ.get("GLIBC_TUNABLES", ""):
         os.environ["GLIBC_TUNABLES"] = HUGE_PAGES
         os.execv(sys.executable, [sys.executable, *sys.argv])
@@ -82,7 +82,7 @@ def print_machine() -> None:
 
 
 def print_table(title: str, header: Row, rows: Sequence[Row]) -> None:
-    """A Markdown table; the first column left, the rest right."""
+    """Prints a Markdown table; the first column is left-aligned, the others right-aligned."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     print(f"### {title}\n")
     for row in [header, tuple("-" * w for w in widths), *rows]:
@@ -94,7 +94,7 @@ def print_table(title: str, header: Row, rows: Sequence[Row]) -> None:
 
 
 def seconds(function: Callable[[], Any], repeats: int) -> float:
-    """The median time of a call, its result ready, after one call to warm up."""
+    """The median seconds of a call until its result is ready, after a warm-up call."""
     jax.block_until_ready(function())
     times = []
     for _ in range(repeats):
@@ -140,7 +140,7 @@ def game_rows(games: Sequence[Any], batches: Sequence[int], repeats: int) -> lis
 
 
 def game_row(name: str, vec: envs.VecEnv, repeats: int) -> tuple[Row, float, float]:
-    """A row, and the seconds of an environment's step without and with its frame."""
+    """A row, and the seconds of a step of one environment without and with its frame."""
     batch = vec.num_envs
     state = jax.jit(vec.reset)(jax.random.key(0))
     play = jax.jit(functools.partial(play_random, vec))
@@ -150,8 +150,8 @@ def game_row(name: str, vec: envs.VecEnv, repeats: int) -> tuple[Row, float, flo
     num_bytes = batch * int(np.prod(vec.frame_shape))
     copied = copy_seconds(num_bytes, repeats)
 
-    both_at_once = jax.jit(functools.partial(random_step_and_render, vec))
-    both = seconds(lambda: both_at_once(state, jax.random.key(2)), repeats)
+    step_with_frame = jax.jit(functools.partial(random_step_and_render, vec))
+    both = seconds(lambda: step_with_frame(state, jax.random.key(2)), repeats)
     row = (
         name, str(batch), count(batch / logic), f"{logic / batch * 1e6:.2f}", count(batch / frame),
         f"{num_bytes / frame / 1e9:.2f}", f"{num_bytes / copied / 1e9:.2f}", f"{copied / frame:.0%}",
@@ -175,7 +175,7 @@ def play_random(vec: envs.VecEnv, state: Any, key: Any) -> Any:
 
 
 def copy_seconds(num_bytes: int, repeats: int) -> float:
-    """The time of a plain copy of so many bytes, where the frames are: on the host, or on the accelerator."""
+    """The seconds of a plain copy of `num_bytes` on the device of the frames: the CPU or the accelerator."""
     if jax.default_backend() == "cpu":
         source, target = np.full(num_bytes, 1, np.uint8), np.full(num_bytes, 2, np.uint8)
         return seconds(lambda: np.copyto(target, source), repeats)
@@ -211,7 +211,7 @@ PEER_HEADER = ("2048, random play", "batch", "steps/s", "g1jax is")
 
 
 def peer_rows(batches: Sequence[int], repeats: int) -> list[Row]:
-    """The same loop around every environment: uniform actions, no new beginnings. Turn by turn, medians."""
+    """The same loop around every library's environment: uniform actions, no resets. Medians of alternating runs."""
     rows: list[Row] = []
     for batch in batches:
         runs = {name: peer_loop(reset, step, batch) for name, (reset, step) in peers().items()}
@@ -228,7 +228,7 @@ def peer_rows(batches: Sequence[int], repeats: int) -> list[Row]:
 
 
 def peers() -> dict[str, tuple[Any, Any]]:
-    """(reset, step) of each peer that is installed."""
+    """(reset, step) of each installed library."""
     game = envs.make("game_2048")
     found: dict[str, tuple[Any, Any]] = {"g1jax": (game.reset, lambda s, a, k: game.step(s, a, k)[0])}
     with warnings.catch_warnings():
@@ -265,7 +265,7 @@ def peer_loop(reset: Any, step: Any, batch: int) -> Any:
     return lambda key: run(state, key)
 
 
-PIXEL_HEADER = ("2048, step and frame", "frame", "frames/s", "beside gymnasium-2048")
+PIXEL_HEADER = ("2048, step and frame", "frame", "frames/s", "relative to gymnasium-2048")
 
 
 def pixel_rows(repeats: int) -> list[Row]:
@@ -345,7 +345,7 @@ def cost_rows(games: Sequence[Any], most: int) -> list[Row]:
 
 
 def peak_memory(game_ids: Sequence[str], batch: int) -> str:
-    """Of a process that resets, steps and renders a batch three times, its frames and states alive."""
+    """Of a process that resets, steps and renders a batch three times, with frames and states kept alive."""
     program = f"""
 import jax, resource
 from g1jax import envs
@@ -364,7 +364,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
 def compile_time(function: Callable[..., Any], *args: Any) -> str:
-    """From the Python function to the program, without any cache."""
+    """The time from a Python function to a compiled program, without a cache."""
     start = time.perf_counter()
     jax.jit(function).lower(*args).compile()
     return f"{time.perf_counter() - start:.1f} s"

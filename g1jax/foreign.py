@@ -1,18 +1,18 @@
-"""Reading files that others wrote: bounded in size, nesting and time, and every fault one line that names the place.
+"""Reading foreign files: bounded in size, nesting and time, with one-line errors that name the place.
 
     settings = read_json(folder / "config.json")                     # ForeignError: config.json: line 3, column 7: …
     for number, row in read_json_lines(folder / "data.jsonl"): ...   # ForeignError: data.jsonl:12: column 7: …
 
-JSON here is stricter than Python's `json`, because what it lets through fails later, far from the file:
+JSON is parsed more strictly than by Python's `json`, so that errors are found here and not later, far from the file:
 
-- size, nesting and the number of values are limited *before* the recursive parser sees the text;
-- the text is UTF-8, and a lone surrogate (raw or as `\\ud800`) is refused: no file or tokenizer could take it;
-- NaN and infinities are refused, also as numbers that overflow (`1e999`), unless `allow_nan` is given;
-- an integer has at most 300 digits, so that it can be compared with, and converted to, a float;
-- a key that stands twice in one object is refused: which of the two counts differs between readers.
+- Size, nesting and the number of values are limited *before* the recursive parser reads the text.
+- The text is UTF-8. A lone surrogate (raw or as `\\ud800`) is rejected, since no file or tokenizer accepts it.
+- NaN and infinities are rejected, also as numbers that overflow (`1e999`), unless `allow_nan` is given.
+- An integer has at most 300 digits, so that it can be compared with, and converted to, a float.
+- A duplicate key in an object is rejected, since parsers disagree on which value counts.
 
-What a server says or once said is read `lenient`, since a value that nobody needs must not spoil the rest: such numbers
-are None, lone surrogates are U+FFFD, and of a key that stands twice the last counts. The limits stay.
+A server's replies, and logs of them, are parsed with `lenient`, so that an irrelevant bad value does not invalidate the
+rest: such numbers become None, lone surrogates become U+FFFD, and the last of duplicate keys wins. The limits stay.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from g1jax.terminal import one_line
 MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 64
 MAX_VALUES = 2_000_000
-MAX_CONTAINERS = 1_000_000  # lists and objects; one of one item takes up to 240 bytes, so all fit in a quarter gigabyte
+MAX_CONTAINERS = 1_000_000  # lists and objects; each takes up to 240 bytes with one item, so 0.25 GB in all
 MAX_DIGITS = 300
 
 _CHUNK = 1 << 20
@@ -47,25 +47,25 @@ _ESCAPED_TWICE_OR_SURROGATE = re.compile(
     r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 )
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-# The longest start of a text in which every escaped surrogate is half of a pair. Escapes are consumed whole, so an
-# escaped backslash before a `u` is not mistaken for one; possessive, so it never backtracks.
+# The longest prefix of a text in which every escaped surrogate is half of a pair. Escapes are consumed whole, so that
+# an escaped backslash before a `u` is not read as an escape; possessive, so it never backtracks.
 _PAIRED = re.compile(
     r"(?:[^\\]++|\\[^u]|\\u(?![dD][89a-fA-F])|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*+"
 )
 
 
 class ForeignError(G1Error):
-    """A file from elsewhere that is damaged, hostile or too large; the message names the file and the place in it."""
+    """A foreign file that is damaged, hostile or too large; the message names the file and the place in it."""
 
 
 def excerpt(value: object, limit: int = 80) -> str:
-    """A foreign value as it may stand in a message: on one line, printable, cut to `limit` characters."""
+    """A foreign value for use in a message: on one line, printable, cut to `limit` characters."""
     text = ascii(value[: limit + 1] if isinstance(value, str | bytes) else value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def name_of(path: str | Path) -> str:
-    """A path as it may stand in a message: as it is if it is printable, else quoted and escaped."""
+    """A path for use in a message: unchanged if it is printable, else quoted and escaped."""
     return str(path) if str(path).isprintable() else excerpt(str(path), 200)
 
 
@@ -75,32 +75,32 @@ def name_of(path: str | Path) -> str:
 def read_bytes(
     path: str | Path, *, max_bytes: int = MAX_BYTES, limit: int | None = None, error: type[G1Error] = ForeignError
 ) -> bytes:
-    """The bytes of a regular file or, if `limit` is given, the first of them, however many there are.
+    """The bytes of a regular file. With a `limit`, its first `limit` bytes, whatever its size.
 
     Raises:
-        error: it cannot be read, has more than `max_bytes`, or is a pipe or device, which may never end.
+        error: The file cannot be read, has more than `max_bytes`, or is a pipe or device, which may never end.
     """
-    with _reading(path, error), _open_regular(path, error) as file:
-        wanted = max_bytes + 1 if limit is None else limit
-        raw = file.read(min(wanted, os.fstat(file.fileno()).st_size + 1))  # allocates what it is told to read
+    with _open_regular(path, error) as file:
+        count = max_bytes + 1 if limit is None else limit
+        raw = file.read(min(count, os.fstat(file.fileno()).st_size + 1))  # `read` allocates all the bytes requested
     if len(raw) > max_bytes and limit is None:
-        raise error(f"{name_of(path)}: more than {_size(max_bytes)}, the most that is read of such a file")
+        raise error(f"{name_of(path)}: more than {_format_size(max_bytes)}, the limit for such a file")
     return raw
 
 
 def read_text(path: str | Path, *, max_bytes: int = MAX_BYTES, error: type[G1Error] = ForeignError) -> str:
-    """The text of a regular file in UTF-8; see `read_bytes`."""
+    """The UTF-8 text of a regular file; see `read_bytes`."""
     return _decode(read_bytes(path, max_bytes=max_bytes, error=error), name_of(path), error)
 
 
 def file_inside(folder: Path, name: str, where: str, error: type[G1Error] = ForeignError) -> Path:
-    """The file that a foreign `name` means in a folder.
+    """The path of the file with a foreign `name` in a folder.
 
-    A name, and the links it leads over, stay inside of the folder. The one exception is the cache of Hugging Face,
-    whose `snapshots/<revision>` folders hold links to `blobs` of the same repository.
+    The path, with links resolved, must be inside the folder. The exception is the Hugging Face cache, whose
+    `snapshots/<revision>` folders link to `blobs` of the same repository.
 
     Raises:
-        error: the name is absolute, leads out of the folder, or means no regular file.
+        error: The name is absolute, is outside the folder, or is not a regular file.
     """
     try:
         given = Path(name)
@@ -108,34 +108,32 @@ def file_inside(folder: Path, name: str, where: str, error: type[G1Error] = Fore
         path, root = (folder / given).resolve(), folder.resolve()
         is_there = path.is_file()
     except (OSError, ValueError, RuntimeError):  # a null byte, a surrogate, a name too long, a loop of links
-        raise error(f"{where}: {name_of(name)} is not the name of a file") from None
+        raise error(f"{where}: {name_of(name)} is not a valid file name") from None
     blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
     is_inside &= path.is_relative_to(root) or path.is_relative_to(blobs)
     if not is_inside:
-        raise error(f"{where}: {name_of(name)} leads out of the folder {name_of(folder)}: put the file into it")
+        raise error(f"{where}: {name_of(name)} is outside the folder {name_of(folder)}: move the file into it")
     if not is_there:
         raise error(f"{where}: there is no file {name_of(name)} in {name_of(folder)}")
     return folder / given
 
 
 @contextlib.contextmanager
-def _reading(path: str | Path, error: type[G1Error]) -> Iterator[None]:
+def _open_regular(path: str | Path, error: type[G1Error]) -> Iterator[BufferedReader]:
+    """A regular file, open for reading. An OSError, here or in the block, is raised as `error`."""
     try:
-        yield
+        try:
+            # Without O_NONBLOCK, opening a pipe waits for a writer. The check of the kind follows, on the open file.
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except ValueError:  # a null byte or a surrogate in its name
+            raise error(f"{name_of(path)}: not a valid file name") from None
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise error(f"{name_of(path)}: not a regular file")
+        with os.fdopen(handle, "rb") as file:
+            yield file
     except OSError as reason:
         raise error(f"{name_of(path)}: cannot be read: {reason.strerror or reason}") from None
-
-
-def _open_regular(path: str | Path, error: type[G1Error]) -> BufferedReader:
-    try:
-        # Opening a pipe waits for its other end unless told not to, so the kind is asked of what was opened.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except ValueError:  # a null byte or a surrogate in its name
-        raise error(f"{name_of(path)}: not the name of a file") from None
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise error(f"{name_of(path)}: not a regular file")
-    return os.fdopen(handle, "rb")
 
 
 # TOML
@@ -144,19 +142,19 @@ def _open_regular(path: str | Path, error: type[G1Error]) -> BufferedReader:
 def read_toml(
     path: str | Path, *, max_bytes: int = 2**16, max_depth: int = 8, error: type[G1Error] = ForeignError
 ) -> dict[str, Any]:
-    """The tables of a TOML file a user edits: small, shallow, numbers of 64 bits as TOML has them.
+    """The tables of a TOML file that users edit: small, shallow, with integers of 64 bits as TOML defines them.
 
     Raises:
-        error: it cannot be read, is no TOML, or is larger or deeper than allowed.
+        error: The file cannot be read, is not TOML, or is larger or deeper than allowed.
     """
     text, where = read_text(path, max_bytes=max_bytes, error=error), name_of(path)
-    if found := _DOTTED.search(text):  # of which the parser takes quadratic time
-        raise error(f"{where}: {_place(text, found.start())}: a key of many parts")
+    if found := _DOTTED.search(text):  # `tomllib` takes quadratic time for these
+        raise error(f"{where}: {_place(text, found.start())}: a dotted key of too many parts")
     try:
         tables = tomllib.loads(text)
     except (ValueError, RecursionError) as reason:
-        said = "nested too deep" if isinstance(reason, RecursionError) else one_line(str(reason), 200)
-        raise error(f"{where}: not TOML: {said}") from None
+        why = "nested too deeply" if isinstance(reason, RecursionError) else one_line(str(reason), 200)
+        raise error(f"{where}: not TOML: {why}") from None
     _check_toml(tables, where, max_depth, error)
     return tables
 
@@ -166,7 +164,7 @@ def _check_toml(value: Any, where: str, depth: int, error: type[G1Error]) -> Non
         raise error(f"{where}: an integer of more than 64 bits")
     if isinstance(value, dict | list):
         if depth == 0:
-            raise error(f"{where}: nested too deep")
+            raise error(f"{where}: nested too deeply")
         for item in value.values() if isinstance(value, dict) else value:
             _check_toml(item, where, depth - 1, error)
 
@@ -183,7 +181,7 @@ def read_json(
     allow_nan: bool = False,
     error: type[G1Error] = ForeignError,
 ) -> Any:
-    """The value in a JSON file. See `parse_json`; a missing or unreadable file is an `error` too."""
+    """The value in a JSON file; see `parse_json`. A missing or unreadable file raises `error` too."""
     raw = read_bytes(path, max_bytes=max_bytes, error=error)
     return parse_json(
         raw,
@@ -207,12 +205,12 @@ def read_json_lines(
     error: type[G1Error] = ForeignError,
     on_error: Callable[[G1Error], None] | None = None,
 ) -> Iterator[tuple[int, Any]]:
-    """The line numbers, from 1, and values of a file with a JSON value on each line; blank lines are passed over.
+    """The line numbers, from 1, and values of a JSON Lines file; blank lines are skipped.
 
-    One line is held at a time. `on_error` is told of lines that are no JSON, which are then passed over.
+    Holds one line in memory at a time. With `on_error`, invalid lines are passed to it as errors and skipped.
 
     Raises:
-        error: the file cannot be read or, without `on_error`, a line is no JSON or is longer than `max_line_bytes`.
+        error: The file cannot be read or, without `on_error`, a line is not JSON or exceeds `max_line_bytes`.
     """
     parse = functools.partial(
         parse_json,
@@ -224,14 +222,15 @@ def read_json_lines(
         error=error,
     )
     number = 0
-    with _reading(path, error), _open_regular(path, error) as file:
+    with _open_regular(path, error) as file:
         while line := file.readline(max_line_bytes + 1):
             number += 1
             where = f"{name_of(path)}:{number}"
             try:
                 if len(line) > max_line_bytes:
-                    _skip_line(file, line)
-                    raise error(f"{where}: a line of more than {_size(max_line_bytes)}")
+                    while line and not line.endswith(b"\n"):  # skip the rest of the line
+                        line = file.readline(_CHUNK)
+                    raise error(f"{where}: a line of more than {_format_size(max_line_bytes)}")
                 if not line.strip():
                     continue
                 value = parse(line.rstrip(b"\r\n"), where)
@@ -241,11 +240,6 @@ def read_json_lines(
                 on_error(reason)
                 continue
             yield number, value
-
-
-def _skip_line(file: BufferedReader, read: bytes) -> None:
-    while read and not read.endswith(b"\n"):
-        read = file.readline(_CHUNK)
 
 
 def parse_json(
@@ -259,40 +253,35 @@ def parse_json(
     lenient: bool = False,
     error: type[G1Error] = ForeignError,
 ) -> Any:
-    """The value of a JSON text that somebody else wrote; `where` is the file, or what else it comes from.
+    """The value of a foreign JSON text; `where` names its source in messages, such as the file.
 
     Raises:
-        error: it is no JSON, or larger, deeper or of more values than allowed; the message names the place.
+        error: The text is not JSON, is too large or too deep, or has too many values; the message names the place.
     """
     if isinstance(raw, str):
         try:
             raw = raw.encode()
         except UnicodeEncodeError as reason:
-            raise error(f"{where}: a lone surrogate at character {reason.start + 1}: not a text") from None
+            raise error(f"{where}: a lone surrogate at character {reason.start + 1}") from None
     if len(raw) > max_bytes:
-        raise error(f"{where}: {_size(len(raw))} of JSON, and at most {_size(max_bytes)} are read")
+        raise error(f"{where}: {_format_size(len(raw))} of JSON; the limit is {_format_size(max_bytes)}")
     text = raw.decode("utf-8-sig", "replace") if lenient else _decode(raw, where, error)
     _check_structure(raw, where, max_depth, max_values, error)
     if lenient and _SURROGATE.search(text):
         text = _ESCAPED_TWICE_OR_SURROGATE.sub(lambda match: match[0] if len(match[0]) != 6 else "\ufffd", text)
-    elif _SURROGATE.search(text) and (end := _end_of_pairs(text)) < len(text):
-        raise error(f"{where}: {_place(text, end)}: a lone surrogate: not a text")
+    elif _SURROGATE.search(text) and (paired := _PAIRED.match(text)) and paired.end() < len(text):
+        raise error(f"{where}: {_place(text, paired.end())}: a lone surrogate")
     try:
         return (_lenient_decoder() if lenient else _decoder(allow_nan)).decode(text)
     except json.JSONDecodeError as reason:
-        # A message of the parser's may hold the text of one line only: "Expecting value".
+        # `reason.msg` quotes nothing of the text: "Expecting value".
         raise error(f"{where}: {_place(text, reason.pos)}: not JSON: {reason.msg}") from None
-    except _RefusedError as reason:
+    except _RejectedError as reason:
         raise error(f"{where}: {reason}") from None
 
 
-class _RefusedError(Exception):
-    """Valid JSON that is refused all the same."""
-
-
-def _end_of_pairs(text: str) -> int:
-    match = _PAIRED.match(text)
-    return match.end() if match else 0
+class _RejectedError(Exception):
+    """JSON that Python accepts and this module does not."""
 
 
 def _decode(raw: bytes, where: str, error: type[G1Error]) -> str:
@@ -304,13 +293,13 @@ def _decode(raw: bytes, where: str, error: type[G1Error]) -> str:
 
 
 def _check_structure(raw: bytes, where: str, max_depth: int, max_values: int, error: type[G1Error]) -> None:
-    """Bounds the nesting and the values of a JSON text in one pass over its bytes, a chunk at a time.
+    """Bounds the nesting and the number of values of a JSON text in one pass over its bytes, a chunk at a time.
 
-    The pass reads the text as the parser does, up to the first byte at which the parser stops anyway.
+    The pass agrees with the parser up to the first byte that is not JSON, where the parser stops anyway.
     """
     opening = raw.count(b"[") + raw.count(b"{")
     if opening <= min(max_depth, MAX_CONTAINERS) and opening + raw.count(b",") <= max_values:
-        return  # the common case: small
+        return  # the common case
     depth, values, containers, is_inside, is_escaped, line = 0, 0, 0, False, False, 1
     for start in range(0, len(raw), _CHUNK):
         chunk = raw[start : start + _CHUNK]
@@ -346,12 +335,12 @@ def _decoder(allow_nan: bool) -> json.JSONDecoder:
     def parse_float(digits: str) -> float:
         value = float(digits)
         if value in (float("inf"), float("-inf")) and not allow_nan:
-            raise _RefusedError(f"the number {excerpt(digits, 40)} is too large for a float")
+            raise _RejectedError(f"the number {excerpt(digits, 40)} is too large for a float")
         return value
 
     def parse_constant(name: str) -> float:
         if not allow_nan:
-            raise _RefusedError(f"the number {name}, which JSON does not have")
+            raise _RejectedError(f"the number {name} is not allowed in JSON")
         return float(name)
 
     return json.JSONDecoder(
@@ -372,31 +361,24 @@ def _lenient_decoder() -> json.JSONDecoder:
 
 def _parse_int(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
-        raise _RefusedError(f"an integer of {len(digits)} digits, and at most {MAX_DIGITS} are read")
+        raise _RejectedError(f"an integer of {len(digits)} digits; the limit is {MAX_DIGITS}")
     return int(digits)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        _refuse_twice(pairs)
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise _RejectedError(f"the key {excerpt(key)} occurs twice in one object")
+        content[key] = value
     return content
 
 
-def _refuse_twice(pairs: list[tuple[str, Any]]) -> NoReturn:
-    seen: set[str] = set()
-    for key, _ in pairs:
-        if key in seen:
-            raise _RefusedError(f"the key {excerpt(key)} stands twice in one object")
-        seen.add(key)
-    raise AssertionError("no key stands twice")
-
-
 def _place(text: str, at: int) -> str:
-    """Line and column of a character; of a text of one line the column alone."""
+    """The line and column of a character; in a single-line text, only the column."""
     column = at - text.rfind("\n", 0, at)
     return f"line {text.count(chr(10), 0, at) + 1}, column {column}" if "\n" in text else f"column {column}"
 
 
-def _size(count: int) -> str:
+def _format_size(count: int) -> str:
     return f"{count / 2**20:.4g} MiB" if count >= 2**20 else f"{count} bytes"

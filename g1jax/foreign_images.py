@@ -1,4 +1,4 @@
-"""Reading images that others made: known formats only, and measured by their header before a pixel is decoded."""
+"""Reading foreign images: known formats only, with the size checked in the header before any pixel is decoded."""
 
 import contextlib
 import io
@@ -13,11 +13,11 @@ from g1jax.foreign import ForeignError, read_bytes
 from g1jax.terminal import one_line
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-"""What is opened, whatever a file's name ends with. Others can run programs (EPS), or hide one image in another."""
+"""The formats that are opened, whatever the suffix. Others can run programs (EPS) or hide one image in another."""
 MAX_BYTES = 16 * 2**20
-MAX_PIXELS = 2**24  # 4096 × 4096, of which the widest mode takes 64 MiB
+MAX_PIXELS = 2**24  # 4096 × 4096, or 64 MiB in the widest mode
 
-_MAX_SCANS = 50  # of a progressive JPEG, each of which is a pass over all pixels; encoders write about ten
+_MAX_SCANS = 50  # of a progressive JPEG; each is a pass over all pixels, and encoders write about ten
 _SCAN = b"\xff\xda"
 _JPEG_FRAME = re.compile(rb"\xff[\xc0-\xc2]\x00[\x0b-\x14]\x08(..)(..)", re.DOTALL)
 _MAX_PARTS = 20_000  # chunks of a PNG, markers of a JPEG; Pillow takes microseconds for each
@@ -27,18 +27,18 @@ _MAX_PARTS = 20_000  # chunks of a PNG, markers of a JPEG; Pillow takes microsec
 def open_image(
     source: Path | bytes, where: str, *, max_bytes: int = MAX_BYTES, error: type[G1Error] = ForeignError
 ) -> Iterator[Image.Image]:
-    """An image whose header was read and whose pixels were not: `size` is known, and bounded.
+    """An image with its header read and its pixels not yet decoded: `size` is known and bounded.
 
-    Everything Pillow raises inside of the block, for example while it decodes, is an `error` too.
+    Any exception of Pillow's inside the block, for example while decoding, is raised as `error`.
 
     Raises:
-        error: `source` is no image of `FORMATS`, damaged, or too large; the message begins with `where`.
+        error: `source` is not an image of `FORMATS`, is damaged, or is too large; the message begins with `where`.
     """
     raw = source if isinstance(source, bytes) else read_bytes(source, max_bytes=max_bytes, error=error)
     if len(raw) > max_bytes:
-        raise error(f"{where}: an image of {len(raw)} bytes, and at most {max_bytes} are read")
+        raise error(f"{where}: an image of {len(raw)} bytes; the limit is {max_bytes}")
     _check_parts(raw, where, error)
-    _check_size(_size_in_header(raw), where, error)  # Pillow warns of large ones, on standard error
+    _check_size(_size_in_header(raw), where, error)  # before Pillow, which warns about large ones on standard error
     try:
         with Image.open(io.BytesIO(raw), formats=FORMATS) as picture:
             _check_size(picture.size, where, error)
@@ -46,16 +46,19 @@ def open_image(
     except G1Error:
         raise
     except Exception as reason:  # Pillow raises a dozen kinds, down to IndexError and struct.error
-        raise error(f"{where}: its image cannot be read: {_why(reason)}") from None
+        message = one_line(str(reason), 200)
+        if not message or "<_io.BytesIO" in message:  # "cannot identify image file <_io.BytesIO object at 0x…>"
+            message = f"not an image of the formats {', '.join(FORMATS)}"
+        raise error(f"{where}: its image cannot be read: {message}") from None
 
 
 def _check_size(size: tuple[int, int] | None, where: str, error: type[G1Error]) -> None:
     if size is not None and not 0 < size[0] * size[1] <= MAX_PIXELS:
-        raise error(f"{where}: an image of {size[0]}×{size[1]} pixels, and at most {MAX_PIXELS} are decoded")
+        raise error(f"{where}: an image of {size[0]}×{size[1]} pixels; the limit is {MAX_PIXELS}")
 
 
 def _size_in_header(raw: bytes) -> tuple[int, int] | None:
-    """Width and height, if they stand where they usually do."""
+    """Width and height, if the header has them at the usual place."""
     if raw.startswith(b"\x89PNG") and len(raw) >= 24:
         return int.from_bytes(raw[16:20], "big"), int.from_bytes(raw[20:24], "big")
     if raw[8:16] == b"WEBPVP8X" and len(raw) >= 30:
@@ -68,7 +71,7 @@ def _size_in_header(raw: bytes) -> tuple[int, int] | None:
 
 
 def _check_parts(raw: bytes, where: str, error: type[G1Error]) -> None:
-    """Bounds what the size of a file does not: its parts, each of four bytes or more, and a microsecond or more."""
+    """Bounds the number of parts: each may be as small as four bytes and takes a microsecond or more to decode."""
     parts = 0
     if raw.startswith(b"\x89PNG"):
         at = 8
@@ -76,15 +79,9 @@ def _check_parts(raw: bytes, where: str, error: type[G1Error]) -> None:
             at += 12 + int.from_bytes(raw[at : at + 4], "big")
             parts += 1
     elif raw.startswith(b"\xff\xd8"):
-        # Within compressed data the byte 0xff is followed by 0, or by one of eight restart markers.
+        # In compressed data the byte 0xff is followed by 0 or by one of eight restart markers.
         parts = raw.count(b"\xff") - sum(raw.count(bytes([0xFF, code])) for code in (0, *range(0xD0, 0xD8)))
         if (scans := raw.count(_SCAN)) > _MAX_SCANS:
-            raise error(f"{where}: a JPEG of {scans} scans, and at most {_MAX_SCANS} are decoded")
+            raise error(f"{where}: a JPEG of {scans} scans; the limit is {_MAX_SCANS}")
     if parts > _MAX_PARTS:
         raise error(f"{where}: an image file of more than {_MAX_PARTS} parts")
-
-
-def _why(reason: Exception) -> str:
-    said = one_line(str(reason), 200)
-    said = "" if "<_io.BytesIO" in said else said  # "cannot identify image file <_io.BytesIO object at 0x…>"
-    return said or f"no image of the formats {', '.join(FORMATS)}"

@@ -1,13 +1,13 @@
-"""Settings: frozen dataclasses whose fields say beside them what they may be, and one check of all of them.
+"""Settings: frozen dataclasses whose annotations give the valid values, and one function that checks them all.
 
     @dataclass(frozen=True, kw_only=True)
     class Play:
         steps: Count = 100
         temperature: Annotated[float, Range(1e-6, 1000, also=0)] = 1.0
 
-    check(play, EvaluationError)      # EvaluationError: steps=0: a whole number from 1 to 1000000000
+    check(play, EvaluationError)  # EvaluationError: steps=0: expected a whole number from 1 to 1000000000
 
-A number without a range is a fault of the dataclass, which `check` reports for any values: none can be forgotten.
+A number without a range is a bug in the dataclass; `check` raises TypeError for it whatever the values.
 """
 
 import dataclasses
@@ -23,144 +23,144 @@ from typing import Annotated, Any, Literal
 from g1jax.errors import G1Error
 
 SEEDS = 2**31 - 1
-"""The largest seed: what fits JAX's 32-bit integers."""
+"""The largest seed, which fits JAX's 32-bit integers."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """What a number may be; never NaN or infinite."""
+    """The valid values of a number; never NaN or infinite."""
 
     low: float
     high: float
     is_above: bool = False
-    """`low` itself is not meant."""
+    """Whether `low` itself is excluded."""
     also: float | None = None
-    """A number apart from the others, with a meaning of its own."""
+    """A valid value outside the range, with a special meaning."""
 
     def __contains__(self, value: Any) -> bool:
         is_within = self.low < value <= self.high if self.is_above else self.low <= value <= self.high
         return bool(is_within or (self.also is not None and value == self.also))
 
-    def spell(self, what: str) -> str:
+    def describe(self, what: str) -> str:
         """`0, or a number from 1 to 9`."""
-        also = "" if self.also is None else f"{_spell(self.also)}, or "
-        low, high = _spell(self.low), _spell(self.high)
+        also = "" if self.also is None else f"{_format(self.also)}, or "
+        low, high = _format(self.low), _format(self.high)
         return f"{also}{what} above {low}, up to {high}" if self.is_above else f"{also}{what} from {low} to {high}"
 
 
 Count = Annotated[int, Range(1, 10**9)]
-"""How many, at least one."""
+"""A count of at least 1."""
 CountOrNone = Annotated[int, Range(0, 10**9)]
-"""How many, 0 for none."""
+"""A count; 0 for none."""
 Size = Annotated[int, Range(1, 2**20)]
-"""A number of rows or parts that shapes an array."""
+"""The size of an array dimension."""
 Episodes = Annotated[int, Range(1, 10**7)]
 EpisodesOrNone = Annotated[int, Range(0, 10**7)]
 Steps = Annotated[int, Range(1, 10**6)]
-"""Of an episode."""
+"""The steps of an episode."""
 Share = Annotated[float, Range(0, 1)]
 Seed = Annotated[int, Range(0, SEEDS)]
 Temperature = Annotated[float, Range(1e-6, 1000, also=0)]
-"""0: always the likeliest token."""
+"""0: greedy."""
 
 
 SECRET = "secret"
-"""`Annotated[str, SECRET]`: a text that may hold a password. No message has it; what it must be, its user checks."""
+"""`Annotated[str, SECRET]`: a string that may contain a password. It is never quoted; its user validates it."""
 
 
 def check(settings: Any, error: type[G1Error], prefix: str = "") -> None:
-    """Refuses settings of which one is not what its annotation says, and names it with what it may be.
+    """Checks every value of the settings against its annotation.
 
     Raises:
-        error: such a value, in one line.
-        TypeError: the dataclass has an annotation that cannot be checked, such as a number without a range.
+        error: A value is invalid; the message names the setting and what is expected.
+        TypeError: The dataclass has an annotation that cannot be checked, such as a number without a range.
     """
-    hints = typing.get_type_hints(type(settings), include_extras=True)
-    for field in dataclasses.fields(settings):
-        name = f"{prefix}{field.name}"
-        reason = _reason(name, getattr(settings, field.name), hints[field.name], None)
-        if reason:
-            raise error(reason)
+    if reason := _fields_reason(prefix, settings, type(settings)):
+        raise error(reason)
 
 
-def _reason(name: str, value: Any, hint: Any, span: Range | None) -> str:
-    """Why a value cannot be, empty if it can."""
+def _reason(name: str, value: Any, hint: Any, valid: Range | None = None) -> str:
+    """Why a value is invalid; empty if it is valid. `valid` is the range of a number."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated and SECRET in args[1:]:
-        return "" if type(value) is str else f"{name}: expected a text"
+        return "" if type(value) is str else f"{name}: expected a string"
     if origin is Annotated:
-        return _reason(name, value, args[0], next((part for part in args[1:] if isinstance(part, Range)), span))
+        return _reason(name, value, args[0], next((part for part in args[1:] if isinstance(part, Range)), valid))
     if hint is Any or (hint is type(None) and value is None):
         return ""
     if hint in (int, float):
-        return _number_reason(name, value, hint, span)
+        return _number_reason(name, value, hint, valid)
     if hint is bool:
         return _unless(type(value) is bool, name, value, "True or False")
     if hint is str:
-        return _unless(type(value) is str and _is_plain(value), name, value, "a text of one line")
+        return _unless(type(value) is str and _is_plain(value), name, value, "a single-line string")
     if origin is Literal:
         near = difflib.get_close_matches(value, args, n=1, cutoff=0.5) if type(value) is str else []
-        hint_of = f"; did you mean {near[0]!r}?" if near else ""
-        return _unless(type(value) is str and value in args, name, value, f"one of {', '.join(args)}{hint_of}")
+        suggestion = f"; did you mean {near[0]!r}?" if near else ""
+        return _unless(type(value) is str and value in args, name, value, f"one of {', '.join(args)}{suggestion}")
     if origin in (typing.Union, types.UnionType):
-        reasons = [_reason(name, value, arg, span) for arg in args if arg is not type(None)]
+        reasons = [_reason(name, value, arg, valid) for arg in args if arg is not type(None)]
         return "" if "" in reasons or (value is None and type(None) in args) else reasons[0]
     if dataclasses.is_dataclass(hint):
-        return _parts_reason(name, value, hint)
+        kind = typing.cast(type, hint)
+        is_kind = isinstance(value, kind)
+        return (
+            _fields_reason(f"{name}.", value, kind)
+            if is_kind
+            else _unless(False, name, value, f"settings of type {kind.__name__}")
+        )
     if origin in (tuple, Mapping):
-        return _members_reason(name, value, origin, args)
+        return _items_reason(name, value, origin, args)
     if isinstance(hint, type) and issubclass(hint, Path):
         return _unless(isinstance(value, Path) and _is_plain(str(value)), name, value, "a path")
     raise TypeError(f"{name}: settings of type {hint} cannot be checked")
 
 
-def _number_reason(name: str, value: Any, kind: type, span: Range | None) -> str:
-    if span is None:
+def _number_reason(name: str, value: Any, kind: type, valid: Range | None) -> str:
+    if valid is None:
         raise TypeError(f"{name}: a number without a range")
     is_number = type(value) is int or (kind is float and type(value) is float and math.isfinite(value))
-    expected = span.spell("a number" if kind is float else "a whole number")
-    return _unless(is_number and value in span, name, value, expected)
+    expected = valid.describe("a number" if kind is float else "a whole number")
+    return _unless(is_number and value in valid, name, value, expected)
 
 
-def _parts_reason(name: str, value: Any, kind: Any) -> str:
-    if not isinstance(value, kind):
-        return _unless(False, name, value, f"settings of type {kind.__name__}")
+def _fields_reason(prefix: str, value: Any, kind: Any) -> str:
     hints = typing.get_type_hints(kind, include_extras=True)
-    parts = ((f"{name}.{f.name}", getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(kind))
-    return next((reason for part in parts if (reason := _reason(*part, None))), "")
+    parts = ((f"{prefix}{f.name}", getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(kind))
+    return next((reason for part in parts if (reason := _reason(*part))), "")
 
 
-def _members_reason(name: str, value: Any, origin: Any, args: tuple[Any, ...]) -> str:
-    """Of a tuple (of any length, or one of each type) or a mapping from texts."""
+def _items_reason(name: str, value: Any, origin: Any, args: tuple[Any, ...]) -> str:
+    """For a tuple (of any length, or with a type for each item) or a mapping with string keys."""
     if origin is not tuple:
         if not isinstance(value, Mapping) or any(type(key) is not str for key in value):
-            return _unless(False, name, value, "a dict whose keys are texts")
+            return _unless(False, name, value, "a dict with string keys")
         parts = [(f"{name}[{key!r}]", item, args[1]) for key, item in value.items()]
     else:
-        is_any = len(args) == 2 and args[1] is Ellipsis
-        if not isinstance(value, tuple | list) or not (is_any or len(value) == len(args)):
-            return _unless(False, name, value, f"a tuple{'' if is_any else f' of {len(args)}'}")
-        kinds = (args[0],) * len(value) if is_any else args
+        is_any_length = len(args) == 2 and args[1] is Ellipsis
+        if not isinstance(value, tuple | list) or not (is_any_length or len(value) == len(args)):
+            return _unless(False, name, value, f"a tuple{'' if is_any_length else f' of {len(args)}'}")
+        kinds = (args[0],) * len(value) if is_any_length else args
         parts = [(f"{name}[{i}]", item, kind) for i, (item, kind) in enumerate(zip(value, kinds, strict=True))]
-    return next((reason for part in parts if (reason := _reason(*part, None))), "")
+    return next((reason for part in parts if (reason := _reason(*part))), "")
 
 
-def _unless(holds: bool, name: str, value: Any, expected: str) -> str:
-    return "" if holds else f"{name}={show(value)}: expected {expected}"
+def _unless(is_valid: bool, name: str, value: Any, expected: str) -> str:
+    return "" if is_valid else f"{name}={show(value)}: expected {expected}"
 
 
 def show(value: Any) -> str:
-    """A value as it may stand in a message: on one line, and not long."""
+    """A value for use in a message: on one line, at most 80 characters."""
     try:
         shown = " ".join(ascii(value).split())
-    except ValueError:  # Python refuses to spell integers of thousands of digits
+    except ValueError:  # Python refuses to format integers of thousands of digits
         shown = "a number of thousands of digits"
     return shown if len(shown) <= 80 else f"{shown[:79]}…"
 
 
-def _spell(number: float) -> str:
+def _format(number: float) -> str:
     return str(number) if isinstance(number, int) and abs(number) < 10**10 else f"{number:g}"
 
 
 def _is_plain(text: str) -> bool:
-    return not any(letter < " " or "\ud800" <= letter <= "\udfff" for letter in text)
+    return not any(char < " " or "\ud800" <= char <= "\udfff" for char in text)

@@ -1,18 +1,18 @@
-"""Foreign text on a terminal: what a server, a model or a file says is shown, and never obeyed.
+"""Foreign text on a terminal: escaped, so that it cannot control the terminal.
 
-A terminal obeys what it is sent: escape sequences move the cursor, rename the window, write to the clipboard or answer
-as if the user typed; bidirectional controls show one text for another. All that prints a text from outside, such as a
-name, an answer or an error that quotes one, sends it through here.
+Escape sequences move the cursor, rename the window, write to the clipboard or send input as if the user typed it.
+Bidirectional controls disguise text. All code that prints foreign text, such as a name, an answer or an error that
+quotes one, uses these functions.
 """
 
 import sys
 
 
 def printable(text: str) -> str:
-    r"""A text on one line without control characters: white space as spaces, what else does not print as `\x1b`.
+    r"""The text on one line without control characters: white space becomes spaces, other characters `\x1b`.
 
-    Printable is what `str.isprintable` calls so: no controls (C0, C1, DEL), no invisible or bidirectional formatting,
-    no surrogates, no private or unassigned code points.
+    `str.isprintable` decides: no controls (C0, C1, DEL), no invisible or bidirectional formatting, no surrogates, no
+    private or unassigned code points.
     """
     if text.isprintable():
         return text
@@ -20,18 +20,18 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    r"""The same for a text of several lines: each `\n` stays."""
+    r"""`printable`, line by line: each `\n` stays."""
     return "\n".join(map(printable, text.split("\n")))
 
 
-def one_line(text: str, most: int = 0) -> str:
-    """A printable text with single spaces between its words; cut to `most` characters if that is not 0."""
+def one_line(text: str, max_length: int = 0) -> str:
+    """The printable text with single spaces between its words, cut to `max_length` characters unless that is 0."""
     flat = " ".join(printable(text).split())
-    return f"{flat[: most - 1]}…" if 0 < most < len(flat) else flat
+    return f"{flat[: max_length - 1]}…" if 0 < max_length < len(flat) else flat
 
 
 def notice(text: str) -> None:
-    """Tells on standard error of something that was worked around."""
+    """Prints a note to standard error, about something that was worked around."""
     print(f"note: {one_line(text)}", file=sys.stderr, flush=True)
 
 

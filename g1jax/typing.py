@@ -1,6 +1,6 @@
-"""Array aliases and the dimension table: what the letters in shapes mean, everywhere in g1jax.
+"""Array aliases and the dimension table: the letters used in shapes throughout g1jax.
 
-Shapes are written as `dtype[dims]` behind a field or in a docstring, for example `uint8[B, H, W, 3]`.
+Shapes are written as `dtype[dims]`, after a field or in a docstring: `uint8[B, H, W, 3]`.
 
 | letter | meaning                                                       |
 |--------|---------------------------------------------------------------|
@@ -8,6 +8,7 @@ Shapes are written as `dtype[dims]` behind a field or in a docstring, for exampl
 | `B`    | environments in a batch                                       |
 | `C`    | columns of a board, in cells                                  |
 | `D`    | width of the policy's residual stream                         |
+| `E`    | episodes of an evaluation                                     |
 | `H`    | height of a frame, in pixels                                  |
 | `K`    | kinds of cell contents (index 0 is the empty cell or tile)    |
 | `L`    | bytes of a board text, zero-padded to the game's longest text |
@@ -15,7 +16,7 @@ Shapes are written as `dtype[dims]` behind a field or in a docstring, for exampl
 | `N`    | bytes of a response, zero-padded                              |
 | `R`    | rows of a board, in cells                                     |
 | `S`    | tokens of a sequence                                          |
-| `T`    | pieces of text to be joined                                   |
+| `T`    | steps of an episode; in `envs.text`, pieces of text to join   |
 | `V`    | vocabulary size, in tokens                                    |
 | `W`    | width of a frame, in pixels                                   |
 | `Z`    | side of a square cell, in pixels                              |
@@ -32,7 +33,7 @@ Array = jax.Array
 """An array on a device, or a tracer of one."""
 
 ArrayLike = jax.Array | np.ndarray
-"""What a function takes where a host array serves as well."""
+"""An array on a device or on the host."""
 
 Key = jax.Array
 """A typed random key, `jax.random.key(seed)`; `key<fry>[]` in shapes."""

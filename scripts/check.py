@@ -1,4 +1,4 @@
-"""Lints, checks types, runs the tests, and plays the games once as a user would. Stops at the first failure.
+"""Lints, checks types, runs the programs briefly as a user would, and runs the tests. Stops at the first failure.
 
 python scripts/check.py
 """
@@ -26,7 +26,7 @@ STEPS = (
 
 
 def main() -> None:
-    """Runs every step with this interpreter; pytest's closing line comes last."""
+    """Runs every step with this interpreter; pytest's summary is printed last."""
     with tempfile.TemporaryDirectory() as temporary:
         for step in STEPS:
             is_program = step[0].endswith(".py")

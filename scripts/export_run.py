@@ -1,4 +1,4 @@
-"""Writes the policy of a run, LoRA merged, to a folder that `--model`, g1jax.vlm and transformers load.
+"""Exports the policy of a run, with LoRA merged, to a folder that `--model`, g1jax.vlm and transformers can load.
 
 python scripts/export_run.py runs/base g1jax/data/base
 """
@@ -16,11 +16,11 @@ def main() -> None:
     """Reads the command line and exports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run's folder")
-    parser.add_argument("folder", type=Path, help="where to write to; must not hold weights yet")
+    parser.add_argument("folder", type=Path, help="the output folder; must not hold weights yet")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
-        help="of the weights written: by default the run's param_dtype; float32 gives a bfloat16 run's master weights",
+        help="dtype of the exported weights (default: the run's param_dtype; float32: a bfloat16 run's master weights)",
     )
     args = parser.parse_args()
     try:

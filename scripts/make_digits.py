@@ -1,4 +1,4 @@
-"""Build g1jax/envs/data/digits.npz from scikit-learn's copy of the UCI handwritten digits.
+"""Builds g1jax/envs/data/digits.npz from scikit-learn's copy of the UCI handwritten digits.
 
 Needs scikit-learn, which g1jax itself does not:  pip install scikit-learn && python scripts/make_digits.py
 """
@@ -24,7 +24,7 @@ def balanced_digits() -> np.ndarray:
 
 def main() -> None:
     images = balanced_digits()
-    # NumPy gives every member of an .npz the date 1980-01-01, so the bytes depend on the images (and on zlib) alone.
+    # NumPy dates every member of an .npz 1980-01-01, so the bytes depend only on the images (and on zlib).
     np.savez_compressed(TARGET, images=images)
     print(f"{TARGET}: {images.shape}, {TARGET.stat().st_size} bytes")
 

@@ -1,4 +1,4 @@
-"""Draws docs/gallery.png, the picture of all games in the README: several presets, several states.
+"""Draws docs/gallery.png, the README's picture of all games with several presets and states.
 
 python scripts/make_gallery.py
 """

@@ -1,9 +1,9 @@
-"""Random play and the experts over 100 steps: prints the table of docs/random_play.md.
+"""Plays the random player and the experts for 100 steps; prints the table of docs/random_play.md.
 
     python scripts/random_play.py --games 2000
 
-The paper's protocol: 100 steps, 2048 counts its raw score, the others count steps with a reward above 0. Random play
-draws evenly from all actions, legal or not. With `same_step` a finished board begins anew; with `none` the game stops.
+The paper's protocol: 100 steps; 2048 counts its raw score, the others count steps with a reward above 0. Random play
+samples uniformly from all actions, legal or not. With `same_step` a finished board is reset, with `none` it stops.
 """
 
 import argparse
@@ -22,11 +22,11 @@ PUBLISHED = {"game_2048": "701; 693", "shisen_sho": "0.4; 1.25", "shisen_sho_cif
 def main() -> None:
     """Plays and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--games", type=int, default=2000, help="games of each kind (default: 2000)")
+    parser.add_argument("--games", type=int, default=2000, help="episodes per game (default: 2000)")
     parser.add_argument(
-        "--expert-games", type=int, default=200, help="games of the experts, which think (default: 200)"
+        "--expert-games", type=int, default=200, help="episodes per game of the slower experts (default: 200)"
     )
-    parser.add_argument("--steps", type=int, default=100, help="steps a game (default: 100)")
+    parser.add_argument("--steps", type=int, default=100, help="steps per episode (default: 100)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     print("| game | counts | random, goes on | random, stops | expert, goes on | published; measured on the release |")
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def play(game: Any, player: str, num_games: int, num_steps: int, autoreset: Any, seed: int) -> np.ndarray:
-    """Each game's figure: float[num_games]."""
+    """Each episode's score: float[num_games]."""
     vec = envs.make_vec(game, num_games, autoreset=autoreset)
 
     @jax.jit
@@ -65,13 +65,13 @@ def play(game: Any, player: str, num_games: int, num_steps: int, autoreset: Any,
     return np.asarray(run(jax.random.key(seed)))
 
 
-def interval(figures: np.ndarray, resamples: int = 10_000) -> str:
+def interval(scores: np.ndarray, resamples: int = 10_000) -> str:
     """The mean and its 95% bootstrap interval."""
     rng = np.random.default_rng(0)
-    means = [figures[rng.integers(0, len(figures), len(figures))].mean() for _ in range(resamples)]
+    means = [scores[rng.integers(0, len(scores), len(scores))].mean() for _ in range(resamples)]
     low, high = np.percentile(means, [2.5, 97.5])
-    digits = 0 if figures.mean() >= 100 else 2
-    return f"{figures.mean():.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+    digits = 0 if scores.mean() >= 100 else 2
+    return f"{scores.mean():.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
 if __name__ == "__main__":

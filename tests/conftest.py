@@ -1,4 +1,4 @@
-"""How all tests run: strict promotion, compiled programs kept between runs, few random examples, no slow tests."""
+"""Test configuration: strict promotion, a persistent compilation cache, and no slow tests by default."""
 
 import gc
 import os
@@ -27,7 +27,7 @@ hypothesis.settings.load_profile("g1jax")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Two workers may meet on one entry while it is written; the one that cannot read it compiles.
+    # Two workers may use the same cache entry at once; the one that cannot read it compiles.
     config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache:UserWarning")
 
 
@@ -41,7 +41,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_programs_of_other_files() -> Iterator[None]:
-    """Frees what a file compiled: a process may have 65,530 memory maps, and a program takes dozens of them."""
+    """Frees compiled programs: a process may have 65,530 memory maps, and a program takes dozens."""
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of the tiny model."""
+    from tests.training import tiny  # imports the whole package
+
+    return tiny.save_model(tmp_path_factory.mktemp("model"))

@@ -1,4 +1,4 @@
-"""Where nothing can be written is said before work begins, and nothing is left there."""
+"""Unwritable outputs are reported before the work starts, and leave nothing behind."""
 
 import dataclasses
 import errno
@@ -12,11 +12,12 @@ from typing import Any, NoReturn
 import pytest
 
 from g1jax import envs, files
-from g1jax.errors import G1Error
-from g1jax.evaluation import analysis, program
-from g1jax.evaluation.protocol import EvaluationError
-from g1jax.training import ExperimentError, dataset_program
-from g1jax.training.folder import RunFolder
+from g1jax.errors import EvaluationError, G1Error
+from g1jax.programs import analyze as analyze_program
+from g1jax.programs import dataset as dataset_program
+from g1jax.programs import evaluate as evaluate_program
+from g1jax.training import ExperimentError
+from g1jax.training.run_folder import RunFolder
 from tests.training import tiny
 
 FOLDERS = [
@@ -38,15 +39,15 @@ def place(tmp_path: Path) -> Path:
 
 
 def never(*_: Any, **__: Any) -> NoReturn:
-    raise AssertionError("work has begun")
+    raise AssertionError("work has started")
 
 
 def evaluate(out: Path) -> None:
-    program.evaluate(program.Options(games="game_2048", episodes=1, steps=1, film="gif", out=out))
+    evaluate_program.evaluate(evaluate_program.Options(games="game_2048", episodes=1, steps=1, film="gif", out=out))
 
 
 def analyze(out: Path) -> None:
-    analysis.analyze(analysis.Options(runs=(Path("run"),), out=out))
+    analyze_program.analyze(analyze_program.Options(runs=(Path("run"),), out=out))
 
 
 def make_dataset(out: Path) -> None:
@@ -63,10 +64,10 @@ def test_a_folder_that_cannot_be_written(
     begin: Callable[[Path], None], name: str, message: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = SimpleNamespace(setup=SimpleNamespace(games=(envs.make("game_2048"),)), steps=(1,), folder=Path("run"))
-    monkeypatch.setattr(analysis, "_open", lambda folders: {"run": run})
-    monkeypatch.setattr(analysis, "_moments", never)
-    monkeypatch.setattr(program, "play", never)
-    monkeypatch.setattr(dataset_program, "make_rows", never)
+    monkeypatch.setattr(analyze_program, "_open", lambda folders: {"run": run})
+    monkeypatch.setattr(analyze_program, "_play_checkpoints", never)
+    monkeypatch.setattr(evaluate_program, "play", never)
+    monkeypatch.setattr(dataset_program, "make_examples", never)
     before = tree(place)
     with pytest.raises((G1Error, OSError)) as caught:
         begin(place / name)
@@ -76,17 +77,17 @@ def test_a_folder_that_cannot_be_written(
     assert tree(place) == before
 
 
-def test_every_file_of_an_evaluation_is_looked_at(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program, "play", never)
+def test_every_file_of_an_evaluation_is_checked(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate_program, "play", never)
     for name in ("results.json", "results.md", "replays.json", "report.html", "game_2048.gif"):
         (place / "out" / name).mkdir(parents=True)
-        with pytest.raises(EvaluationError, match=f"{name} cannot be written: it is no file"):
+        with pytest.raises(EvaluationError, match=f"{name} cannot be written: it is not a regular file"):
             evaluate(place / "out")
         (place / "out" / name).rmdir()
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "samples", "evaluation"])
-def test_every_folder_of_a_run_is_looked_at(name: str, place: Path) -> None:
+def test_every_folder_of_a_run_is_checked(name: str, place: Path) -> None:
     (place / name).write_text("mine")
     with pytest.raises(
         ExperimentError, match=rf"^the run folder {place} cannot be written: File exists \({place}/{name}\)$"
@@ -95,8 +96,8 @@ def test_every_folder_of_a_run_is_looked_at(name: str, place: Path) -> None:
     assert tree(place) == {"file": "mine", name: "mine"}
 
 
-def test_a_film_that_nothing_can_write(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program, "play", never)
+def test_a_film_without_a_writer(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate_program, "play", never)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EvaluationError, match="films need two packages"):
         evaluate(place / "out")
@@ -104,7 +105,7 @@ def test_a_film_that_nothing_can_write(place: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_file_without_permission(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "file")  # root may write everything
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "file")  # root may write anything
     files.require_writable(place, ["other"], ExperimentError)
     with pytest.raises(ExperimentError, match="file cannot be written: Permission denied"):
         files.require_writable(place, ["file"], ExperimentError)
@@ -121,12 +122,12 @@ def test_a_full_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ):
             files.require_writable(place / "a" / "b", [], ExperimentError, what="the run folder ")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
-    with pytest.raises(ExperimentError, match=r"a/b: 3\.0 GB are needed there and 1 MB are free"):
+    with pytest.raises(ExperimentError, match=r"a/b: 3\.0 GB of disk space needed, 1 MB free"):
         files.require_writable(place / "a" / "b", [], ExperimentError, room=3 * 2**30)
     assert tree(place) == {"file": "mine"}
 
 
-def test_a_folder_that_can(place: Path) -> None:
+def test_a_writable_folder(place: Path) -> None:
     files.require_writable(place / "a" / "b", ["c"], ExperimentError)
     assert tree(place) == {"file": "mine", "a": "", "a/b": ""}
     files.require_writable(place, ["file"], ExperimentError)

@@ -1,4 +1,4 @@
-"""JSON from elsewhere: each fault is one line that names the file and the place, in bounded time and memory."""
+"""Foreign JSON and TOML: each error is one line that names the place, in bounded time and memory."""
 
 import json
 import os
@@ -26,10 +26,10 @@ from g1jax.foreign import (
 DEEP = 200_000
 
 
-def fault_of(raw: bytes | str, **limits: Any) -> str:
-    with pytest.raises(ForeignError) as fault:
+def error_of(raw: bytes | str, **limits: Any) -> str:
+    with pytest.raises(ForeignError) as error:
         parse_json(raw, "a.json", **limits)
-    message = str(fault.value)
+    message = str(error.value)
     assert message.startswith("a.json: ")
     assert message.isprintable()
     assert len(message) < 300
@@ -70,26 +70,26 @@ def test_ordinary_json_is_what_python_reads(text: str) -> None:
         (b"[" * DEEP, "line 1, byte 65 of the text: nested deeper than 64 levels"),
         (b'{"a":' * DEEP, "nested deeper than 64 levels"),
         (b'["\\"[[\n",' + b"[" * 64, "line 2, byte 73 of the text: nested deeper than 64 levels"),
-        (b'{"a\\u001b[31m": 1, "a\\u001b[31m": 2}', r"'a\x1b[31m' stands twice"),
+        (b'{"a\\u001b[31m": 1, "a\\u001b[31m": 2}', r"'a\x1b[31m' occurs twice"),
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_a_fault_is_one_line_that_names_the_place(raw: bytes | str, message: str) -> None:
-    assert message in fault_of(raw)
+def test_an_error_is_one_line_that_names_the_place(raw: bytes | str, message: str) -> None:
+    assert message in error_of(raw)
 
 
-def test_limits_are_held() -> None:
-    assert "at most 3 bytes" in fault_of(b"1234", max_bytes=3)
-    assert "more than 4 values" in fault_of(b"[1,2,3,\n4,5]", max_values=4)
-    assert "deeper than 1 levels" in fault_of(b"[[]]", max_depth=1)
+def test_limits() -> None:
+    assert "the limit is 3 bytes" in error_of(b"1234", max_bytes=3)
+    assert "more than 4 values" in error_of(b"[1,2,3,\n4,5]", max_values=4)
+    assert "deeper than 1 levels" in error_of(b"[[]]", max_depth=1)
     assert parse_json(b"[1,2,3,4,5]", "", max_values=5) == [1, 2, 3, 4, 5]
     assert parse_json(b"[[]]", "", max_depth=2) == [[]]
 
 
-def test_lists_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_containers_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foreign, "MAX_CONTAINERS", 3)
     assert parse_json(b"[[],[]]", "") == [[], []]
-    assert "more than 3 lists and objects by line 2" in fault_of(b"[[],\n[],{}]")
+    assert "more than 3 lists and objects by line 2" in error_of(b"[[],\n[],{}]")
 
 
 def test_not_a_number_can_be_allowed() -> None:
@@ -97,11 +97,11 @@ def test_not_a_number_can_be_allowed() -> None:
     assert repr(found) == "[nan, inf, -inf, inf]"
 
 
-def test_the_digits_python_converts_are_not_what_limits_integers() -> None:
+def test_the_limit_of_digits_does_not_depend_on_python() -> None:
     before = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
     try:
-        assert "an integer of 100000 digits" in fault_of(b"1" * 100_000)
+        assert "an integer of 100000 digits" in error_of(b"1" * 100_000)
     finally:
         sys.set_int_max_str_digits(before)
 
@@ -111,7 +111,7 @@ def test_nesting_is_counted_the_same_across_chunks(chunk: int, monkeypatch: pyte
     text = json.dumps({'q"[\\': ["\\\\", '\\"]]', {"x": [[], {}]}], "é[": "}"}).encode()
     monkeypatch.setattr(foreign, "_CHUNK", chunk)
     assert parse_json(text, "", max_depth=5) == json.loads(text)
-    assert "deeper than 4 levels" in fault_of(text, max_depth=4)
+    assert "deeper than 4 levels" in error_of(text, max_depth=4)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_eight_crafted_megabytes_take_bounded_time_and_memory(raw: bytes) -> Non
     tracemalloc.start()
     start = time.process_time()
     try:
-        fault_of(raw)
+        error_of(raw)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -141,7 +141,7 @@ def test_eight_crafted_megabytes_take_bounded_time_and_memory(raw: bytes) -> Non
 # Files
 
 
-def test_a_file_is_read_whole_or_refused(tmp_path: Path) -> None:
+def test_files_are_read_whole_or_rejected(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     file.write_bytes(b'\xef\xbb\xbf{"a": "\xc3\xa9"}')
     assert read_json(file) == {"a": "é"}
@@ -155,7 +155,7 @@ def test_a_file_is_read_whole_or_refused(tmp_path: Path) -> None:
         read_json(tmp_path)
 
 
-def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
+def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.json"
     os.mkfifo(pipe)
     for path in (pipe, Path("/dev/zero")):
@@ -163,9 +163,9 @@ def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
             read_json(path)
 
 
-def test_a_name_that_no_file_can_have_is_shown_escaped() -> None:
+def test_invalid_file_names_are_escaped() -> None:
     for name in ("a\0b", "a\ud800b"):
-        with pytest.raises(ForeignError, match=r"'a\\(x00|ud800)b': not the name of a file"):
+        with pytest.raises(ForeignError, match=r"'a\\(x00|ud800)b': not a valid file name"):
             read_bytes(name)
     with pytest.raises(ForeignError, match=r"^'a\\n\\x1b\[1m': cannot be read: No such file"):
         read_bytes("a\n\x1b[1m")
@@ -187,10 +187,10 @@ def test_the_caller_chooses_the_error(tmp_path: Path) -> None:
     [
         ("a = ", "not TOML: "),
         ("a = " + "[" * 10_000, "not TOML: "),
-        ("a = [[[[[[[[[1]]]]]]]]]", "nested too deep"),
-        ("b = 1\n" + "a." * 20_000 + "a = 1", "line 2, column 1: a key of many parts"),
-        ("b = 1\n" + '"a" . ' * 30 + "a = 1", "line 2, column 1: a key of many parts"),
-        ("a = {" + "a." * 30 + "a = 1}", "line 1|column 6: a key of many parts"),
+        ("a = [[[[[[[[[1]]]]]]]]]", "nested too deeply"),
+        ("b = 1\n" + "a." * 20_000 + "a = 1", "line 2, column 1: a dotted key of too many parts"),
+        ("b = 1\n" + '"a" . ' * 30 + "a = 1", "line 2, column 1: a dotted key of too many parts"),
+        ("a = {" + "a." * 30 + "a = 1}", "line 1|column 6: a dotted key of too many parts"),
         ("a = 9223372036854775808", "an integer of more than 64 bits"),
         ("a = " + "9" * 20_000, "an integer of more than 64 bits|not TOML"),
         ("a = '" + "a" * 70_000 + "'", "more than 65536 bytes"),
@@ -198,14 +198,14 @@ def test_the_caller_chooses_the_error(tmp_path: Path) -> None:
     ],
     ids=lambda value: repr(value)[:20],
 )
-def test_toml_that_is_none_or_takes_too_long(text: str, message: str, tmp_path: Path) -> None:
+def test_invalid_or_slow_toml(text: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     file.write_text(text)
     start = time.process_time()
-    with pytest.raises(ForeignError, match=message) as fault:
+    with pytest.raises(ForeignError, match=message) as error:
         read_toml(file)
-    assert str(fault.value).startswith(f"{file}: ")
-    assert str(fault.value).isprintable()
+    assert str(error.value).startswith(f"{file}: ")
+    assert str(error.value).isprintable()
     assert time.process_time() - start < 5
 
 
@@ -214,13 +214,13 @@ def test_ordinary_toml_is_read(tmp_path: Path) -> None:
     assert read_toml(tmp_path / "a.toml")["a"]["b"][:2] == [1, 2.5]
 
 
-def test_lines_are_read_one_by_one_and_bad_ones_are_told(tmp_path: Path) -> None:
+def test_lines_are_read_one_by_one_and_bad_ones_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'{"a": 1}\r\n\n[' + b" " * 99 + b']\n\xff\n{"a": 2}\n{"a":')
-    told: list[str] = []
-    rows = list(read_json_lines(file, max_line_bytes=50, on_error=lambda error: told.append(str(error))))
+    reported: list[str] = []
+    rows = list(read_json_lines(file, max_line_bytes=50, on_error=lambda error: reported.append(str(error))))
     assert rows == [(1, {"a": 1}), (5, {"a": 2})]
-    assert [line.removeprefix(str(file)).split(": ")[0] for line in told] == [":3", ":4", ":6"]
+    assert [line.removeprefix(str(file)).split(": ")[0] for line in reported] == [":3", ":4", ":6"]
     with pytest.raises(ForeignError, match=r"rows\.jsonl:3: a line of more than 50 bytes"):
         list(read_json_lines(file, max_line_bytes=50))
     with pytest.raises(ForeignError, match=r"rows\.jsonl:4: line 1, byte 1 of the file: not UTF-8"):
@@ -242,15 +242,15 @@ def test_files_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").symlink_to(folder)
     assert file_inside(tmp_path / "elsewhere", "within.png", "row 1").read_bytes() == b"a"
     for name in ("../outside.png", "images/../../outside.png", "/etc/passwd", "out.png", "up/outside.png"):
-        with pytest.raises(ForeignError, match=r"^row 1: .* leads out of the folder "):
+        with pytest.raises(ForeignError, match=r"^row 1: .* is outside the folder "):
             file_inside(folder, name, "row 1")
     for name in ("pipe", "images", ".", "none.png"):
         with pytest.raises(ForeignError, match=r"^row 1: there is no file "):
             file_inside(folder, name, "row 1")
     for name in ("loop.png", "a\0b", "\ud800", "a" * 300):
-        with pytest.raises(ForeignError, match=r"^row 1: .* (is not the name of a|there is no) file") as fault:
+        with pytest.raises(ForeignError, match=r"^row 1: .* (is not a valid file name|there is no file)") as error:
             file_inside(folder, name, "row 1")
-        assert str(fault.value).isprintable()
+        assert str(error.value).isprintable()
 
 
 def test_links_of_the_hugging_face_cache(tmp_path: Path) -> None:
@@ -261,15 +261,15 @@ def test_links_of_the_hugging_face_cache(tmp_path: Path) -> None:
     (snapshot / "own").symlink_to("../../blobs/weights")
     (snapshot / "other").symlink_to("../../../models--c--d/blobs/weights")
     assert file_inside(snapshot, "own", "index").read_bytes() == b"w"
-    with pytest.raises(ForeignError, match="other leads out of the folder"):
+    with pytest.raises(ForeignError, match="other is outside the folder"):
         file_inside(snapshot, "other", "index")
 
 
-def test_a_lenient_reader_mends_values_and_keeps_the_limits() -> None:
+def test_lenient_parsing_replaces_values_and_keeps_the_limits() -> None:
     text = r"""{"a": NaN, "b": 1e999, "c": -Infinity, "d": 1, "d": 2, "e": "\ud800 \\ud800 \ud83d\ude00\uDC00"}"""
-    mended = {"a": None, "b": None, "c": None, "d": 2, "e": "\ufffd \\ud800 😀\ufffd"}
-    assert parse_json(text, "a.json", lenient=True) == mended
+    expected = {"a": None, "b": None, "c": None, "d": 2, "e": "\ufffd \\ud800 😀\ufffd"}
+    assert parse_json(text, "a.json", lenient=True) == expected
     assert parse_json(b'{"a": ' + b"9" * 400 + b', "b": "\xff"}', "a.json", lenient=True) == {"a": None, "b": "\ufffd"}
-    assert "nested deeper" in fault_of("[" * DEEP, lenient=True)
-    assert "not JSON" in fault_of("[", lenient=True)
-    assert "at most" in fault_of("[1]", lenient=True, max_bytes=2)
+    assert "nested deeper" in error_of("[" * DEEP, lenient=True)
+    assert "not JSON" in error_of("[", lenient=True)
+    assert "the limit is" in error_of("[1]", lenient=True, max_bytes=2)

@@ -1,4 +1,4 @@
-"""Every setting is checked before anything is written or done: what it cannot be is named in one line."""
+"""Every setting is checked before anything is written or run: an invalid one is named in one line."""
 
 import dataclasses
 import functools
@@ -14,12 +14,13 @@ import optax
 import pytest
 
 from g1jax import envs, rl, settings, vlm
+from g1jax.endpoint import client
 from g1jax.errors import G1Error
-from g1jax.evaluation import analysis, endpoint, program
+from g1jax.programs import analyze, dataset, evaluate, train
 from g1jax.rl.rewards import RewardWeights
 from g1jax.settings import Range
-from g1jax.training import ExperimentError, cli, dataset_program, experiment_names, load_experiment, loop
-from g1jax.training.config import Experiment, Optimizer, Weights
+from g1jax.training import ExperimentError, experiment_names, load_experiment, loop
+from g1jax.training.config import Experiment, Optimizer
 from g1jax.training.optimizer import make_optimizer
 from g1jax.training.setup import make_setup
 from tests.training import tiny
@@ -33,7 +34,7 @@ BASIS = tiny.make_experiment("nano", "")
 
 
 def numbers_of(kind: Any, hint: Any = None) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Where in a dataclass numbers are, and their types: also in its parts, its mappings, and unions with None."""
+    """Paths and types of the numbers in a dataclass, including nested dataclasses, mappings, and unions with None."""
     hint = kind if hint is None else hint
     if typing.get_origin(hint) is Annotated:
         yield from numbers_of(kind, typing.get_args(hint)[0])
@@ -52,31 +53,31 @@ def numbers_of(kind: Any, hint: Any = None) -> Iterator[tuple[tuple[str, ...], A
 
 
 def with_value(whole: Any, path: tuple[str, ...], value: Any) -> Any:
-    """A copy in which one setting has this value."""
+    """A copy with one setting replaced."""
     if not path:
         return value
     first, *rest = path
     if isinstance(whole, Mapping):
-        return {**whole, first: with_value(whole.get(first, Weights()) if rest else None, tuple(rest), value)}
+        return {**whole, first: with_value(whole.get(first, RewardWeights()) if rest else None, tuple(rest), value)}
     return dataclasses.replace(whole, **{first: with_value(getattr(whole, first), tuple(rest), value)})
 
 
-def spell(path: tuple[str, ...]) -> str:
-    """As messages name it: `rl.walk_steps['swap']`."""
+def name_of(path: tuple[str, ...]) -> str:
+    """The name in messages: `rl.walk_steps['swap']`."""
     parts = [f"[{part!r}]" if part == "swap" else f".{part}" for part in path]
     return "".join(parts).removeprefix(".")
 
 
-def refusal(what: Any) -> str:
-    """What calling it says in one line; empty if nothing is refused."""
+def error_of(call: Any) -> str:
+    """The error message of a call; empty if there is no error."""
     try:
-        what()
+        call()
     except G1Error as error:
-        said = str(error)
-        assert said
-        assert "\n" not in said
-        assert len(said) < 400
-        return said
+        message = str(error)
+        assert message
+        assert "\n" not in message
+        assert len(message) < 400
+        return message
     return ""
 
 
@@ -88,32 +89,37 @@ NUMBERS = [path for path, _ in numbers_of(Experiment)]
 
 
 def test_all_numbers_are_found() -> None:
-    found = {spell(path) for path in NUMBERS}
+    found = {name_of(path) for path in NUMBERS}
     assert len(NUMBERS) == len(found) >= 55
     assert {"seed", "rl.optimizer.b2", "evaluation.temperature", "log.keep", "rl.walk_steps['swap']"} <= found
     assert "rl.weights_by_game['swap'].format" in found
 
 
-@pytest.mark.parametrize("path", NUMBERS, ids=spell)
+@pytest.mark.parametrize("path", NUMBERS, ids=name_of)
 def test_a_number_of_an_experiment(path: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is refused by its name, or the experiment can be set up."""
+    """It is rejected by name, or the experiment can be set up."""
     monkeypatch.chdir(tmp_path)
     kind = dict(numbers_of(Experiment))[path]
     for value in BAD:
-        said = refusal(lambda value=value: make_setup(with_value(BASIS, path, value)))
+        message = error_of(lambda value=value: make_setup(with_value(BASIS, path, value)))
         is_number = type(value) is int or (kind is float and type(value) is float)
         if not is_number or value != value or abs(value) == float("inf") or abs(value) > 1e31:
-            assert said.startswith(f"{spell(path)}="), (value, said)
+            names = (
+                f"{name_of(path)}=",
+                f"{path[-1]}=",
+                f"LoRA: {path[-1]}=",
+            )  # the latter from the part that rejects it
+            assert message.startswith(names), (value, message)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     "basis",
     [
-        program.Options(),
-        analysis.Options(),
-        dataset_program.Options(out=Path("out")),
-        endpoint.Endpoint(),
+        evaluate.Options(),
+        analyze.Options(),
+        dataset.Options(out=Path("out")),
+        client.Endpoint(),
         rl.Algorithm(),
         RewardWeights(),
         vlm.Sampling(),
@@ -121,56 +127,60 @@ def test_a_number_of_an_experiment(path: tuple[str, ...], tmp_path: Path, monkey
     ],
     ids=lambda basis: f"{type(basis).__module__}.{type(basis).__name__}",
 )
-def test_a_number_of_a_program_or_a_part(basis: Any) -> None:
+def test_numbers_of_programs_and_parts(basis: Any) -> None:
     found = list(numbers_of(type(basis)))
     assert found
     for (path, kind), value in itertools.product(found, BAD):
         check = functools.partial(check_with, basis, path, value)
-        said = refusal(check)
+        message = error_of(check)
         is_number = type(value) is int or (kind is float and type(value) is float)
         is_none = value is None and functools.reduce(getattr, path, basis) is None
         if not is_none and (not is_number or not abs(value) < 1e31):
-            assert f"{path[-1]}=" in said, (path, value, said)
-            assert ": expected " in said
+            assert f"{path[-1]}=" in message, (path, value, message)
+            assert ": expected " in message
 
 
 @pytest.mark.parametrize("game_id", envs.game_ids())
 def test_a_number_of_a_level(game_id: str) -> None:
-    """Of the game's own, and of those that a cold start mixes."""
+    """The game's own levels, and levels mixed in a cold start."""
     keys = {"images": "digits"} if game_id == "shisen_sho_cifar10" else {}
     game = envs.make(game_id, **keys)
     numbers = [path[0] for path, _ in numbers_of(type(game.level))]
     assert {"rows", "cell_size", "noise", "frame_size"} <= set(numbers)
     for name, value in itertools.product(dict.fromkeys(numbers), (*BAD, (2**40, 2**40), (-1, 0), (float("nan"), 1))):
-        said = refusal(functools.partial(envs.make, game_id, **keys | {name: value}))
-        if said:
-            assert name in said
+        message = error_of(functools.partial(envs.make, game_id, **keys | {name: value}))
+        if message:
+            assert name in message
         else:
             assert all(0 < side <= 30 * 512 for side in envs.make(game_id, **keys | {name: value}).frame_shape)
-        said = refusal(functools.partial(game.traced_level, **{name: value}))
-        assert not said or name in said or "traced level key" in said
+        message = error_of(functools.partial(game.traced_level, **{name: value}))
+        assert not message or name in message or "traced level key" in message
 
 
 @pytest.mark.parametrize(
     ("run", "options", "message"),
     [
-        (program.evaluate, program.Options(temperature=float("nan")), "temperature=nan: expected 0, or a number from"),
         (
-            program.evaluate,
-            program.Options(seed=2**31),
+            evaluate.evaluate,
+            evaluate.Options(temperature=float("nan")),
+            "temperature=nan: expected 0, or a number from",
+        ),
+        (
+            evaluate.evaluate,
+            evaluate.Options(seed=2**31),
             "seed=2147483648: expected a whole number from 0 to 2147483647",
         ),
-        (analysis.analyze, analysis.Options(temperature=-1.0), "temperature=-1.0: expected"),
-        (analysis.analyze, analysis.Options(episodes=0), "episodes=0: expected"),
-        (dataset_program.make_dataset, dataset_program.Options(out=Path("out"), states=0), "states=0: expected"),
-        (dataset_program.make_dataset, dataset_program.Options(out=Path("out"), seed=2**40), "seed=1099511627776: exp"),
+        (analyze.analyze, analyze.Options(temperature=-1.0), "temperature=-1.0: expected"),
+        (analyze.analyze, analyze.Options(episodes=0), "episodes=0: expected"),
+        (dataset.make_dataset, dataset.Options(out=Path("out"), states=0), "states=0: expected"),
+        (dataset.make_dataset, dataset.Options(out=Path("out"), seed=2**40), "seed=1099511627776: exp"),
     ],
 )
 def test_programs_check_first(
     run: Any, options: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert refusal(lambda: run(options)).startswith(message)
+    assert error_of(lambda: run(options)).startswith(message)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -178,40 +188,45 @@ def test_programs_check_first(
     ("changes", "message"),
     [
         ({"name": ""}, "name: an experiment needs one"),
-        ({"name": "two\nlines"}, "lines': expected a text of one line"),
+        ({"name": "two\nlines"}, "lines': expected a single-line string"),
         ({"games": "swap"}, "games='swap': expected a tuple"),
-        ({"games": ("swap", 1)}, "games[1]=1: expected a text of one line"),
+        ({"games": ("swap", 1)}, "games[1]=1: expected a single-line string"),
         ({"dtype": "float16"}, "dtype='float16': expected one of float32, bfloat16"),
         ({"is_remat": 1}, "is_remat=1: expected True or False"),
         ({"rl": None}, "rl=None: expected settings of type RL"),
-        ({"levels": {"shisen_sho": 3}}, "levels['shisen_sho']=3: expected a dict whose keys are texts"),
+        ({"levels": {"shisen_sho": 3}}, "levels['shisen_sho']=3: expected a dict with string keys"),
         ({"levels": {"chess": {}}}, "levels: unknown game 'chess'"),
         ({"levels": {"game_2048": {"frame_size": [2**31, 2**31]}}}, "game_2048: frame_size=(2147483648, 2147483648)"),
         ({"levels": {"game_2048": {"noise": 10**400}}}, "game_2048: noise=1000000"),
         ({"cold_start__mixed_levels": {"shisen_sho": ()}}, "cold_start.mixed_levels['shisen_sho']: name at least one"),
         ({"cold_start__mixed_levels": {"shisen_sho": ({"colors": 0},)}}, "shisen_sho: colors=0"),
         ({"rl__walk_steps": {"shisen": 3}}, "rl.walk_steps: unknown game 'shisen'; did you mean 'shisen_sho'"),
-        ({"rl__weights_by_game": {"swap": 1.0}}, "rl.weights_by_game['swap']=1.0: expected settings of type Weights"),
-        ({"rl__changes": {"clip_high": float("inf")}}, "clip_high=inf: expected a number from 0 to 1e+06"),
-        ({"rl__changes": {"max_length": 2**40}}, "max_length=1099511627776: expected"),
-        ({"rl__iterations": 10**9, "rl__epochs": 3}, "rl.iterations × epochs × minibatches: 3000000000, more than"),
+        (
+            {"rl__weights_by_game": {"swap": 1.0}},
+            "rl.weights_by_game['swap']=1.0: expected settings of type RewardWeights",
+        ),
+        ({"rl__algorithm": "dapo"}, "rl.algorithm='dapo': expected settings of type Algorithm"),
+        (
+            {"rl__iterations": 10**9, "rl__minibatching": rl.Minibatching(epochs=3)},
+            "rl.iterations × epochs × minibatches: 3000000000, more than",
+        ),
         ({"max_new_tokens": 10**6}, "a sequence of 1000"),
-        ({"lora__rank": 4, "lora__targets": ()}, "LoRA: targets=(): a tuple of names"),
+        ({"lora__rank": 4, "lora__targets": ()}, "LoRA: targets=(): expected a tuple of names"),
     ],
 )
-def test_what_is_no_experiment(changes: dict[str, Any], message: str) -> None:
-    assert message in refusal(lambda: make_setup(tiny.make_experiment("nano", "", **changes)))
+def test_invalid_experiments(changes: dict[str, Any], message: str) -> None:
+    assert message in error_of(lambda: make_setup(tiny.make_experiment("nano", "", **changes)))
 
 
 @pytest.mark.parametrize("name", experiment_names())
-def test_a_run_that_must_not_learn_can_be_set_up(name: str) -> None:
-    e = cli.parse([f"--experiment={name}", "--rl.lr=0", "--cold-start.lr=0", "--log.every=0"], "")
+def test_a_learning_rate_of_zero_is_allowed(name: str) -> None:
+    e = train.parse([f"--experiment={name}", "--rl.lr=0", "--cold-start.lr=0", "--log.every=0"], "")
     assert e.rl.optimizer.lr == e.cold_start.optimizer.lr == 0
     assert e == load_experiment(name) or e.name == name
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_a_rate_of_zero_learns_nothing(name: Literal["adamw", "muon"]) -> None:
+def test_a_learning_rate_of_zero_changes_nothing(name: Literal["adamw", "muon"]) -> None:
     optimizer = make_optimizer(Optimizer(name=name, lr=0.0, final_norm_lr=0.1, warmup=2, weight_decay=1.0), 4)
     params = {"model": {"norm": {"scale": jnp.ones(3)}, "kernel": jnp.ones((3, 3))}}
     updates, _ = optimizer.update(params, optimizer.init(params), params)
@@ -224,21 +239,21 @@ def test_intervals(every: int, due: list[int]) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Forgotten:
+class Unchecked:
     a: Annotated[int, Range(1, 3)] = 2
     b: float = 0.5
 
 
-def test_a_number_without_a_range_is_noticed() -> None:
+def test_a_number_without_a_range_is_detected() -> None:
     with pytest.raises(TypeError, match="b: a number without a range"):
-        settings.check(Forgotten(), ExperimentError)
+        settings.check(Unchecked(), ExperimentError)
     with pytest.raises(ExperimentError, match=r"^x\.a=4: expected a whole number from 1 to 3$"):
-        settings.check(Forgotten(a=4), ExperimentError, "x.")
+        settings.check(Unchecked(a=4), ExperimentError, "x.")
 
 
-def test_the_words_of_a_range() -> None:
-    assert Range(0, 1).spell("a number") == "a number from 0 to 1"
-    assert Range(0, 1e30, is_above=True).spell("a number") == "a number above 0, up to 1e+30"
-    assert Range(1e-6, 9, also=0).spell("a number") == "0, or a number from 1e-06 to 9"
+def test_range_descriptions() -> None:
+    assert Range(0, 1).describe("a number") == "a number from 0 to 1"
+    assert Range(0, 1e30, is_above=True).describe("a number") == "a number above 0, up to 1e+30"
+    assert Range(1e-6, 9, also=0).describe("a number") == "0, or a number from 1e-06 to 9"
     assert 0 in Range(1, 2, also=0)
     assert 0 not in Range(0, 2, is_above=True)

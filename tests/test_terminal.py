@@ -1,4 +1,4 @@
-"""Foreign text on a terminal: no control character gets there, by whatever way it is printed."""
+"""Foreign text on a terminal: no control character is printed, whichever function prints it."""
 
 import unicodedata
 from pathlib import Path
@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from g1jax.errors import G1Error
+from g1jax.errors import EvaluationError, G1Error
 from g1jax.evaluation import save
-from g1jax.evaluation.program import Options, evaluate, progress_line
-from g1jax.evaluation.protocol import EvaluationError
 from g1jax.evaluation.tables import as_markdown
+from g1jax.programs.evaluate import Options, evaluate
+from g1jax.programs.shared import progress_line
 from g1jax.terminal import notice, one_line, printable, printable_lines
 from g1jax.training.progress import Display, Progress
 from tests.evaluation.test_results import result
@@ -37,7 +37,7 @@ def test_no_control_character_is_left(text: str) -> None:
     assert printable_lines(text).count("\n") == text.count("\n")
 
 
-def test_text_stays_as_it_is() -> None:
+def test_printable_text_is_unchanged() -> None:
     assert printable("Größe 4 → 8, 漢字 \\x1b 🙂") == "Größe 4 → 8, 漢字 \\x1b 🙂"
     assert printable("a\tb\n\u00a0c") == "a b  c"
     assert printable("\x1b[2J\u202e\U000e0001") == "\\x1b[2J\\u202e\\U000e0001"
@@ -47,9 +47,7 @@ def test_text_stays_as_it_is() -> None:
     assert printable_lines("a\x1b\r\nb\u2028c") == "a\\x1b \nb c"
 
 
-def test_whatever_prints_foreign_text_prints_none_of_its_controls(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_output_has_control_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hostile = result(f"a{HOSTILE}", label=f"game_2048:{HOSTILE}")
     save(hostile, tmp_path / "a")
     evaluate(Options(compare=(tmp_path / "a", tmp_path / "a")))
@@ -69,6 +67,6 @@ def test_whatever_prints_foreign_text_prints_none_of_its_controls(
 
 
 @pytest.mark.parametrize("error", [G1Error, EvaluationError])
-def test_an_error_quotes_foreign_text_without_its_controls(error: type[G1Error]) -> None:
+def test_errors_have_no_control_characters(error: type[G1Error]) -> None:
     assert_harmless(str(error(f"no player {HOSTILE}\nhere")))
     assert "\n" not in str(error(f"no player {HOSTILE}\nhere"))

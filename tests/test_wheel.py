@@ -1,4 +1,4 @@
-"""What a wheel holds: all that the package needs to be installed from it and used in any folder."""
+"""The wheel contains everything needed to use the installed package in any folder."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ except ValueError as error:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an installation puts beside the other packages."""
+    """A site-packages folder with the package installed."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in SOURCE:
         source = REPOSITORY / name
@@ -60,20 +60,20 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def test_it_holds_all_files_of_the_package_and_nothing_else(site: Path) -> None:
-    expected = {file.relative_to(REPOSITORY) for file in (REPOSITORY / "g1jax").rglob("*") if _is_ours(file)}
-    expected |= {Path("g1jax/presets") / file.name for file in (REPOSITORY / "envs").iterdir() if _is_ours(file)}
+def test_it_has_all_files_of_the_package_and_nothing_else(site: Path) -> None:
+    expected = {file.relative_to(REPOSITORY) for file in (REPOSITORY / "g1jax").rglob("*") if _is_source(file)}
+    expected |= {Path("g1jax/presets") / file.name for file in (REPOSITORY / "envs").iterdir() if _is_source(file)}
     expected |= {Path("g1jax/experiments") / file.name for file in (REPOSITORY / "experiments").glob("*.py")}
     found = {file.relative_to(site) for file in site.rglob("*") if file.is_file()}
     assert found == expected
 
 
-def _is_ours(file: Path) -> bool:
+def _is_source(file: Path) -> bool:
     return file.is_file() and file.suffix not in (".pyc",) and file.parent != REPOSITORY / "g1jax" / "data"
 
 
 def test_installed_it_works_in_any_folder(site: Path, tmp_path: Path) -> None:
-    """Presets and experiments are found by name, those of the folder one stands in by path alone."""
+    """Presets and experiments are found by name; those in the working folder only by path."""
     (tmp_path / "envs").mkdir()
     (tmp_path / "envs" / "swap.toml").write_text("[swap]\nrows = 5\n")
     (tmp_path / "mine").mkdir()

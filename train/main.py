@@ -1,10 +1,10 @@
-"""The main job: teaches a policy to see, think and act, then improves it by RL.
+"""Trains a policy: a supervised cold start on perception, reasoning and action, then RL.
 
     python train/main.py --experiment=g1_multigame
     python train/main.py --experiment=g1_swap --rl.lr=1e-4 --model=micro --workdir=runs/swap
     python train/main.py --experiment=g1_multigame --help        # every setting
 
-The same command goes on with a run whose folder is there. On several hosts, start it on each: see docs/tpu.md.
+The same command resumes a run whose folder exists. On several hosts, start it on each: see docs/tpu.md.
 """
 
 import os
@@ -14,10 +14,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the experiment that the arguments ask for; gives the exit status."""
-    from g1jax.training import cli
+    """Runs the experiment; returns the exit status."""
+    from g1jax.programs import train
 
-    return cli.main(arguments, __doc__ or "")
+    return train.main(arguments, __doc__ or "")
 
 
 if __name__ == "__main__":

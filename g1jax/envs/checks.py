@@ -1,4 +1,4 @@
-"""What is given to an environment, checked before anything is traced or compiled: shapes and types, in one line."""
+"""Checks of shapes and types of inputs to environments, before anything is traced or compiled."""
 
 from typing import Any
 
@@ -6,29 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from g1jax.errors import G1Error
+from g1jax.errors import InputError
 from g1jax.typing import Array, ArrayLike
 
 _LARGEST = 2**31 - 1
 
 
-class InputError(G1Error):
-    """Something of a wrong shape or type was given to a game or a batch; the message says what is wanted."""
-
-
-def check(condition: bool, message: str) -> None:
-    """Raises InputError(message) unless the condition holds."""
-    if not condition:
-        raise InputError(message)
-
-
 def as_int32(what: str, values: ArrayLike | int, *shapes: tuple[int | None, ...]) -> Array:
     """Integers of any width as int32, of one of these shapes (None: any length).
 
-    What is too wide for int32 becomes -1 or its largest value, never another number; neither is any game's action.
+    Values beyond int32 become -1 or its largest value, neither of which is an action of any game; they never wrap.
 
     Raises:
-        InputError: numbers that are no integers, or another shape.
+        InputError: the values are not integers, or have another shape.
     """
     numbers = values if isinstance(values, jax.Array) else np.asarray(values)
     wanted = " or ".join(f"int32[{', '.join('K' if n is None else str(n) for n in shape)}]" for shape in shapes)
@@ -37,7 +27,7 @@ def as_int32(what: str, values: ArrayLike | int, *shapes: tuple[int | None, ...]
         for shape in shapes
     )
     is_integer = jnp.issubdtype(numbers.dtype, jnp.integer)
-    check(fits and is_integer, f"{what}: {_spell(numbers)}; give integers, {wanted}")
+    InputError.require(fits and is_integer, f"{what}: {_spell(numbers)}; give integers, {wanted}")
     if numbers.dtype.itemsize >= 4 and numbers.dtype != np.int32:
         lowest = -1 if jnp.issubdtype(numbers.dtype, jnp.signedinteger) else 0
         numbers = numbers.clip(numbers.dtype.type(lowest), numbers.dtype.type(_LARGEST))
@@ -45,28 +35,28 @@ def as_int32(what: str, values: ArrayLike | int, *shapes: tuple[int | None, ...]
 
 
 def check_bytes(what: str, texts: ArrayLike, *shape: int | None) -> None:
-    """Refuses what is not bytes of this shape (None: any length).
+    """Checks bytes of a shape (None: any length).
 
     Raises:
-        InputError: it is not.
+        InputError: the values are not uint8, or have another shape.
     """
     fits = len(shape) == texts.ndim and all(n in (None, m) for n, m in zip(shape, texts.shape, strict=True))
     wanted = ", ".join("N" if n is None else str(n) for n in shape)
-    check(fits and texts.dtype == np.uint8, f"{what}: {_spell(texts)}; give bytes, uint8[{wanted}]")
+    InputError.require(fits and texts.dtype == np.uint8, f"{what}: {_spell(texts)}; give bytes, uint8[{wanted}]")
 
 
 def check_seed(seed: Any) -> None:
-    """Refuses a number that is not one of 32 bits; arrays are left to their type.
+    """Checks that a number is an unsigned 32-bit integer; arrays are not checked.
 
     Raises:
         InputError: it is not.
     """
     if not isinstance(seed, jax.Array | np.ndarray):
-        check(is_whole(seed) and 0 <= seed < 2**32, f"seed={seed!r}: a whole number, 0 to 2^32 - 1")
+        InputError.require(is_whole(seed) and 0 <= seed < 2**32, f"seed={seed!r}: a whole number, 0 to 2^32 - 1")
 
 
 def is_whole(value: Any) -> bool:
-    """Whether it is an integer, of Python or of NumPy."""
+    """Whether a value is an integer of Python or NumPy, and not a bool."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 

@@ -1,13 +1,13 @@
-"""The Game contract: what every game gives, and what all games share.
+"""The Game contract: what every game provides and what all games share.
 
-A game file opens with its State and its Level, then has a thin subclass of `Game`, then its rules as small pure
-functions. The subclass says how to begin (`begin`), move (`move`), which moves there are (`legal_actions`), what a cell
-is called (`cell_names`), what it looks like (`draw_tiles`); text, pixels, freezing at the end and the answer format
-come from here.
+A game file opens with its State and Level, followed by a thin subclass of `Game` and the rules as small pure functions.
+The subclass defines the initial state (`begin`), moves (`move`), legal actions (`legal_actions`), the text of a cell
+(`cell_names`) and its sprite (`draw_tiles`). Text, pixels, freezing of finished games and the answer format are here.
 """
 
 import dataclasses
 import functools
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -17,30 +17,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from g1jax.envs import random, text
+from g1jax.envs import prng, text
 from g1jax.envs.checks import as_int32, check_seed
-from g1jax.envs.level import Level, LevelError, make_level, names_of, require, traced_keys, unknown
+from g1jax.envs.level import Level, make_level, names_of, traced_keys
 from g1jax.envs.render import Renderer
+from g1jax.envs.response import ANSWER_FORMAT
+from g1jax.errors import LevelError, unknown
 from g1jax.foreign import read_text
 from g1jax.typing import Array, ArrayLike, HostImages, Key
 
 TracedLevel = dict[str, Array]
-"""The traced keys of a level: float32[] or int32[] each. Names (palette, background) as an index, -1 for any."""
+"""The traced keys of a level: float32[] or int32[] each. Names (palette, background) are indices; -1 means any."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StepResult:
-    """What a step gives besides the next state."""
+    """What a step returns besides the next state."""
 
     reward: Array  # float32[]
     terminated: Array  # bool[], the game is over
-    truncated: Array  # bool[], the episode was cut by a time limit; never by a game itself
+    truncated: Array  # bool[], cut off by a time limit; games never set it
     is_legal: Array  # bool[], the action was one of `legal_actions`
 
 
 class State(Protocol):
-    """What the state of any game holds; a frozen dataclass registered with JAX."""
+    """The fields of every game's state, a frozen dataclass registered with JAX."""
 
     @property
     def terminated(self) -> Array:
@@ -48,7 +50,7 @@ class State(Protocol):
 
     @property
     def seed(self) -> Array:
-        """Decides what an episode looks like, never how it goes: uint32[]."""
+        """Determines the appearance of an episode, never its course: uint32[]."""
 
     @property
     def level(self) -> TracedLevel:
@@ -58,26 +60,17 @@ class State(Protocol):
 S = TypeVar("S", bound=State)
 
 ANY = "any"
-_MAX_PROMPT = 2**16  # bytes of a prompt's file
-"""A traced palette or background: draw one of the game's own for each episode."""
+"""As a traced palette or background: each episode draws one of the game's own."""
+_MAX_PROMPT = 2**16  # bytes of a prompt file
 
 _ANSWER_FORMS = {1: "#", 2: "(#, #)", 4: "(#, #) (#, #)"}
 
-ANSWER_FORMAT = (
-    "Reply in three parts, each in its tags.\n"
-    "<perception>the board as you see it: one line per row, cells separated by ' | ', '-' for an empty cell"
-    "</perception>\n"
-    "<think>your reasoning</think>\n"
-    "<answer>your move</answer>"
-)
-"""The reply format, for prompts."""
-
 
 class Game(Generic[S]):
-    """One game at one level: pure functions of its state, for one environment; `jax.vmap` makes thousands of it.
+    """One game at one level: pure functions of the state of one environment; `jax.vmap` them for a batch.
 
-    Every method but `traced_level`, `from_text` on a string, `format_action` and `prompt` can be traced by JAX. Two
-    games are equal, and share compiled programs, if their class and level are.
+    All methods can be traced by JAX, except `traced_level`, `format_action` and those given a string. Two games are
+    equal, and share compiled programs, if their class and level are equal.
 
     >>> from g1jax import envs
     >>> game = envs.make("game_2048")
@@ -111,7 +104,7 @@ class Game(Generic[S]):
         return hash((type(self), self.level))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.level,)  # what else it holds follows from its level
+        return type(self), (self.level,)  # everything else is derived from the level
 
     def __repr__(self) -> str:
         changed = [
@@ -124,11 +117,11 @@ class Game(Generic[S]):
     # What a game defines
 
     def shape_actions(self) -> tuple[int, ...]:
-        """The numbers an action is made of, each below its bound: (4,) one number, (R, C) a cell, (R, C, R, C) two."""
+        """Upper bounds of the numbers in an action: (4,) one number, (R, C) a cell, (R, C, R, C) two cells."""
         raise NotImplementedError
 
     def cell_names(self) -> Sequence[str]:
-        """The text of every kind of cell; kind 0 is the empty cell, `-`, where there is one."""
+        """The text of every kind of cell; kind 0 is the empty cell, `-`, if there is one."""
         raise NotImplementedError
 
     def draw_tiles(self, palette: str, background: str) -> HostImages:
@@ -144,58 +137,50 @@ class Game(Generic[S]):
         raise NotImplementedError
 
     def cells(self, state: S) -> Array:
-        """The kind of every cell, as the text names it: int32[R, C]."""
+        """The kind of every cell, an index into `cell_names`: int32[R, C]."""
         raise NotImplementedError
 
     def tiles(self, state: S) -> Array:
-        """The sprite of every cell: int32[R, C]. The kind, unless a kind has several sprites."""
+        """The sprite of every cell: int32[R, C]. Equal to the kind, unless a kind has several sprites."""
         return self.cells(state)
 
     def from_cells(self, cells: Array, seed: Array, level: TracedLevel) -> S:
-        """The state with this board, `terminated` as the rules say."""
+        """The state with this board; `terminated` follows from the rules."""
         raise NotImplementedError
 
     def legal_actions(self, state: S) -> Array:
-        """Which actions are legal: bool[num_actions], without the invalid action. None once the game is over."""
+        """Which actions are legal: bool[num_actions], without the invalid action. All False once the game is over."""
         raise NotImplementedError
 
     def expert(self, state: S, key: Key) -> Array:
-        """A strong scripted player's action: int32[]. The invalid action where no action is legal."""
+        """A strong scripted player's action: int32[]. The invalid action if none is legal."""
         raise NotImplementedError
-
-    def teach(self, state: S, key: Key) -> tuple[Array, Array]:
-        """A good move that is easily seen, and in words why: (int32[], uint8[T]). A teacher of policies.
-
-        The words are short and true, and name tiles and places as the board text and the answer do. A game without
-        words of its own gives its expert's move and none.
-        """
-        return self.expert(state, key), jnp.zeros(1, jnp.uint8)
 
     @property
     def fact_names(self) -> tuple[str, ...]:
-        """What `facts` says, in its order; none for a game that has nothing to say."""
+        """The names of `facts`, in order; empty for a game without facts."""
         return ()
 
     def facts(self, state: S) -> Array:
-        """What can be seen of each cell beside its kind: bool[R, C, F], named by `fact_names`.
+        """Visible properties of each cell besides its kind: bool[R, C, F], named by `fact_names`.
 
-        Relations that a move depends on, such as "the tile to the right is its like". A policy may learn to see them by
-        an extra loss on its visual tokens in the cold start.
+        Relations that a move depends on, such as "the next tile to the right is equal". A policy may learn them from an
+        auxiliary loss on its visual tokens in the cold start.
         """
         return jnp.zeros((self.rows, self.cols, 0), bool)
 
     # What all games share: playing
 
     def reset(self, key: Key, level: TracedLevel | None = None) -> S:
-        """A fresh state, of the game's own level or of one `traced_level` made."""
+        """A fresh state, at the game's own level or at one made by `traced_level`."""
         seed_key, begin_key = jax.random.split(key)
         return self.begin(begin_key, jax.random.bits(seed_key, dtype=jnp.uint32), self._or_own(level))
 
     def step(self, state: S, action: ArrayLike | int, key: Key) -> tuple[S, StepResult]:
-        """One move. A finished game stays as it is, with reward 0; any integer is an action, legal or not.
+        """One move. A finished game does not change and gives reward 0. Any integer is an action, legal or not.
 
         Raises:
-            InputError: something else is none; several are one game's in `branch`, or a batch's under `jax.vmap`.
+            InputError: the action is not a scalar integer; `branch` takes several, `jax.vmap` maps over a batch.
         """
         action = as_int32("action", action, ())
         action = jnp.where((action >= 0) & (action < self.num_actions), action, self.invalid_action)
@@ -206,16 +191,16 @@ class Game(Generic[S]):
         return after, StepResult(reward, after.terminated, jnp.zeros_like(is_over), is_legal & ~is_over)
 
     def sample_action(self, state: S, key: Key, *, legal: bool = True) -> Array:
-        """A random action, int32[]: of the legal ones (the invalid action if there is none), or of all."""
+        """A uniformly random action, int32[]: a legal one (the invalid action if there is none), or any."""
         bits = jax.random.bits(key, dtype=jnp.uint32)
         if not legal:
-            return random.dice(bits, self.num_actions)[0]
-        return jnp.minimum(random.choose(self.legal_actions(state), bits), self.invalid_action)
+            return prng.dice(bits, self.num_actions)[0]
+        return jnp.minimum(prng.choose(self.legal_actions(state), bits), self.invalid_action)
 
     def branch(self, state: S, actions: Array, key: Key, *, common: bool = True) -> tuple[S, StepResult]:
-        """One state under K actions, int32[K]: the K next states and results, each leaf with a leading K.
+        """Steps one state with K actions, int32[K]: K next states and results, each leaf with a leading axis K.
 
-        With `common` randomness all see the same future and differ by their action alone; else each draws its own.
+        With `common` randomness all steps use the same key and differ only by their action; else each has its own key.
         """
         actions = as_int32("actions", actions, (None,))
         keys = key if common else jax.random.split(key, actions.shape[0])
@@ -225,7 +210,7 @@ class Game(Generic[S]):
 
     @functools.cached_property
     def renderer(self) -> Renderer:
-        """The atlas of this game's sprites, drawn when first needed."""
+        """The atlas of this game's sprites, drawn on first use."""
         return Renderer(self.level, self.draw_tiles)
 
     @property
@@ -246,7 +231,7 @@ class Game(Generic[S]):
         return self.board_text.write(self.cells(state))
 
     def read_board(self, board_text: str | bytes | ArrayLike) -> Array:
-        """The cell kinds a text names: uint8[N] -> int32[R, C], -1 where it names none."""
+        """The cell kinds in a board text: uint8[N] -> int32[R, C], -1 where a cell is unreadable."""
         if isinstance(board_text, str | bytes):
             return cast(Array, _on_device(self, "read_board", text.encode(board_text)))
         return self.board_text.read(text.as_bytes(board_text))
@@ -254,11 +239,11 @@ class Game(Generic[S]):
     def from_text(
         self, board_text: str | bytes | ArrayLike, level: TracedLevel | None = None, seed: Array | int = 0
     ) -> S:
-        """The state a board text describes. In a jit (an array, not a string), an unreadable cell reads as kind 0.
+        """The state that a board text describes. In an array (as opposed to a string), unreadable cells become kind 0.
 
         Raises:
-            ValueError: a string that is no board of this game; the message has the row and the column.
-            InputError: an array that is no bytes, or a seed of more than 32 bits.
+            ValueError: a string is not a board of this game; the message has the row and column.
+            InputError: an array is not uint8, or the seed has more than 32 bits.
         """
         check_seed(seed)
         if isinstance(board_text, str | bytes):
@@ -269,9 +254,9 @@ class Game(Generic[S]):
         return self.from_cells(cells, jnp.asarray(seed, jnp.uint32), self._or_own(level))
 
     def parse(self, response: str | bytes | ArrayLike) -> Array:
-        """The action a response asks for, uint8[N] or a string -> int32[]; the invalid action where it is unreadable.
+        """The action in a response: uint8[N] or a string -> int32[]; the invalid action if it is unreadable.
 
-        The answer is the first `<answer>…</answer>`, and in it one action number, or two cells `(r1, c1) (r2, c2)`.
+        The first `<answer>…</answer>` counts. It holds one action number, or two cells `(r1, c1) (r2, c2)`.
         """
         if isinstance(response, str | bytes):
             return cast(Array, _on_device(self, "parse", text.encode(response)))
@@ -287,7 +272,7 @@ class Game(Generic[S]):
         return self.answer_text.write(numbers, (action >= 0) & (action < self.num_actions))
 
     def format_action(self, action: ArrayLike | int) -> str:
-        """An action as a response: `parse(format_action(a)) == a` for every a, the invalid action too."""
+        """An action as a response: `parse(format_action(a)) == a` for every a, including the invalid action."""
         return text.decode(cast(Array, _on_device(self, "write_action", as_int32("action", action, ()))))
 
     def perception_exact(self, response: str | bytes | ArrayLike, state: S) -> Array:
@@ -297,7 +282,7 @@ class Game(Generic[S]):
         return self.board_text.exact_score(text.as_bytes(response), self.cells(state))
 
     def perception_cells(self, response: str | bytes | ArrayLike, state: S) -> Array:
-        """The share of cells a response's `<perception>` names rightly: uint8[N] -> float32[], 0 to 1."""
+        """The fraction of cells that a response's `<perception>` names correctly: uint8[N] -> float32[], 0 to 1."""
         if isinstance(response, str | bytes):
             return cast(Array, _on_device(self, "perception_cells", text.encode(response), state))
         return self.board_text.cell_score(text.as_bytes(response), self.cells(state))
@@ -305,24 +290,26 @@ class Game(Generic[S]):
     # Difficulty
 
     def traced_level(self, **changes: Any) -> TracedLevel:
-        """The traced part of this game's level, with changes, for `reset`; no change compiles anything anew.
+        """The traced part of this game's level, with changes, for `reset`. Changes do not recompile anything.
 
         Raises:
-            LevelError: the key is static, or its value is not playable in this game (beyond the tables the game was
-                made with, or of an effect that was compiled out).
+            LevelError: a key is static, or its value cannot be used in this game (it exceeds the tables the game was
+                made with, or its effect was compiled out).
         """
         rules = traced_keys(self.level)
         for key in changes:
-            require(key in rules, f"{self.id}: {unknown('traced level key', key, rules)}")
+            LevelError.require(key in rules, f"{self.id}: {unknown('traced level key', key, rules)}")
         names = {key: value for key, value in changes.items() if value != ANY}
-        level = make_level(type(self.level), self.id, {**_fields(self.level), **names})
+        level = make_level(type(self.level), self.id, {**dataclasses.asdict(self.level), **names})
         for key, value in changes.items():
             rule = rules[key]
             own: Any = getattr(self.level, key)
-            require(rule != "at_most" or value <= own, f"{key}={value}: the game was made for at most {own}")
-            require(rule != "if_on" or own > 0, f"{key}={value}: make the game with {key} above 0 to compile it in")
+            LevelError.require(rule != "at_most" or value <= own, f"{key}={value}: the game was made for at most {own}")
+            LevelError.require(
+                rule != "if_on" or own > 0, f"{key}={value}: make the game with {key} above 0 to compile it in"
+            )
             if rule == "choice" and value != ANY:
-                require(value in names_of(own), unknown(f"{key} of this game", value, names_of(own)))
+                LevelError.require(value in names_of(own), unknown(f"{key} of this game", value, names_of(own)))
         out = {}
         for key, rule in rules.items():
             value = getattr(level, key)
@@ -338,7 +325,7 @@ class Game(Generic[S]):
     # Checks on the host
 
     def _check_board(self, board_text: str | bytes) -> None:
-        """Raises ValueError, with row and column, unless a string is a board of this game."""
+        """Raises ValueError with the row and column if a string is not a board of this game."""
         board_text = board_text.decode("utf-8", "replace") if isinstance(board_text, bytes) else board_text
         rows = board_text.strip(" \t\r\n").split("\n")
         known = list(self.cell_names())
@@ -360,13 +347,13 @@ class Game(Generic[S]):
         fields = self.prompt_fields()
 
         def fill(match: re.Match[str]) -> str:
-            require(match[1] in fields, f"{self.id}: prompt: {unknown('placeholder', match[1], fields)}")
+            LevelError.require(match[1] in fields, f"{self.id}: prompt: {unknown('placeholder', match[1], fields)}")
             return fields[match[1]]
 
         return re.sub(r"\{(\w+)\}", fill, template)
 
     def prompt_fields(self) -> dict[str, str]:
-        """What a prompt template's `{name}` may be. A game adds its own."""
+        """The values of `{name}` in a prompt template. Games add their own."""
         return {
             "rows": str(self.rows),
             "cols": str(self.cols),
@@ -379,11 +366,16 @@ class Game(Generic[S]):
         }
 
 
-def _fields(level: Level) -> dict[str, Any]:
-    return {f.name: getattr(level, f.name) for f in dataclasses.fields(level)}
+def describe_level(game: Game[Any]) -> dict[str, Any]:
+    """A game's level as JSON values; `images="auto"` becomes the image set in use."""
+    level = json.loads(json.dumps(dataclasses.asdict(game.level)))
+    pictures = getattr(game, "pictures", None)
+    if pictures is not None:
+        level["images"] = pictures.name
+    return dict(level)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _on_device(game: Game[Any], method: str, *args: Any) -> Any:
-    """Runs a method in one compiled program, for callers with Python strings."""
+    """Runs a method as one compiled program, for callers with Python strings."""
     return getattr(game, method)(*args)

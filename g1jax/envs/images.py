@@ -1,13 +1,15 @@
 """Pictures for the image games: handwritten digits that ship with g1jax, or CIFAR-10 from the user's disk.
 
-    pictures = load_images("auto", per_class=100)     # CIFAR-10 if it is found, else the digits
+    pictures = load_images("auto", per_class=100)     # CIFAR-10 if found, else the digits
     tiles = resize(pictures.images, 28)               # uint8[10, 100, 28, 28, 3]
 
-CIFAR-10 is read where it lies, from an official archive or its extracted folder, in the Python or the binary version;
-nothing is downloaded or extracted. The Python version is made of pickles, which can run code when loaded, so it is not
-unpickled: `read_plain` reads plain data and nothing else.
+CIFAR-10 is read in place, from an official archive or its extracted folder, in the Python or the binary version.
+Nothing is downloaded or extracted. The Python version consists of pickles, which can run code when loaded, so it is not
+unpickled: `read_plain` reads only plain data.
 """
 
+import functools
+import hashlib
 import io
 import os
 import re
@@ -43,16 +45,29 @@ _MAX_FILE_BYTES = 64 * 2**20  # twice the size of an official batch; nothing lar
 
 
 class ImagesError(G1Error):
-    """Images that cannot be had: damaged, foreign, or too few; the message names the file."""
+    """Images are damaged, of an unknown format, or too few; the message names the file."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """The same number of images, N, of each class."""
+    """N images of each class. A value: equal sets have the same fingerprint."""
 
     name: str
     class_names: tuple[str, ...]
     images: np.ndarray  # uint8[classes, N, h, w, 3], read-only
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ImageSet) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Identifies the images and the names of their classes, wherever they were read from."""
+        digest = hashlib.blake2b(repr((self.class_names, self.images.shape)).encode(), digest_size=16)
+        digest.update(self.images.tobytes())
+        return digest.hexdigest()
 
 
 def load_images(source: str, per_class: int) -> ImageSet:
@@ -61,11 +76,11 @@ def load_images(source: str, per_class: int) -> ImageSet:
     Args:
         source: "digits" (shipped), "cifar10" (from $G1JAX_CIFAR10 or the usual places), "auto" (CIFAR-10 if found, else
             digits), or the path of an official CIFAR-10 archive or extracted folder, or of what `save_images` wrote.
-        per_class: images of each class; ImagesError if the set has fewer.
+        per_class: images of each class.
 
     Raises:
-        FileNotFoundError: CIFAR-10 was asked for, or named in $G1JAX_CIFAR10, and is not there.
-        ImagesError: the files are damaged, or are not CIFAR-10.
+        FileNotFoundError: CIFAR-10 is requested, or named in $G1JAX_CIFAR10, but does not exist.
+        ImagesError: the files are damaged or not CIFAR-10, or have too few images.
     """
     if per_class < 1:
         raise ImagesError(f"per_class must be at least 1, not {per_class}.")
@@ -87,7 +102,7 @@ def load_images(source: str, per_class: int) -> ImageSet:
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:
-    """uint8[..., h, w, 3] -> uint8[..., size, size, 3], smooth (Lanczos, which keeps strokes darkest)."""
+    """uint8[..., h, w, 3] -> uint8[..., size, size, 3], by Lanczos resampling, which keeps strokes darkest."""
     if images.dtype != np.uint8 or images.ndim < 3 or images.shape[-1] != 3:
         raise ValueError(f"resize needs uint8[..., h, w, 3], not {images.dtype}{list(images.shape)}.")
     flat = images.reshape(-1, *images.shape[-3:])
@@ -119,7 +134,7 @@ def _load_saved(file: Path, per_class: int) -> ImageSet:
         if pixels.dtype != np.uint8 or pixels.ndim != 5 or len(pixels) != len(names) or pixels.shape[-1] != 3:
             raise ImagesError(f"its images are {pixels.dtype}{list(pixels.shape)}")
     if pixels.shape[1] < per_class:
-        raise ImagesError(f"{file} has {pixels.shape[1]} images of each class; {per_class} were asked for.")
+        raise ImagesError(f"{file} has {pixels.shape[1]} images of each class; {per_class} were requested.")
     return _image_set(name, tuple(names), pixels[:, :per_class])
 
 
@@ -131,10 +146,10 @@ def _load_digits(per_class: int) -> ImageSet:
     with np.load(_DIGITS_FILE, allow_pickle=False) as file:
         ink = file["images"]  # uint8[10, N, 8, 8], 0..16
     if per_class > ink.shape[1]:
-        raise ImagesError(f"digits has {ink.shape[1]} images of each class, zero to nine; {per_class} were asked for.")
+        raise ImagesError(f"digits has {ink.shape[1]} images of each class, zero to nine; {per_class} were requested.")
     ink = np.pad(ink[:, :per_class], ((0, 0), (0, 0), (1, 1), (1, 1)))
-    grey = (255 - np.rint(ink * (255 / 16))).astype(np.uint8)
-    return _image_set("digits", DIGIT_CLASSES, np.repeat(grey[..., None], 3, axis=-1))
+    gray = (255 - np.rint(ink * (255 / 16))).astype(np.uint8)
+    return _image_set("digits", DIGIT_CLASSES, np.repeat(gray[..., None], 3, axis=-1))
 
 
 def _image_set(name: str, class_names: Names, images: np.ndarray) -> ImageSet:
@@ -154,11 +169,11 @@ _ADVICE = (
 
 
 def _find_cifar10() -> Path | None:
-    """CIFAR-10 in the place the variable names if it is set, else in the first usual place that has it."""
+    """CIFAR-10 at the path in the variable if it is set, else in the first usual place that has it."""
     if variable := os.environ.get(CIFAR10_VARIABLE):
         path = _cifar10_in(Path(variable))
         if path is None:
-            raise FileNotFoundError(f"{CIFAR10_VARIABLE} is {variable!r}, and no CIFAR-10 is there. {_ADVICE}")
+            raise FileNotFoundError(f"{CIFAR10_VARIABLE} is {variable!r}, but has no CIFAR-10. {_ADVICE}")
         return path
     if home_folder() is None:
         return None
@@ -166,7 +181,7 @@ def _find_cifar10() -> Path | None:
 
 
 def _cifar10_in(place: Path) -> Path | None:
-    """`place` itself if it is a file or a folder of batches, else the first of the usual names in it."""
+    """`place` itself if it is a file or a folder of batches, else the first usual name in it."""
     place = Path(os.path.expanduser(place))  # noqa: PTH111 - Path's own raises where there is no home
     if place.is_file() or any((place / layout.batches[0]).is_file() for layout in _LAYOUTS):
         return place
@@ -178,11 +193,11 @@ def _cifar10_in(place: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class _Layout:
-    """One of the two official versions: its folder, its files, and how their bytes are read."""
+    """One of the two official versions: its folder, its files, and their parsers."""
 
     folder: str
     meta: str
-    batches: tuple[str, ...]  # in the order in which images are taken
+    batches: tuple[str, ...]  # in reading order
     parse_meta: Callable[[bytes], Names]
     parse_batch: Callable[[bytes], Batch]
 
@@ -199,7 +214,7 @@ def _load_cifar10(path: Path, per_class: int) -> ImageSet:
         for name in layout.batches:
             files = first if name in first else _read_files(path, layout, (name,))
             if name not in files:
-                raise ImagesError(f"{path} has no {name}: it is damaged or not the whole of CIFAR-10. {_ADVICE}")
+                raise ImagesError(f"{path} has no {name}: it is damaged or incomplete. {_ADVICE}")
             with _naming(path / name):
                 batch = layout.parse_batch(files[name])
             yield batch
@@ -210,7 +225,7 @@ def _load_cifar10(path: Path, per_class: int) -> ImageSet:
 
 
 def _first_of_each_class(path: Path, batches: Iterable[Batch], names: Sequence[str], per_class: int) -> np.ndarray:
-    """uint8[classes, per_class, 3072], from no more batches than that takes."""
+    """uint8[classes, per_class, 3072], from as few batches as possible."""
     chosen: list[list[np.ndarray]] = [[] for _ in names]
     missing = [per_class for _ in names]
     for pixels, labels in batches:
@@ -223,12 +238,12 @@ def _first_of_each_class(path: Path, batches: Iterable[Batch], names: Sequence[s
     fewest = int(np.argmax(missing))
     raise ImagesError(
         f"{path}: CIFAR-10 has {per_class - missing[fewest]} images of class {names[fewest]!r}; "
-        f"{per_class} were asked for."
+        f"{per_class} were requested."
     )
 
 
 def _layout_of(path: Path) -> _Layout:
-    """A folder is known by its first batch, an archive by the first member that lies in one of the two folders."""
+    """Recognizes a folder by its first batch, an archive by its first member in one of the two folders."""
     if path.is_dir():
         found = next((layout for layout in _LAYOUTS if (path / layout.batches[0]).is_file()), None)
     else:
@@ -241,7 +256,7 @@ def _layout_of(path: Path) -> _Layout:
 
 
 def _read_files(path: Path, layout: _Layout, names: Sequence[str]) -> dict[str, bytes]:
-    """Those of the named files that are there. An archive is read once, up to the last of them, and never extracted."""
+    """The named files that exist. An archive is read once, up to the last one, and never extracted."""
     found: dict[str, bytes] = {}
     if path.is_dir():
         for name in names:
@@ -262,20 +277,20 @@ def _read_files(path: Path, layout: _Layout, names: Sequence[str]) -> dict[str, 
 
 
 def _limit(name: str) -> int:
-    """The most bytes of a file that are read."""
+    """The size limit of a file, in bytes."""
     return _MAX_META_BYTES if "meta" in name else _MAX_FILE_BYTES
 
 
 @contextmanager
 def _open_archive(path: Path) -> Iterator[Iterator[tuple[str, Callable[[int], bytes]]]]:
-    """The names of an archive's files, and what reads each; see `plain_tar`."""
+    """The names of an archive's files, each with its reader; see `plain_tar`."""
     with path.open("rb") as file, _naming(path):
         yield ((name.removeprefix("./"), read) for name, read in plain_tar.members(file))
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turns whatever reading a damaged or foreign file raises (pickle alone has a dozen) into one ImagesError."""
+    """Turns every exception from reading a damaged or foreign file into an ImagesError with its name."""
     try:
         yield
     except Exception as error:
@@ -292,14 +307,14 @@ def _checked_batch(pixels: np.ndarray, labels: np.ndarray) -> Batch:
 
 
 def _checked_names(names: Sequence[str]) -> Names:
-    """Ten different plain words, since they are written into the board text."""
+    """Checks that the names are ten different plain words, since board texts contain them."""
     are_plain = all(re.fullmatch(r"[A-Za-z][A-Za-z0-9 _-]{0,31}", name) for name in names)
     if not are_plain or len(set(names)) != len(names) or len(names) != len(CIFAR10_CLASSES):
         raise ImagesError("its class names are not ten different plain words")
     return tuple(names)
 
 
-# ---- The binary version: records of a label byte and 3072 pixel bytes; names one a line ------------------------------
+# ---- The binary version: records of a label byte and 3072 pixel bytes; one name per line -----------------------------
 
 
 def _parse_binary_batch(data: bytes) -> Batch:

@@ -1,40 +1,35 @@
-"""Level: a game's difficulty as data. Frozen, validated keys along two axes, rules and looks.
+"""Level: a game's difficulty as data. Frozen, validated keys along two axes, rules and appearance.
 
-A key is *static* when it sets a shape or a table (rows, cell size); changing it compiles anew. A key is *traced* when
-it does not (spawn odds, noise): its value travels in the state, may differ between environments of one batch, and
-changing it compiles nothing. `Game.traced_level(...)` makes the traced values, `Game.reset(key, level)` takes them.
+A key is *static* if it sets a shape or a table (rows, cell size); changing it recompiles. Otherwise it is *traced*
+(spawn probability, noise): its value is part of the state, may differ between the environments of a batch, and changing
+it does not recompile. `Game.traced_level(...)` makes the traced values, `Game.reset(key, level)` takes them.
 """
 
 import dataclasses
-import difflib
 import types
 import typing
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from g1jax.envs import looks
-from g1jax.errors import G1Error
+from g1jax.envs import appearance
+from g1jax.errors import LevelError, unknown
 from g1jax.settings import show
 
 MOST_PIXELS = 30 * 512
-"""The side of the largest frame."""
+"""The largest side of a frame."""
 _MAX_PIXELS = 2**24  # of a frame: 4096 × 4096
 TracedRule = Literal["free", "at_most", "if_on", "choice"]
-"""What a traced key's value may become, against the value the game was made with.
+"""The values a traced key may take, given the value the game was made with.
 
-`free`: any valid value. `at_most`: up to the game's own, which sized its tables. `if_on`: any, if the game's own is not
-zero (an effect that is off is compiled out). `choice`: one of the game's own names, or "any" to draw one per episode.
+`free`: any valid value. `at_most`: up to the game's own, which sized its tables. `if_on`: any valid value if the game's
+own is not zero (otherwise the effect is compiled out). `choice`: one of the game's own names, or "any" to draw one per
+episode.
 """
 
 
-class LevelError(G1Error):
-    """A level that cannot be played, or a key that does not exist; the message names the key and says why."""
-
-
 def traced(default: Any, rule: TracedRule = "free") -> Any:
-    """A level key whose value does not change shapes, so that a curriculum can change it without compiling anew."""
+    """A level key whose value does not change shapes, so that a curriculum can change it without recompiling."""
     return field(default=default, metadata={"traced": rule})
 
 
@@ -51,19 +46,19 @@ class Level:
     cell_size: int = 28
     """Side of a cell in pixels; 28 makes one cell one visual token."""
     frame_size: tuple[int, int] | None = None
-    """(height, width) of the frame in pixels, the board in its middle. None: just the board."""
+    """(height, width) of the frame in pixels, with the board in the center. None: the board alone."""
     palette: str | tuple[str, ...] = traced("classic", "choice")
-    """Colours of the tiles: a name of `looks.PALETTES`, or several, of which an episode draws one."""
+    """Tile colors: a name in `appearance.PALETTES`, or several, of which each episode draws one."""
     background: str | tuple[str, ...] = traced("light", "choice")
-    """Colours behind the tiles: a name of `looks.BACKGROUNDS`, or several, of which an episode draws one."""
+    """Colors behind the tiles: a name in `appearance.BACKGROUNDS`, or several, of which each episode draws one."""
     noise: float = traced(0.0, "if_on")
-    """Standard deviation of the pixel noise, in grey levels of 255. New noise whenever the board changes."""
+    """Standard deviation of the pixel noise, in gray levels (0 to 255). The noise changes with the board."""
     jitter: int = traced(0, "at_most")
-    """Tiles stand up to this many pixels off the middle of their cell."""
+    """Maximum offset of a tile from the center of its cell, in pixels along each axis."""
     distractors: float = traced(0.0, "if_on")
-    """Chance that a cell carries a small grey mark that means nothing."""
+    """Probability that a cell has a small gray mark without meaning."""
     prompt: str = ""
-    """The prompt template, or `@path` of a file that holds it; empty: the game's own. `{name}` is filled in."""
+    """The prompt template, or `@path` of a template file; empty: the game's own. `{name}` is filled in."""
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
@@ -72,7 +67,7 @@ class Level:
             if isinstance(value, list):
                 value = tuple(value)
             if any(abs(number) >= 2**53 for number in _integers(value)):  # float64 has no more
-                raise LevelError(f"{f.name}={show(value)}: that is too large")
+                raise LevelError(f"{f.name}={show(value)}: too large")
             if hints[f.name] is float and type(value) is int:
                 value = float(value)
             if not _has_type(value, hints[f.name]):
@@ -83,69 +78,55 @@ class Level:
         self.check()
 
     def check(self) -> None:
-        """Refuses what cannot be played. A subclass calls `super().check()` first."""
-        require(1 <= self.rows <= 30, f"rows={self.rows}: a board has 1 to 30 rows")
-        require(1 <= self.cols <= 30, f"cols={self.cols}: a board has 1 to 30 columns")
-        require(4 <= self.cell_size <= 512, f"cell_size={self.cell_size}: a cell has 4 to 512 pixels a side")
+        """Rejects levels that cannot be played. A subclass calls `super().check()` first."""
+        LevelError.require(1 <= self.rows <= 30, f"rows={self.rows}: a board has 1 to 30 rows")
+        LevelError.require(1 <= self.cols <= 30, f"cols={self.cols}: a board has 1 to 30 columns")
+        LevelError.require(4 <= self.cell_size <= 512, f"cell_size={self.cell_size}: a cell has 4 to 512 pixels a side")
         if self.frame_size is not None:
-            require(
+            LevelError.require(
                 max(self.frame_size) <= MOST_PIXELS,
                 f"frame_size={self.frame_size}: at most {MOST_PIXELS} pixels a side",
             )
             height, width = self.rows * self.cell_size, self.cols * self.cell_size
-            require(
+            LevelError.require(
                 self.frame_size[0] >= height and self.frame_size[1] >= width,
                 f"frame_size={self.frame_size}: the board alone is {height}×{width} pixels; "
                 "make the frame larger or cell_size smaller",
             )
         height, width = self.frame_size or (self.rows * self.cell_size, self.cols * self.cell_size)
-        require(
+        LevelError.require(
             height * width <= _MAX_PIXELS,
-            f"a frame of {height}×{width} pixels, and at most {_MAX_PIXELS} are drawn: "
+            f"a frame of {height}×{width} pixels exceeds the limit of {_MAX_PIXELS}: "
             "make frame_size, cell_size or the board smaller",
         )
-        for key, known in (("palette", looks.PALETTES), ("background", looks.BACKGROUNDS)):
+        for key, known in (("palette", appearance.PALETTES), ("background", appearance.BACKGROUNDS)):
             for name in names_of(getattr(self, key)):
-                require(name in known, unknown(key, name, known))
-            require(len(names_of(getattr(self, key))) > 0, f"{key}: name at least one of {', '.join(known)}")
-        require(0 <= self.noise <= 255, f"noise={self.noise}: a standard deviation in grey levels, 0 to 255")
-        require(
+                LevelError.require(name in known, unknown(key, name, known))
+            LevelError.require(len(names_of(getattr(self, key))) > 0, f"{key}: name at least one of {', '.join(known)}")
+        LevelError.require(0 <= self.noise <= 255, f"noise={self.noise}: a standard deviation in gray levels, 0 to 255")
+        LevelError.require(
             0 <= self.jitter <= self.cell_size // 4,
             f"jitter={self.jitter}: 0 to a quarter of a cell, {self.cell_size // 4} pixels",
         )
-        require(0 <= self.distractors <= 1, f"distractors={self.distractors}: a chance, 0 to 1")
+        LevelError.require(0 <= self.distractors <= 1, f"distractors={self.distractors}: a probability, 0 to 1")
         if self.prompt.startswith("@"):
-            require(Path(self.prompt[1:]).is_file(), f"prompt={self.prompt!r}: no such file")
+            LevelError.require(Path(self.prompt[1:]).is_file(), f"prompt={self.prompt!r}: no such file")
 
 
 def names_of(value: str | tuple[str, ...]) -> tuple[str, ...]:
-    """The names a `choice` key stands for."""
+    """The names in the value of a `choice` key."""
     return (value,) if isinstance(value, str) else value
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises LevelError(message) unless the condition holds."""
-    if not condition:
-        raise LevelError(message)
-
-
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """The message for an unknown name: it, the near ones, and all there are."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
-    return f"unknown {what} {name!r}{hint} There are: {', '.join(known)}"
 
 
 def make_level(level_type: type[Level], game_id: str, keys: dict[str, Any]) -> Level:
     """A game's level from keys.
 
     Raises:
-        LevelError: a key does not exist (the near ones are named), or the level cannot be played.
+        LevelError: a key does not exist (the message has similar ones), or the level cannot be played.
     """
     known = [f.name for f in dataclasses.fields(level_type)]
     for key in keys:
-        require(key in known, unknown("level key", key, known))
+        LevelError.require(key in known, unknown("level key", key, known))
     try:
         return level_type(**keys)
     except LevelError as error:
@@ -162,7 +143,7 @@ def _integers(value: Any) -> list[int]:
 
 
 def _has_type(value: Any, hint: Any) -> bool:
-    """Whether a value fits an annotation; knows what level keys use: plain types, unions and tuples."""
+    """Whether a value fits an annotation. Supports what level keys use: plain types, unions and tuples."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_has_type(value, arg) for arg in args)

@@ -1,4 +1,4 @@
-"""Tiles along the lines of a board: which have an equal one next in line."""
+"""Equal tiles along the lines of a board."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +7,12 @@ from g1jax.typing import Array
 
 
 def twins(lines: Array) -> Array:
-    """Which equal tiles see each other along each line: int8[n, m] -> bool[n, m, m], the first before the second.
+    """Pairs of equal tiles with only empty cells between them: int8[n, m] lines -> bool[n, m, m], first before second.
 
-    0 is empty. `[2 0 2 2]` has two such pairs, of places 0 and 2 and of places 2 and 3.
+    0 is empty. `[2 0 2 2]` has two such pairs: cells 0 and 2, and cells 2 and 3.
     """
     is_tile = lines != 0
-    count = jnp.cumsum(is_tile.astype(jnp.int32), axis=1, dtype=jnp.int32)  # of tiles up to a place, its own too
+    count = jnp.cumsum(is_tile.astype(jnp.int32), axis=1, dtype=jnp.int32)  # tiles up to and including a cell
     first, second = lines[:, :, None], lines[:, None, :]
     is_next = count[:, None, :] - count[:, :, None] == 1
     before = np.triu(np.ones((lines.shape[1],) * 2, bool), 1)[None]

@@ -1,9 +1,9 @@
-"""Reads pickles of plain data: dicts, lists, texts, numbers, and arrays of bytes. Nothing is imported or called.
+"""Reads pickles of plain data: dicts, lists, strings, numbers, and uint8 arrays. Nothing is imported or called.
 
-A pickle is a program for a stack machine, and Python's own `pickle` runs all of it, restricted or not: an index of its
-memo alone can ask for gigabytes, and nested values can exhaust the stack of the interpreter. This machine has the
-instructions that plain data needs, and limits: on their number, on the size of numbers, and on what can be a key. It
-never looks into values that a file nests, so their depth costs nothing.
+A pickle is a program for a stack machine. Python's own `pickle` runs all of it, even if restricted: a single memo index
+can allocate gigabytes, and nested values can overflow the interpreter's stack. This machine has only the instructions
+that plain data needs, and limits their number, the size of integers and the types of keys. It never traverses nested
+values, so their depth costs nothing.
 """
 
 import struct
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-MAX_INSTRUCTIONS = 100_000  # a batch of CIFAR-10 has 10,000 labels and 10,000 names, of one and two each
+MAX_INSTRUCTIONS = 100_000  # a CIFAR-10 batch has 10,000 labels with one each and 10,000 names with two each
 _MAX_NAME = 80
 
 _RECONSTRUCT = {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}
@@ -23,24 +23,24 @@ _MARK = object()
 
 
 class PickleError(ValueError):
-    """A pickle that is damaged, or of anything but plain data."""
+    """A pickle is damaged, or has more than plain data."""
 
 
 @dataclass(frozen=True)
 class _Global:
-    """A name that a pickle asks for; only a name."""
+    """A name that a pickle imports; never resolved."""
 
     name: tuple[str, str]
 
 
 @dataclass(eq=False)
 class _Dtype:
-    """uint8, which is the only one that is known."""
+    """uint8, the only supported dtype."""
 
 
 @dataclass(eq=False)
 class Array:
-    """An array of bytes, once its state is set."""
+    """A uint8 array, once its state is set."""
 
     values: np.ndarray | None = None
 
@@ -49,7 +49,7 @@ def read_plain(data: bytes) -> Any:
     """The value of a pickle. Strings of Python 2 are bytes.
 
     Raises:
-        PickleError: it is damaged, too long, or asks for something that plain data does not have.
+        PickleError: it is damaged, too long, or has more than plain data.
     """
     machine = _Machine(data)
     try:
@@ -77,7 +77,7 @@ class _Machine:
             instruction(self)
         raise PickleError(f"it has more than {MAX_INSTRUCTIONS} instructions")
 
-    # What follows an instruction
+    # The operands of an instruction
 
     def take(self, count: int) -> bytes:
         if not 0 <= count <= len(self.data) - self.at:
@@ -122,15 +122,15 @@ class _Machine:
         if type(target) is not dict or len(items) % 2:
             raise PickleError(f"byte {self.at} sets items of a {type(target).__name__}")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) not in (bytes, str):  # a nested tuple can take for ever to hash
+            if type(key) not in (bytes, str):  # hashing a nested tuple can take exponential time
                 raise PickleError(f"byte {self.at}: a key is a {type(key).__name__}")
             target[key] = value
 
-    # Names, and the two that stand for something
+    # Imports, and the two that are supported as calls
 
-    def ask_for(self, module: str, name: str) -> None:
+    def push_global(self, module: str, name: str) -> None:
         if (module, name) not in _GLOBALS:
-            raise PickleError(f"it asks for {module}.{name}, which plain data does not need")
+            raise PickleError(f"it imports {module}.{name}, which plain data does not need")
         self.push(_Global((module, name)))
 
     def reduce(self) -> None:
@@ -151,15 +151,15 @@ class _Machine:
     def build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if type(target) is _Dtype:
-            return  # byte order, fields and alignment: a byte has none
+            return  # byte order, fields and alignment, which uint8 does not have
         if type(target) is not Array or type(state) is not tuple or len(state) != 5:
             raise PickleError(f"byte {self.at} sets the state of a {type(target).__name__}")
         _, shape, dtype, is_fortran, raw = state
         is_array = type(shape) is tuple and len(shape) <= 4 and all(type(n) is int and n >= 0 for n in shape)
         if not is_array or type(dtype) is not _Dtype or type(is_fortran) is not bool or type(raw) is not bytes:
-            raise PickleError(f"byte {self.at} makes an array of other things than a shape, uint8 and bytes")
+            raise PickleError(f"byte {self.at} makes an array from something other than a shape, uint8 and bytes")
         if len(raw) != int(np.prod(shape, dtype=object)):
-            raise PickleError(f"byte {self.at} makes an array of the shape {shape} of {len(raw)} bytes")
+            raise PickleError(f"byte {self.at} makes an array of shape {shape} from {len(raw)} bytes")
         target.values = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if is_fortran else "C")
 
 
@@ -197,8 +197,8 @@ def _get(kind: str) -> Callable[[_Machine], None]:
 def _stack_global(machine: _Machine) -> None:
     name, module = machine.stack.pop(), machine.stack.pop()
     if type(module) is not str or type(name) is not str:
-        raise PickleError(f"byte {machine.at} asks for a name that is no text")
-    machine.ask_for(module[:_MAX_NAME], name[:_MAX_NAME])
+        raise PickleError(f"byte {machine.at} imports a name that is not a string")
+    machine.push_global(module[:_MAX_NAME], name[:_MAX_NAME])
 
 
 _INSTRUCTIONS: dict[int, Callable[[_Machine], None]] = {
@@ -234,7 +234,7 @@ _INSTRUCTIONS: dict[int, Callable[[_Machine], None]] = {
     0x94: lambda machine: machine.memo.__setitem__(len(machine.memo), machine.stack[-1]),  # MEMOIZE
     ord("h"): _get("<B"),
     ord("j"): _get("<I"),
-    ord("c"): lambda machine: machine.ask_for(machine.line(), machine.line()),
+    ord("c"): lambda machine: machine.push_global(machine.line(), machine.line()),
     0x93: _stack_global,
     ord("R"): lambda machine: machine.reduce(),
     ord("b"): lambda machine: machine.build(),

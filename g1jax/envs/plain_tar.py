@@ -1,6 +1,6 @@
-"""Reads the files of a gzipped tar archive, one after another, in bounded time and memory. Nothing is extracted.
+"""Reads the files of a gzipped tar archive sequentially, in bounded time and memory. Nothing is extracted to disk.
 
-Python's `tarfile` reads extended headers of whatever size they say, and unpacks all that a file expands to.
+Python's `tarfile` reads extended headers of any declared size, and decompresses without a limit.
 """
 
 import zlib
@@ -14,18 +14,18 @@ _CHUNK = 2**16
 
 
 class ArchiveError(ValueError):
-    """An archive that is damaged, or expands too far."""
+    """An archive is damaged or expands too far."""
 
 
 Read = Callable[[int], bytes]
-"""Gives this many bytes of a member, or what is left of it."""
+"""Reads up to this many bytes of a member."""
 
 
 def members(file: IO[bytes]) -> Iterator[tuple[str, Read]]:
-    """The names of the regular files of an archive, and what reads each of them until the next is asked for.
+    """The names of an archive's regular files, each with a reader that is valid until the next iteration.
 
     Raises:
-        ArchiveError: it is no gzipped tar archive, damaged, or of more than `MAX_BYTES` or `MAX_MEMBERS`.
+        ArchiveError: it is not a gzipped tar archive, is damaged, or exceeds `MAX_BYTES` or `MAX_MEMBERS`.
     """
     unpacked = _Unpacked(file)
     for number in range(MAX_MEMBERS):
@@ -65,19 +65,19 @@ def _parse(header: bytes) -> tuple[str, int, bool]:
 def _octal(digits: bytes) -> int:
     digits = digits.strip(b" \0")
     if not digits or not all(ord("0") <= digit <= ord("7") for digit in digits):
-        raise ArchiveError("a header has a number that is none")
+        raise ArchiveError("a number in a header is not an octal number")
     return int(digits, 8)
 
 
 class _Unpacked:
-    """What a gzip file holds."""
+    """The decompressed bytes of a gzip file."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._inflate = file, zlib.decompressobj(wbits=31)
         self._ready, self._left = b"", MAX_BYTES
 
     def read(self, count: int) -> bytes:
-        """Exactly so many bytes, in memory of about that size; fewer at the very start of an empty file."""
+        """Exactly this many bytes, in about as much memory; fewer only at the start of an empty file."""
         parts = []
         while count > 0:
             if not self._ready and not self._fill():
@@ -92,7 +92,7 @@ class _Unpacked:
             count -= len(self.read(min(count, _CHUNK))) or count
 
     def _fill(self) -> bool:
-        """The next bytes; whether there are any."""
+        """Decompresses the next bytes; returns whether there are any."""
         while not self._ready:
             packed = self._inflate.unconsumed_tail or self._file.read(_CHUNK)
             if self._inflate.eof or not packed:

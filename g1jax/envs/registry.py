@@ -1,4 +1,4 @@
-"""`make`: a game by name, at a level made of presets and keys."""
+"""`make`: a game by id, at a level from presets and keys."""
 
 import os
 from collections.abc import Mapping
@@ -7,7 +7,8 @@ from typing import Any
 
 import g1jax
 from g1jax.envs.core import Game
-from g1jax.envs.level import LevelError, make_level, require, unknown
+from g1jax.envs.level import make_level
+from g1jax.errors import LevelError, unknown
 from g1jax.foreign import name_of, read_toml
 
 _GAMES: dict[str, type[Game[Any]]] = {}
@@ -16,18 +17,18 @@ PRESETS_VARIABLE = "G1JAX_ENVS"
 
 
 def register(game_type: type[Game[Any]]) -> type[Game[Any]]:
-    """Makes a game known by its `id`, also a user's own; a class decorator."""
+    """Class decorator: registers a game, built-in or a user's own, by its `id`."""
     _GAMES[game_type.id] = game_type
     return game_type
 
 
 def game_ids() -> list[str]:
-    """The ids `make` knows."""
+    """The registered ids."""
     return list(_GAMES)
 
 
 def make(game_id: str, preset: str | None = None, **keys: Any) -> Game[Any]:
-    """A game at a level: the paper's settings, then presets from left to right, then keys.
+    """A game at a level: the paper's settings, updated by presets from left to right, then by keys.
 
     >>> make("shisen_sho", rows=8, cols=8, colors=8)
     make('shisen_sho', rows=8, cols=8, colors=8)
@@ -38,13 +39,13 @@ def make(game_id: str, preset: str | None = None, **keys: Any) -> Game[Any]:
         **keys: level keys, see the game's Level.
 
     Raises:
-        LevelError: an unknown game, preset or key (the near ones are named), or a level that cannot be played.
+        LevelError: a game, preset or key is unknown (the message has similar ones), or the level cannot be played.
     """
-    require(game_id in _GAMES, unknown("game", game_id, _GAMES))
+    LevelError.require(game_id in _GAMES, unknown("game", game_id, _GAMES))
     level: dict[str, Any] = {}
     for name in preset.split("+") if preset else []:
         known = presets(game_id)
-        require(name in known, f"{game_id}: {unknown('preset', name, known)}")
+        LevelError.require(name in known, f"{game_id}: {unknown('preset', name, known)}")
         level.update(known[name])
     game_type = _GAMES[game_id]
     try:
@@ -58,18 +59,18 @@ def make(game_id: str, preset: str | None = None, **keys: Any) -> Game[Any]:
 def presets(game_id: str) -> Mapping[str, dict[str, Any]]:
     """The named presets of a game: level keys by preset name, without their `about` lines.
 
-    Read from `<game>.toml` in the folder that the variable G1JAX_ENVS names, else from those that ship: `envs/` of a
-    clone. The working directory does not matter.
+    Read from `<game>.toml` in the folder named by the variable G1JAX_ENVS, else in the folder that ships (`envs/` of a
+    clone), independent of the working directory.
 
     Raises:
-        LevelError: no such file, or not TOML.
+        LevelError: the file does not exist or is not TOML.
     """
     file = _preset_file(game_id)
     tables = read_toml(file, error=LevelError)
     out = {}
     for name, table in tables.items():
-        require(isinstance(table, dict), f"{file}: {name} stands outside of a [preset]")
-        out[name] = {key: _beside(file, key, value) for key, value in table.items() if key != "about"}
+        LevelError.require(isinstance(table, dict), f"{file}: {name} is outside of a [preset] table")
+        out[name] = {key: _resolve_prompt(file, key, value) for key, value in table.items() if key != "about"}
     return out
 
 
@@ -77,23 +78,23 @@ def _preset_file(game_id: str) -> Path:
     named = os.environ.get(PRESETS_VARIABLE)
     folder = Path(named) if named else _shipped()
     file = folder / f"{game_id}.toml"
-    require(
+    LevelError.require(
         file.is_file(),
         f"no presets for {game_id}: {file.name} is not in {folder.absolute()}. "
-        f"Name the folder that has it in the variable {PRESETS_VARIABLE}, or give level keys instead.",
+        f"Set the variable {PRESETS_VARIABLE} to the folder that has it, or give level keys instead.",
     )
     return file
 
 
 def _shipped() -> Path:
-    """The presets that ship: beside the package in a clone, inside it where it is installed (see pyproject.toml)."""
+    """The folder of presets that ships: next to the package in a clone, inside it if installed (see pyproject.toml)."""
     package = Path(g1jax.__file__).parent
     installed = package / "presets"
     return installed if installed.is_dir() else package.parent / "envs"
 
 
-def _beside(file: Path, key: str, value: Any) -> Any:
-    """A prompt file is named relative to the preset file that names it."""
+def _resolve_prompt(file: Path, key: str, value: Any) -> Any:
+    """Makes the path of a prompt file relative to its preset file."""
     if key == "prompt" and isinstance(value, str) and value.startswith("@"):
         return f"@{file.parent / value[1:]}"
     return value

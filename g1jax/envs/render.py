@@ -1,8 +1,7 @@
 """Rendering: an atlas of cell-sized sprites is drawn once on the host, a frame is one gather from it on the device.
 
-The unit of the gather is one pixel row of one sprite, `cell_size * 3` contiguous bytes: a frame is then written in its
-own order at the speed of memory. Whatever changes a tile's look without changing shapes (palette, background, a mark, a
-shift) is a choice of the row to read; only noise touches pixels.
+The unit of the gather is one pixel row of one sprite, `cell_size * 3` contiguous bytes, so that a frame is written in
+order at memory bandwidth. Palette, background, marks and shifts only select rows to read; only noise changes pixels.
 """
 
 import math
@@ -12,22 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from g1jax.envs import looks, sprites
-from g1jax.envs.batching import fenced
+from g1jax.envs import appearance, sprites
 from g1jax.envs.level import Level, names_of
+from g1jax.envs.vmap_loop import fenced
 from g1jax.typing import Array, HostImages
 
 DrawTiles = Callable[[str, str], HostImages]
 """(palette, background) -> uint8[K, Z, Z, 3], the sprite of every kind of cell."""
 
 _NUM_NOISE_ROWS = 509
-_NOISE_UNIT = 24.0  # of the stored noise, so that int8 holds five standard deviations
+_NOISE_UNIT = 24.0  # standard deviation of the stored noise; int8 holds five of them
 
 
 class Renderer:
     """A level's atlas, and the two steps from a board to a frame: `segments` (where to read), `paint` (read).
 
-    A frame is cut into segments: a row of pixels of one cell, or less where margins do not fit the grid of cells.
+    A segment is a pixel row of one cell, or a part of it where the margins are not multiples of the cell size.
     """
 
     def __init__(self, level: Level, draw_tiles: DrawTiles) -> None:
@@ -43,33 +42,33 @@ class Renderer:
         self._read = reader(self.cut(self.unit))
 
     def _draw(self, draw_tiles: DrawTiles) -> np.ndarray:
-        """The pixel rows of all sprites, uint8[looks · kinds · marks · shifts · rows, Z · 3]; the margin is a kind."""
-        all_looks = []
+        """The pixel rows of all sprites, uint8[styles · kinds · marks · shifts · rows, Z · 3]; the margin is a kind."""
+        styles = []
         for palette in self.palettes:
             for background in self.backgrounds:
                 tiles = draw_tiles(palette, background)
-                margin = looks.BACKGROUNDS[background][2]
+                margin = appearance.BACKGROUNDS[background][2]
                 self.num_kinds = len(tiles)
                 variants = sprites.with_marks(tiles, self.num_marks)  # [K, marks, Z, Z, 3]
                 variants = sprites.with_shifts(variants, self.jitter)  # [K, marks, shifts, Z + 2·jitter, Z, 3]
                 blank = np.broadcast_to(np.array(margin, np.uint8), (1, *variants.shape[1:]))
-                all_looks.append(np.concatenate([variants, blank]))
-        atlas = np.stack(all_looks)
-        self._strides = [math.prod(atlas.shape[i + 1 : 5]) for i in range(4)]  # look, kind, mark, shift; in rows
+                styles.append(np.concatenate([variants, blank]))
+        atlas = np.stack(styles)
+        self._strides = [math.prod(atlas.shape[i + 1 : 5]) for i in range(4)]  # style, kind, mark, shift; in rows
         return atlas.reshape(-1, atlas.shape[-2] * 3)
 
     def cut(self, unit: int) -> np.ndarray:
-        """The atlas in segments of `unit` pixels, which must divide the renderer's own: uint8[n, unit · 3]."""
+        """The atlas in segments of `unit` pixels, a divisor of `self.unit`: uint8[n, unit · 3]."""
         return self.atlas.reshape(-1, unit * 3)
 
     def segments(self, tiles: Array, seed: Array, level: dict[str, Array], unit: int, canvas: tuple[int, int]) -> Array:
-        """Where in the atlas each segment of a frame is: int32[R, C] sprites -> int32[H, W / unit].
+        """The atlas index of each segment of a frame: int32[R, C] sprites -> int32[H, W / unit].
 
-        The board stands in the middle of the game's own frame, and that at the top left of a larger canvas.
+        The board is centered in the game's own frame, which is at the top left of the canvas.
         """
         size = self.level.cell_size
-        look = self._look(seed, level) * self._strides[0]
-        start = look + tiles.astype(jnp.int32) * self._strides[1] + self._variant(tiles, seed, level)
+        style = self._style(seed, level) * self._strides[0]
+        start = style + tiles.astype(jnp.int32) * self._strides[1] + self._variant(tiles, seed, level)
         row = start[:, None, :] + jnp.arange(size, dtype=jnp.int32)[None, :, None]  # [R, Z, C]
         per_row = size // unit
         cut = row[..., None] * per_row + jnp.arange(per_row, dtype=jnp.int32)[None, None, None]
@@ -78,7 +77,7 @@ class Renderer:
         right = canvas[1] // unit - board.shape[1] - left
         if not any((self.above, below, left, right)):
             return board
-        margin = (look + self.num_kinds * self._strides[1]) * per_row
+        margin = (style + self.num_kinds * self._strides[1]) * per_row
         return lax.pad(board, margin, [(self.above, below, 0), (left, right, 0)])
 
     def paint(self, tiles: Array, seed: Array, level: dict[str, Array]) -> Array:
@@ -87,29 +86,29 @@ class Renderer:
         return self.add_noise(frame, tiles, seed, level) if self.level.noise > 0 else frame
 
     def add_noise(self, frame: Array, tiles: Array, seed: Array, level: dict[str, Array]) -> Array:
-        """The frame of a board, uint8[H, W, 3], with its noise: the same whenever this episode has this board."""
+        """Adds noise to the frame of a board, uint8[H, W, 3]: the same whenever an episode has the same board."""
         return _add_noise(frame, mix_bits(seed, _hash(tiles)), level["noise"])
 
     def _variant(self, tiles: Array, seed: Array, level: dict[str, Array]) -> Array:
-        """How much further in the atlas a tile's mark and shift are, for this episode: int32[R, C]."""
+        """The atlas offset of each tile's mark and shift in this episode: int32[R, C]."""
         _, _, per_mark, per_shift = self._strides
-        place = jnp.arange(tiles.size, dtype=jnp.uint32).reshape(tiles.shape)
-        dice = mix_bits(jnp.broadcast_to(seed, tiles.shape), place)
+        index = jnp.arange(tiles.size, dtype=jnp.uint32).reshape(tiles.shape)
+        bits = mix_bits(jnp.broadcast_to(seed, tiles.shape), index)
         offset = jnp.zeros(tiles.shape, jnp.int32)
         if self.num_marks:
-            is_marked = (dice >> 16).astype(jnp.float32) < level["distractors"] * 65536.0
-            mark = 1 + (dice >> 8) % jnp.uint32(self.num_marks)
+            is_marked = (bits >> 16).astype(jnp.float32) < level["distractors"] * 65536.0
+            mark = 1 + (bits >> 8) % jnp.uint32(self.num_marks)
             offset += jnp.where(is_marked, mark, 0).astype(jnp.int32) * per_mark
         if self.jitter:
             reach = jnp.uint32(1) + 2 * level["jitter"].astype(jnp.uint32)
-            dice = mix_bits(dice, dice)
-            right = (dice % reach).astype(jnp.int32) - level["jitter"] + self.jitter
-            down = ((dice >> 16) % reach).astype(jnp.int32) - level["jitter"] + self.jitter
+            bits = mix_bits(bits, bits)
+            right = (bits % reach).astype(jnp.int32) - level["jitter"] + self.jitter
+            down = ((bits >> 16) % reach).astype(jnp.int32) - level["jitter"] + self.jitter
             offset += right * per_shift + (2 * self.jitter - down)
         return offset
 
-    def _look(self, seed: Array, level: dict[str, Array]) -> Array:
-        """Which (palette, background) pair an episode has, int32[]: as its level says, -1 drawing one by the seed."""
+    def _style(self, seed: Array, level: dict[str, Array]) -> Array:
+        """The index of an episode's (palette, background) pair, int32[]: from its level, where -1 draws by the seed."""
         choices = []
         for salt, (key, count) in enumerate((("palette", len(self.palettes)), ("background", len(self.backgrounds)))):
             drawn = (mix_bits(seed, jnp.uint32(salt + 1)) % jnp.uint32(count)).astype(jnp.int32)
@@ -118,10 +117,10 @@ class Renderer:
 
 
 def reader(atlas: np.ndarray) -> Callable[[Array, Array], Array]:
-    """The function from segments of an atlas, int32[H, n], and an episode's seed to the pixels there, uint8[H, W, 3].
+    """A function of segments of an atlas, int32[H, n], and an episode's seed that returns their pixels, uint8[H, W, 3].
 
-    The gather is fenced: XLA's CPU compiler would fuse the reshape to pixels into it, and then divide once a pixel to
-    find the pixel's segment, which is five times slower.
+    The gather is fenced: XLA's CPU compiler would fuse the reshape to pixels into it and then divide once per pixel to
+    find its segment, which is five times slower.
     """
     gather = fenced(lambda seed, segments: jnp.asarray(atlas).at[segments].get(mode="promise_in_bounds"))
 
@@ -133,7 +132,7 @@ def reader(atlas: np.ndarray) -> Callable[[Array, Array], Array]:
 
 
 def _add_noise(frame: Array, seed: Array, deviation: Array) -> Array:
-    """Gaussian noise of a standard deviation in grey levels, from a table: each pixel row takes one of its rows."""
+    """Adds Gaussian noise of a standard deviation in gray levels: each pixel row adds a random row of a table."""
     height, width, _ = frame.shape
     table = np.random.default_rng(0).normal(0.0, _NOISE_UNIT, (_NUM_NOISE_ROWS, width, 3)).clip(-127, 127)
     which = mix_bits(seed[None], jnp.arange(height, dtype=jnp.uint32)) % jnp.uint32(_NUM_NOISE_ROWS)
@@ -143,7 +142,7 @@ def _add_noise(frame: Array, seed: Array, deviation: Array) -> Array:
 
 
 def mix_bits(a: Array, b: Array) -> Array:
-    """A hash of two uint32 that looks random (MurmurHash3's finalizer): uint32 of their common shape."""
+    """A hash of two uint32 arrays (MurmurHash3's finalizer): uint32 of their common shape."""
     h = a ^ (b * jnp.uint32(0x9E3779B1))
     h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
     h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
@@ -151,6 +150,6 @@ def mix_bits(a: Array, b: Array) -> Array:
 
 
 def _hash(values: Array) -> Array:
-    """A hash of an integer array, uint32[]; a different board has different noise."""
+    """A hash of an integer array, uint32[], so that different boards have different noise."""
     flat = values.reshape(-1).astype(jnp.uint32)
     return jnp.sum(mix_bits(flat, jnp.arange(flat.shape[0], dtype=jnp.uint32)), dtype=jnp.uint32)

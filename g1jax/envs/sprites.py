@@ -1,35 +1,32 @@
-"""Sprites: what a cell looks like, drawn on the host with Pillow, antialiased. Runs once a game, never in a jit."""
+"""Sprites: the images of cells, drawn on the host with Pillow, antialiased. Runs once per game, never in a jit."""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
-from g1jax.envs.looks import BACKGROUNDS, Color, luminance, mix
+from g1jax.envs.appearance import BACKGROUNDS, Color, luminance, mix
 from g1jax.typing import HostImages
-
-if TYPE_CHECKING:
-    from PIL.ImageDraw import ImageDraw
 
 NUM_MARKS = 4
 """Kinds of distractor marks."""
 
 Point = tuple[float, float]
-Draw = Callable[["ImageDraw", float], None]
-"""Draws on a canvas whose side, in canvas pixels, is the second argument."""
+Draw = Callable[[ImageDraw.ImageDraw, float], None]
+"""(canvas, its side in canvas pixels); draws on the canvas."""
 
 
 def empty_cell(size: int, background: str) -> HostImages:
-    """A cell with nothing in it: its colour and a thin grid line. uint8[Z, Z, 3]."""
+    """A cell with nothing in it: its color and a thin grid line. uint8[Z, Z, 3]."""
     return _drawn(size, background, lambda draw, side: None)
 
 
 def shape_tile(size: int, background: str, shape: str, color: Color) -> HostImages:
-    """A cell with one of `looks.SHAPES` in it: uint8[Z, Z, 3]."""
+    """A cell with one of `appearance.SHAPES` in it: uint8[Z, Z, 3]."""
     outline = mix(color, (0, 0, 0), 0.45) if luminance(BACKGROUNDS[background][0]) > 90 else mix(color, (255,) * 3, 0.4)
 
-    def draw_shape(draw: "ImageDraw", side: float) -> None:
+    def draw_shape(draw: ImageDraw.ImageDraw, side: float) -> None:
         for points, fill in ((_outline(shape, side, 0.40), outline), (_outline(shape, side, 0.40 - 0.035), color)):
             draw.polygon(points, fill=fill)
 
@@ -37,11 +34,9 @@ def shape_tile(size: int, background: str, shape: str, color: Color) -> HostImag
 
 
 def number_tile(size: int, background: str, text: str, color: Color, ink: Color) -> HostImages:
-    """A cell filled by a rounded tile with a number on it: uint8[Z, Z, 3]."""
+    """A cell with a rounded tile that shows a number: uint8[Z, Z, 3]."""
 
-    def draw_number(draw: "ImageDraw", side: float) -> None:
-        from PIL import ImageFont
-
+    def draw_number(draw: ImageDraw.ImageDraw, side: float) -> None:
         gap = side * 0.05
         draw.rounded_rectangle((gap, gap, side - gap, side - gap), radius=side * 0.08, fill=color)
         font = ImageFont.load_default(side * 0.5)
@@ -75,10 +70,10 @@ def with_marks(tiles: HostImages, num_marks: int) -> HostImages:
 
 
 def with_shifts(tiles: HostImages, reach: int) -> HostImages:
-    """Every tile shifted sideways by -reach … reach, and with `reach` more pixel rows above and below.
+    """Every tile shifted sideways by -reach … reach, with `reach` more pixel rows above and below.
 
-    uint8[..., Z, Z, 3] -> uint8[..., 1 + 2·reach, Z + 2·reach, Z, 3]; reading Z of those rows from row `reach - d` on
-    shows the tile shifted down by d. What a shift uncovers repeats the tile's edge, its grid line.
+    uint8[..., Z, Z, 3] -> uint8[..., 1 + 2·reach, Z + 2·reach, Z, 3]. Z rows from row `reach - d` on are the tile
+    shifted down by d. Uncovered pixels repeat the tile's edge, which is its grid line.
     """
     size = tiles.shape[-2]
     lead = ((0, 0),) * (tiles.ndim - 3)
@@ -87,9 +82,7 @@ def with_shifts(tiles: HostImages, reach: int) -> HostImages:
 
 
 def _drawn(size: int, background: str, draw_content: Draw) -> HostImages:
-    """A cell drawn several times too large, then averaged down."""
-    from PIL import Image, ImageDraw
-
+    """A cell drawn at a multiple of its size and averaged down."""
     cell, line, _ = BACKGROUNDS[background]
     scale = 8 if size <= 40 else 4
     image = Image.new("RGB", (size * scale, size * scale), cell)
@@ -104,7 +97,7 @@ def _line_width(size: int) -> int:
 
 
 def _outline(shape: str, side: float, radius: float) -> Sequence[Point]:
-    """The corners of a shape around the middle of a canvas, `radius` being a share of its side."""
+    """The corners of a shape at the center of a canvas; `radius` is a fraction of its side."""
     middle, r = side / 2, radius * side
 
     def polar(count: int, radii: Sequence[float], turn: float = -math.pi / 2, down: float = 0.0) -> list[Point]:
@@ -129,13 +122,11 @@ def _outline(shape: str, side: float, radius: float) -> Sequence[Point]:
             return [(middle + x, middle + y) for x, y in [*steps, (-b, -b)]]
         case "star":
             return polar(10, [r * 1.16, r * 0.5], down=r * 0.05)
-    raise ValueError(f"no such shape: {shape}")
+    raise ValueError(f"unknown shape {shape!r}")
 
 
 def _mark_mask(size: int, mark: int) -> np.ndarray:
-    """Where a distractor mark covers a cell, float[Z, Z] from 0 to 1: a dot, a dash, a tick or a ring near a corner."""
-    from PIL import Image, ImageDraw
-
+    """The coverage of a cell by a distractor mark, float[Z, Z] from 0 to 1: a dot, dash, tick or ring near a corner."""
     scale = 8
     image = Image.new("L", (size * scale, size * scale), 0)
     draw = ImageDraw.Draw(image)

@@ -1,4 +1,4 @@
-"""`check_game`: what every game must hold, also one of your own.
+"""`check_game`: conformance checks for every game, built-in or your own.
 
 from g1jax.envs.testing import check_game
 check_game(MyGame(MyGame.Level()))
@@ -17,13 +17,13 @@ from g1jax.envs.core import Game, StepResult
 from g1jax.typing import Array, Pytree
 
 _ACTIONS_AT_ONCE = 1024
-_NO_ACTIONS = (-1, 2**31 - 1, -(2**31))
+_OUT_OF_RANGE = (-1, 2**31 - 1, -(2**31))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Probe:
-    """All there is to see of one state: computed at once, so that a game is compiled few times."""
+    """All outputs of a game for one state, computed at once so that few programs are compiled."""
 
     after: Pytree  # of a step
     result: StepResult
@@ -31,25 +31,23 @@ class _Probe:
     text: Array  # uint8[L]
     legal: Array  # bool[num_actions]
     expert: Array  # int32[]
-    taught: Array  # int32[]
-    words: Array  # uint8[T]
     fresh: Pytree  # of a reset
-    again: Array  # uint8[L], text of the state its text describes
-    again_legal: Array  # bool[num_actions]
-    again_frame: Array  # uint8[H, W, 3]
-    invalid: Pytree  # step with the invalid action
-    no_actions: Pytree  # steps with what is no action
-    ended: Pytree  # the state after, if it had ended
-    frozen: Pytree  # a step there
+    restored_text: Array  # uint8[L], of the state restored from the text
+    restored_legal: Array  # bool[num_actions]
+    restored_frame: Array  # uint8[H, W, 3]
+    invalid: Pytree  # a step with the invalid action
+    out_of_range: Pytree  # steps with actions out of range
+    ended: Pytree  # `after` marked as terminated
+    frozen: Pytree  # a step from `ended`
 
 
 @dataclasses.dataclass(frozen=True)
 class _Sample:
-    """States met in play, half of the moves random of all, half of the legal ones; and what is to see of them."""
+    """States from play, in which half of the moves are random actions and half random legal ones, and their probes."""
 
     game: Game[Any]
     states: Pytree  # leaves [n, …]
-    actions: Array  # int32[n], what is done in each
+    actions: Array  # int32[n], taken in each
     keys: Array  # key[n]
     seen: _Probe  # leaves [n, …]
 
@@ -62,9 +60,9 @@ class _Sample:
 
 
 def check_game(game: Game[Any], *, num_games: int = 16, num_steps: int = 40, seed: int = 0) -> None:
-    """Puts a game through the contract: shapes, purity, text, actions, endings, pixels, compilation.
+    """Checks a game against the contract: shapes, purity, text, actions, endings, pixels, compilation.
 
-    Plays `num_games` games for `num_steps` moves and checks the states it meets.
+    Plays `num_games` games for `num_steps` moves and checks the states.
 
     Raises:
         AssertionError: the game breaks the contract; the message says where.
@@ -96,9 +94,8 @@ def _play(game: Game[Any], num_games: int, num_steps: int, seed: int) -> _Sample
 def _probe(game: Game[Any], state: Any, action: Array, key: Any) -> _Probe:
     after, result = game.step(state, action, key)
     board_text = game.describe(state)
-    again = game.from_text(board_text)
+    restored = game.from_text(board_text)
     ended = dataclasses.replace(after, terminated=jnp.ones_like(after.terminated))
-    taught, words = game.teach(state, key)
     return _Probe(
         after=after,
         result=result,
@@ -106,14 +103,12 @@ def _probe(game: Game[Any], state: Any, action: Array, key: Any) -> _Probe:
         text=board_text,
         legal=game.legal_actions(state),
         expert=game.expert(state, key),
-        taught=taught,
-        words=words,
         fresh=game.reset(key, game.traced_level()),
-        again=game.describe(again),
-        again_legal=game.legal_actions(again),
-        again_frame=game.render(again),
+        restored_text=game.describe(restored),
+        restored_legal=game.legal_actions(restored),
+        restored_frame=game.render(restored),
         invalid=game.step(state, game.invalid_action, key),
-        no_actions=jax.vmap(game.step, (None, 0, None))(state, jnp.array(_NO_ACTIONS, jnp.int32), key),
+        out_of_range=jax.vmap(game.step, (None, 0, None))(state, jnp.array(_OUT_OF_RANGE, jnp.int32), key),
         ended=ended,
         frozen=game.step(ended, game.sample_action(after, key), key),
     )
@@ -146,7 +141,7 @@ def _check_shapes(game: Game[Any]) -> None:
 
 
 def _check_one_by_one(sample: _Sample) -> None:
-    """Determinism, vmap = loop, and one compilation, by computing some states again, each alone."""
+    """Determinism, vmap = loop, and one compilation: recomputes some states one by one."""
     traces = 0
 
     def probe(state: Any, action: Array, key: Any) -> _Probe:
@@ -158,21 +153,21 @@ def _check_one_by_one(sample: _Sample) -> None:
     for i in np.linspace(0, sample.size - 1, 8).astype(int):
         one = compiled(sample.state(i), sample.actions[i], sample.keys[i])
         batched = jax.tree.map(lambda leaf, i=i: leaf[i], sample.seen)
-        _same_values("vmap gives other values than one by one, or the same inputs other values", one, batched)
+        _same_values("vmap differs from single calls, or the game is not deterministic", one, batched)
     _require(traces == 1, f"the game was traced {traces} times for states of one shape")
 
 
 def _check_jit_is_eager(sample: _Sample) -> None:
-    i = int(np.argmax(np.asarray(sample.seen.result.is_legal)))  # a legal move, if there was any, does most
+    i = int(np.argmax(np.asarray(sample.seen.result.is_legal)))  # a legal move, if any, changes most
     state, game, seen = sample.state(i), sample.game, jax.tree.map(lambda leaf: leaf[i], sample.seen)
     eager = (*game.step(state, sample.actions[i], sample.keys[i]), game.render(state), game.describe(state))
-    _same_values("jit gives other values than eager execution", eager, (seen.after, seen.result, seen.frame, seen.text))
+    _same_values("jit differs from eager execution", eager, (seen.after, seen.result, seen.frame, seen.text))
 
 
 def _check_board_text(sample: _Sample) -> None:
     game, seen = sample.game, sample.seen
-    _same_values("from_text(describe(state)) describes another board", seen.text, seen.again)
-    _same_values("a state set from its text has other legal actions", seen.legal, seen.again_legal)
+    _same_values("from_text(describe(state)) describes another board", seen.text, seen.restored_text)
+    _same_values("a state set from its text has other legal actions", seen.legal, seen.restored_legal)
     first = text.decode(seen.text[0])
     _require(text.decode(game.describe(game.from_text(first))) == first, "from_text of a string gives another board")
 
@@ -182,17 +177,17 @@ def _check_perception(sample: _Sample) -> None:
     board = text.decode(game.describe(state))
     right = f"<perception>\n{board}\n</perception><answer></answer>"
     _require(bool(game.perception_exact(right, state)), "the true board text is not scored as exact")
-    _require(float(game.perception_cells(right, state)) == 1.0, "the true board text does not score 1 a cell")
+    _require(float(game.perception_cells(right, state)) == 1.0, "the true board text does not score every cell")
     _require(not bool(game.perception_exact(board, state)), "a board text outside of its tag is scored")
 
 
 def _check_action_text(sample: _Sample) -> None:
     game = sample.game
-    there_and_back = jax.jit(jax.vmap(lambda action: game.parse(game.write_action(action))))
+    round_trip = jax.jit(jax.vmap(lambda action: game.parse(game.write_action(action))))
     for start in range(0, game.num_actions + 1, _ACTIONS_AT_ONCE):
         actions = jnp.arange(start, min(start + _ACTIONS_AT_ONCE, game.num_actions + 1), dtype=jnp.int32)
         padded = jnp.pad(actions, (0, _ACTIONS_AT_ONCE - actions.shape[0]))
-        _same_values("parse(write_action(a)) is not a", actions, there_and_back(padded)[: actions.shape[0]])
+        _same_values("parse(write_action(a)) is not a", actions, round_trip(padded)[: actions.shape[0]])
     for action in (0, game.num_actions - 1, game.invalid_action):
         _require(int(game.parse(game.format_action(action))) == action, f"parse(format_action({action})) differs")
     for unreadable in ("", "<answer>", "<answer>nonsense</answer>", "<answer></answer>"):
@@ -209,16 +204,8 @@ def _check_legal_actions(sample: _Sample) -> None:
         bool((np.asarray(sample.seen.result.is_legal) == known).all()), "step's is_legal differs from legal_actions"
     )
     allowed = np.concatenate([masks, ~masks.any(axis=1, keepdims=True)], axis=1)
-    for who, actions in (("expert", sample.seen.expert), ("teacher", sample.seen.taught)):
-        chosen = allowed[rows, np.asarray(actions)]
-        _require(bool(chosen.all()), f"the {who} chose an illegal action, or one in a finished game")
-
-
-def _check_words(sample: _Sample) -> None:
-    words = np.asarray(sample.seen.words)
-    has_ended = words[:, :-1] == 0
-    _require(not (has_ended & (words[:, 1:] != 0)).any(), "the teacher's words have a zero byte before their end")
-    _require(not (words == ord("<")).any(), "the teacher's words have a `<`, which would look like a tag")
+    chosen = allowed[rows, np.asarray(sample.seen.expert)]
+    _require(bool(chosen.all()), "the expert chose an illegal action, or one in a finished game")
 
 
 def _check_facts(sample: _Sample) -> None:
@@ -229,17 +216,17 @@ def _check_facts(sample: _Sample) -> None:
         facts.shape == wanted and facts.dtype == bool,
         f"facts: {facts.dtype}{list(facts.shape)}, not bool{list(wanted)}",
     )
-    _require(len(set(names)) == len(names), f"fact_names: {names}, some twice")
+    _require(len(set(names)) == len(names), f"fact_names: {names} has duplicates")
 
 
 def _check_bad_actions(sample: _Sample) -> None:
     seen = sample.seen
-    for i, action in enumerate(_NO_ACTIONS):
-        taken = jax.tree.map(lambda leaf, i=i: leaf[:, i], seen.no_actions)
-        _same_values(f"action {action} is not taken as the invalid action", seen.invalid, taken)
-    _require(not bool(jnp.any(seen.invalid[1].is_legal)), "the invalid action is said to be legal")
+    for i, action in enumerate(_OUT_OF_RANGE):
+        taken = jax.tree.map(lambda leaf, i=i: leaf[:, i], seen.out_of_range)
+        _same_values(f"action {action} is not treated as the invalid action", seen.invalid, taken)
+    _require(not bool(jnp.any(seen.invalid[1].is_legal)), "the invalid action is legal")
     _require(bool(jnp.all(jnp.isfinite(seen.result.reward))), "a reward is not finite")
-    _require(not bool(jnp.any(seen.result.truncated)), "a game truncated itself; that is the batch's part")
+    _require(not bool(jnp.any(seen.result.truncated)), "a game truncated itself; only batches truncate")
 
 
 def _check_endings(sample: _Sample) -> None:
@@ -248,11 +235,11 @@ def _check_endings(sample: _Sample) -> None:
     after, result = seen.frozen
     _same_values("a finished game changed", seen.ended, after)
     _require(not bool(jnp.any(result.reward)), "a finished game gave a reward")
-    _require(bool(jnp.all(result.terminated)), "a finished game went on")
+    _require(bool(jnp.all(result.terminated)), "a finished game is no longer terminated")
 
 
 def _check_frames(sample: _Sample) -> None:
-    boards, frames = np.asarray(sample.seen.text), np.asarray(sample.seen.again_frame)
+    boards, frames = np.asarray(sample.seen.text), np.asarray(sample.seen.restored_frame)
     num_boards, num_frames = (len({row.tobytes() for row in rows}) for rows in (boards, frames))
     _require(num_boards == num_frames, f"{num_boards} boards have {num_frames} different frames")
 
@@ -274,7 +261,6 @@ _CHECKS: tuple[Callable[[_Sample], None], ...] = (
     _check_perception,
     _check_action_text,
     _check_legal_actions,
-    _check_words,
     _check_facts,
     _check_bad_actions,
     _check_endings,

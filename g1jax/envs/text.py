@@ -1,8 +1,8 @@
-"""Text on the device: boards, answers and tags as `uint8` arrays, so that writing, reading and scoring happen in a jit.
+"""Text on the device: boards, answers and tags as `uint8` arrays, so that writing, reading and scoring run in a jit.
 
-Everything is made of two primitives: `join` writes names one after another, and a `Span` is the piece of a text that a
-reader (`find_tag`, `read_numbers`, `BoardText.read_span`) looks at. Texts are padded with zero bytes. A zero byte in
-a text is a byte like any other, one that fits nothing. White space is the four ASCII bytes of ` \\t\\r\\n`.
+There are two primitives: `join` concatenates names, and a `Span` is the part of a text that a reader (`find_tag`,
+`read_numbers`, `BoardText.read_span`) reads. Texts are zero-padded. A zero byte inside a text is an ordinary byte that
+matches nothing. White space is the four ASCII bytes ` \\t\\r\\n`.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from g1jax.envs.checks import check_bytes
+from g1jax.envs.response import ANSWER, PERCEPTION
 from g1jax.typing import Array, ArrayLike
 
 CELL_SEPARATOR = " | "
@@ -23,7 +24,7 @@ _MIN_BUCKET = 64
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """The bytes `start <= i < end` of a text; nothing, with `is_found` False, where there is no such piece."""
+    """The bytes `start <= i < end` of a text; empty, with `is_found` False, if there is no such part."""
 
     start: Array  # int32[]
     end: Array  # int32[]
@@ -32,7 +33,7 @@ class Span:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NameTable:
-    """Names by index, as bytes: what `join` writes and `read_cells` knows."""
+    """Names by index, as bytes, for `join` and `BoardText`."""
 
     names: np.ndarray  # uint8[K, M]
     lengths: np.ndarray  # int32[K]
@@ -46,11 +47,11 @@ class NameTable:
         return NameTable(np.stack(rows), np.array([len(name) for name in encoded], np.int32))
 
 
-# Host strings to device bytes and back
+# Conversion between host strings and device bytes
 
 
 def encode(text: str | bytes, length: int | None = None) -> np.ndarray:
-    """Bytes of a string, `uint8[N]`, zero-padded to `length` or else to a power of two, so that few lengths compile.
+    """Bytes of a string, `uint8[N]`, zero-padded to `length` or to a power of two, so that few lengths are compiled.
 
     >>> encode("4 | 2", 8).tolist()
     [52, 32, 124, 32, 50, 0, 0, 0]
@@ -67,10 +68,10 @@ def encode(text: str | bytes, length: int | None = None) -> np.ndarray:
 
 
 def as_bytes(text: ArrayLike) -> Array:
-    """Bytes on the device, uint8[N]; at least one, so that nothing at all is a text like any other.
+    """Bytes on the device, uint8[N]; an empty text becomes one zero byte.
 
     Raises:
-        InputError: an array of something else.
+        InputError: the array is not uint8[N].
     """
     check_bytes("text", text, None)
     text = jnp.asarray(text)
@@ -78,7 +79,7 @@ def as_bytes(text: ArrayLike) -> Array:
 
 
 def decode(text: ArrayLike) -> str:
-    """The string of zero-padded bytes; what is not UTF-8 shows as the replacement character.
+    """The string of zero-padded bytes; invalid UTF-8 becomes the replacement character.
 
     >>> decode(encode("- | Red circle"))
     '- | Red circle'
@@ -90,10 +91,10 @@ def decode(text: ArrayLike) -> str:
 
 
 def join(pieces: Array, table: NameTable, length: int) -> Array:
-    """The names of `pieces`, int32[T], one after another: uint8[length], zero-padded (cut off if longer)."""
+    """Concatenates the names of `pieces`, int32[T]: uint8[length], zero-padded or truncated."""
     lengths = jnp.asarray(table.lengths)[pieces]
     starts = jnp.minimum(jnp.cumsum(lengths, dtype=jnp.int32) - lengths, length)
-    # Every name is laid down with its padding. Where a padding overlaps the next name, the larger byte is the name's.
+    # Names are scattered with their padding. Where padding overlaps the next name, the larger byte is the name's.
     text = jnp.zeros(length + table.names.shape[1], jnp.uint8)
     rows = jax.lax.ScatterDimensionNumbers((1,), (), (0,))
     names = jnp.asarray(table.names)[pieces]
@@ -101,36 +102,35 @@ def join(pieces: Array, table: NameTable, length: int) -> Array:
 
 
 class BoardText:
-    """Board texts of one size and one set of cell names: how a board is written, read, and scored."""
+    """Writes, reads and scores board texts of one size and one set of cell names."""
 
     def __init__(self, names: Sequence[str], rows: int, cols: int) -> None:
         self.rows, self.cols = rows, cols
         self.names = NameTable.of(names)
-        # A cell is written with what follows it: another cell of its row, another row, or nothing.
-        self._cells = NameTable.of([name + after for after in (CELL_SEPARATOR, "\n", "") for name in names])
-        follower = np.zeros((rows, cols), np.int32)
-        follower[:, -1] = 1
-        follower[-1, -1] = 2
-        self._follower = follower * len(names)
+        # A cell is written with its suffix: before another cell of the row, before another row, or at the end.
+        self._cells = NameTable.of([name + suffix for suffix in (CELL_SEPARATOR, "\n", "") for name in names])
+        suffix_index = np.zeros((rows, cols), np.int32)
+        suffix_index[:, -1] = 1
+        suffix_index[-1, -1] = 2
+        self._offset = suffix_index * len(names)
         longest = max(len(name.encode()) for name in names)
         self.length = rows * cols * longest + rows * (cols - 1) * len(CELL_SEPARATOR) + rows - 1
 
     def write(self, board: Array) -> Array:
         """The text of a board of cell kinds, int32[R, C] -> uint8[L]."""
-        return join((board.astype(jnp.int32) + self._follower).reshape(-1), self._cells, self.length)
+        return join((board.astype(jnp.int32) + self._offset).reshape(-1), self._cells, self.length)
 
     def read(self, text: Array) -> Array:
-        """The cell kinds a text names, uint8[N] -> int32[R, C]; -1 where it names none. Inverse of `write`."""
+        """The cell kinds in a text, uint8[N] -> int32[R, C]; -1 where unreadable. Inverse of `write`."""
         return self.read_span(text, whole(text))
 
     def read_span(self, text: Array, span: Span) -> Array:
-        """As `read`, of a piece of a text."""
+        """Like `read`, for a span of a text."""
         span = strip(text, span)
         starts, ends, is_there = self._split(text, span)
         longest = self.names.names.shape[1]
-        inside = (
-            starts[..., None] + np.arange(longest + 1, dtype=np.int32)[None, None]
-        )  # a byte more: longer names differ
+        # One byte more than the longest name, so that longer cells match no name.
+        inside = starts[..., None] + np.arange(longest + 1, dtype=np.int32)[None, None]
         cell = jnp.where(inside < ends[..., None], take(text, inside), jnp.uint8(0))
         known = jnp.asarray(np.pad(self.names.names, ((0, 0), (0, 1))))
         is_kind = jnp.all(cell[:, :, None, :] == known[None, None], axis=-1)  # [R, C, K]
@@ -140,7 +140,7 @@ class BoardText:
         return jnp.where(is_there, kind, -1)
 
     def _split(self, text: Array, span: Span) -> tuple[Array, Array, Array]:
-        """Where each cell's stripped bytes start and end, and whether it is there at all: three [R, C]."""
+        """The start and end of each cell's stripped bytes, and whether it exists: three arrays [R, C]."""
         position = jnp.arange(text.shape[0], dtype=jnp.int32)
         inside = (position >= span.start) & (position < span.end)
         is_row_end = inside & (text == ord("\n"))
@@ -161,7 +161,7 @@ class BoardText:
 
     def exact_score(self, response: Array, board: Array) -> Array:
         """Whether the stripped content of the response's first perception tag is the true board text: bool[]."""
-        span = strip(response, find_tag(response, "perception"))
+        span = strip(response, find_tag(response, PERCEPTION))
         truth = self.write(board)
         length = jnp.sum((truth != 0).astype(jnp.int32), dtype=jnp.int32)
         position = jnp.arange(self.length, dtype=jnp.int32)
@@ -169,21 +169,22 @@ class BoardText:
         return span.is_found & (span.end - span.start == length) & jnp.all(same)
 
     def cell_score(self, response: Array, board: Array) -> Array:
-        """The share of cells that the response's first perception tag names rightly: float32[] from 0 to 1."""
-        span = find_tag(response, "perception")
+        """The fraction of cells that the response's first perception tag names correctly: float32[] from 0 to 1."""
+        span = find_tag(response, PERCEPTION)
         is_right = self.read_span(response, span) == board.astype(jnp.int32)
         return jnp.where(span.is_found, jnp.mean(is_right.astype(jnp.float32)), 0.0)
 
 
 class AnswerText:
-    """Actions as numbers in a form, such as `(#, #) (#, #)`, within an answer tag: how they are written and read."""
+    """Writes and reads actions as numbers in a form, such as `(#, #) (#, #)`, within an answer tag."""
 
     def __init__(self, form: str, bounds: Sequence[int]) -> None:
         self.form, self.bounds = form, tuple(bounds)
         between = form.split("#")
-        between[0], between[-1] = "<answer>" + between[0], between[-1] + "</answer>"
+        start, end = f"<{ANSWER}>", f"</{ANSWER}>"
+        between[0], between[-1] = start + between[0], between[-1] + end
         numbers = [str(i) for i in range(max(bounds))]
-        self._words = NameTable.of([*numbers, *between, "<answer>", "</answer>", ""])
+        self._pieces = NameTable.of([*numbers, *between, start, end, ""])
         first = len(numbers)
         self._between = np.arange(first, first + len(between), dtype=np.int32)
         opening, closing, nothing = range(first + len(between), first + len(between) + 3)
@@ -195,56 +196,14 @@ class AnswerText:
         """The answer of these numbers, int32[n] -> uint8[A]; an empty answer if not `is_valid`."""
         pieces = jnp.zeros(self._no_answer.shape, jnp.int32)
         pieces = pieces.at[0::2].set(self._between).at[1::2].set(numbers)
-        return join(jnp.where(is_valid, pieces, self._no_answer), self._words, self.length)
+        return join(jnp.where(is_valid, pieces, self._no_answer), self._pieces, self.length)
 
     def read(self, response: Array) -> tuple[Array, Array]:
         """The numbers of a response's first answer, uint8[N] -> (int32[n], is_valid bool[]); 0 where invalid."""
-        span = find_tag(response, "answer")
+        span = find_tag(response, ANSWER)
         numbers, is_valid = read_numbers(response, span, self.form.replace(" ", ""), max(self.bounds))
         is_valid &= jnp.all(numbers < np.array(self.bounds, np.int32))
         return jnp.where(is_valid, numbers, 0), is_valid
-
-
-class Phrasebook:
-    """Short texts about a board of one size: names of cells, places ` (r, c)`, and fixed phrases, one after another."""
-
-    def __init__(self, names: Sequence[str], rows: int, cols: int, phrases: Sequence[str]) -> None:
-        places = [f" ({r}, {c})" for r in range(rows) for c in range(cols)]
-        self._table = NameTable.of([*names, *places, *phrases, ""])
-        self._first_place = len(names)
-        first_phrase = len(names) + len(places)
-        self._phrases = {phrase: first_phrase + i for i, phrase in enumerate(phrases)}
-        self._nothing = first_phrase + len(phrases)
-
-    def name(self, kind: Array) -> Array:
-        """The piece that names a kind of cell."""
-        return kind.astype(jnp.int32)
-
-    def place(self, place: Array) -> Array:
-        """The piece of a cell, by its place in reading order; nothing for -1."""
-        return jnp.where(place < 0, self._nothing, place.astype(jnp.int32) + self._first_place)
-
-    def phrase_if(self, condition: Array, phrase: str, otherwise: str | None = None) -> Array:
-        """The piece of one phrase or another, or of nothing."""
-        return jnp.where(condition, self.phrase(phrase), self._nothing if otherwise is None else self.phrase(otherwise))
-
-    def phrase(self, phrase: str) -> Array:
-        """The piece of one of the phrases."""
-        return jnp.int32(self._phrases[phrase])
-
-    def phrase_of(self, index: Array, phrases: Sequence[str]) -> Array:
-        """The piece of the phrase at an index, int32[]."""
-        return jnp.asarray([self._phrases[phrase] for phrase in phrases], jnp.int32)[index]
-
-    @property
-    def nothing(self) -> Array:
-        """The piece that writes nothing."""
-        return jnp.int32(self._nothing)
-
-    def write(self, pieces: Sequence[Array | str]) -> Array:
-        """The text of some pieces, phrases as such: uint8[T], zero-padded; T follows from how many pieces there are."""
-        stacked = jnp.stack([self.phrase(piece) if isinstance(piece, str) else piece for piece in pieces])
-        return join(stacked, self._table, len(pieces) * self._table.names.shape[1])
 
 
 # Reading
@@ -256,7 +215,7 @@ def is_space(text: Array) -> Array:
 
 
 def take(text: Array, index: Array) -> Array:
-    """The bytes of a text at these places; zero outside of it."""
+    """The bytes of a text at these indices; zero outside of it."""
     n = text.shape[0]
     return jnp.where((index >= 0) & (index < n), text[jnp.clip(index, 0, n - 1)], jnp.uint8(0))
 
@@ -269,7 +228,7 @@ def whole(text: Array) -> Span:
 
 
 def strip(text: Array, span: Span) -> Span:
-    """A span without the white space at its two ends."""
+    """A span without white space at its ends."""
     position = jnp.arange(text.shape[0], dtype=jnp.int32)
     is_ink = (position >= span.start) & (position < span.end) & ~is_space(text)
     start = _first(is_ink, span.end)
@@ -278,7 +237,7 @@ def strip(text: Array, span: Span) -> Span:
 
 
 def find(text: Array, what: str, after: Array | int = 0) -> Array:
-    """Where `what` first starts at or after a place, int32[]; N where it does not."""
+    """The index of the first `what` at or after `after`, int32[]; N if there is none."""
     n = text.shape[0]
     padded = jnp.pad(text, (0, len(what) - 1))
     is_match = jnp.arange(n, dtype=jnp.int32) >= after
@@ -302,11 +261,11 @@ def find_tag(text: Array, name: str) -> Span:
 
 
 def read_numbers(text: Array, span: Span, form: str, limit: int) -> tuple[Array, Array]:
-    """The numbers in a span that has a given form: `(int32[count], is_valid)`.
+    """The numbers in a span of a given form: `(int32[count], is_valid)`.
 
-    The form is a string in which `#` stands for an unsigned decimal integer and every other byte for itself, such as
-    `(#,#)(#,#)`; no two `#` touch. White space may stand anywhere but within a number. Numbers above `limit` come out
-    as some number above it, of any length.
+    In the form, such as `(#,#)(#,#)`, each `#` is an unsigned decimal integer and every other byte is literal; no two
+    `#` are adjacent. White space is allowed anywhere except within a number. Numbers above `limit`, of any length, are
+    returned as some number above it.
     """
     position = jnp.arange(text.shape[0], dtype=jnp.int32)
     inside = (position >= span.start) & (position < span.end)
@@ -314,7 +273,7 @@ def read_numbers(text: Array, span: Span, form: str, limit: int) -> tuple[Array,
     is_mark = inside & ~is_digit & ~is_space(text)
     marks = form.replace("#", "").encode()
     is_valid = span.is_found & (jnp.sum(is_mark.astype(jnp.int32), dtype=jnp.int32) == len(marks))
-    # Walk from mark to mark; the gap before each one, and after the last, holds a number or nothing.
+    # The gap before each mark, and after the last one, has a number or nothing.
     here, numbers = span.start, []
     for i, gap_has_number in enumerate(_gaps(form)):
         until = _first(is_mark & (position >= here), span.end)
@@ -332,7 +291,7 @@ def read_numbers(text: Array, span: Span, form: str, limit: int) -> tuple[Array,
 
 
 def _gaps(form: str) -> list[bool]:
-    """Whether a number stands before each mark of a form, and after the last: `(#,#)` -> F T T F."""
+    """Whether there is a number before each mark of a form, and after the last: `(#,#)` -> F T T F."""
     gaps = [False]
     for char in form:
         if char == "#":
@@ -343,7 +302,7 @@ def _gaps(form: str) -> list[bool]:
 
 
 def _read_number(text: Array, position: Array, is_digit: Array, limit: int) -> tuple[Array, Array]:
-    """The value of marked digits, and whether they are one number: at least one, with nothing between."""
+    """The value of the marked digits, and whether they are one number: at least one, and contiguous."""
     n = text.shape[0]
     first, last = _first(is_digit, n), jnp.max(jnp.where(is_digit, position, -1))
     count = jnp.sum(is_digit.astype(jnp.int32), dtype=jnp.int32)
@@ -357,13 +316,13 @@ def _read_number(text: Array, position: Array, is_digit: Array, limit: int) -> t
 
 
 def _count_before(mask: Array) -> Array:
-    """How many places before each one are marked: bool[n] -> int32[n]."""
+    """The number of True entries before each one: bool[n] -> int32[n]."""
     ones = mask.astype(jnp.int32)
     return jnp.cumsum(ones, dtype=jnp.int32) - ones
 
 
 def _first(mask: Array, otherwise: Array | int) -> Array:
-    """The first marked place, int32[]. (A minimum: XLA does not vectorise argmax on CPU.)"""
+    """The index of the first True entry, int32[]. (By a minimum: XLA does not vectorize argmax on CPU.)"""
     n = mask.shape[0]
     first = jnp.min(jnp.where(mask, jnp.arange(n, dtype=jnp.int32), n))
     return jnp.where(first < n, first, jnp.asarray(otherwise, jnp.int32))

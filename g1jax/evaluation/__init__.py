@@ -1,7 +1,8 @@
-"""Evaluation: any player through the games, figures with intervals, results to compare, and pages to look at."""
+"""Evaluation: any player on any game, metrics with confidence intervals, comparisons of results, and reports."""
 
+from g1jax.errors import EvaluationError
 from g1jax.evaluation.players import expert_player, policy_player, random_player
-from g1jax.evaluation.protocol import Answers, Episodes, EvaluationError, Player, Respond, play
+from g1jax.evaluation.protocol import Answers, Episodes, Player, Respond, play
 from g1jax.evaluation.results import Result, compare, load, result_of, save
 from g1jax.evaluation.statistics import FIGURES, Interval, curves_of, intervals, sums_of
 

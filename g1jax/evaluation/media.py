@@ -1,4 +1,4 @@
-"""Films: a batch of games side by side, as GIF or MP4."""
+"""Films: several episodes side by side, as GIF or MP4."""
 
 import importlib.util
 import math
@@ -8,25 +8,25 @@ from pathlib import Path
 
 import numpy as np
 
-from g1jax.evaluation.protocol import EvaluationError
+from g1jax.errors import EvaluationError
 from g1jax.typing import HostImages
 
 _MISSING = "films need two packages: pip install imageio imageio-ffmpeg"
 _GAP = 8  # pixels between games
-_GREY = 128
-_SMALLEST_SIDE = 112  # of a game in a film; smaller frames are enlarged
+_GRAY = 128
+_SMALLEST_SIDE = 112  # pixels; smaller frames are enlarged
 
 
 def side_by_side(frames: HostImages, columns: int = 0) -> HostImages:
-    """Episodes of one game as one film: uint8[n, T, H, W, 3] -> uint8[T, h, w, 3], in rows as near a square as may be.
+    """Episodes of one game in a grid: uint8[n, T, H, W, 3] -> uint8[T, h, w, 3]. By default the grid is near square.
 
-    h and w are even, as video codecs want them.
+    h and w are even, as video codecs require.
     """
     count, num_steps, height, width, _ = frames.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = -(-count // columns)
     shape = (rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP)
-    film = np.full((num_steps, shape[0] + shape[0] % 2, shape[1] + shape[1] % 2, 3), _GREY, np.uint8)
+    film = np.full((num_steps, shape[0] + shape[0] % 2, shape[1] + shape[1] % 2, 3), _GRAY, np.uint8)
     for i, episode in enumerate(frames):
         top, left = (i // columns) * (height + _GAP), (i % columns) * (width + _GAP)
         film[:, top : top + height, left : left + width] = episode
@@ -35,10 +35,10 @@ def side_by_side(frames: HostImages, columns: int = 0) -> HostImages:
 
 
 def require_writer(suffixes: Iterable[str]) -> None:
-    """Refuses films whose packages are not installed, before anything is played for them.
+    """Checks, before any play, that the packages for these film formats are installed.
 
     Raises:
-        EvaluationError: a package is missing.
+        EvaluationError: A package is missing.
     """
     packages = [{"gif": "imageio", "mp4": "imageio_ffmpeg"}[suffix] for suffix in suffixes]
     if any(importlib.util.find_spec(package) is None for package in packages):
@@ -46,14 +46,14 @@ def require_writer(suffixes: Iterable[str]) -> None:
 
 
 def write_film(path: Path, frames: HostImages, frames_per_second: float = 4.0) -> None:
-    """Writes uint8[T, h, w, 3] as the path's suffix says: `.gif` or `.mp4`.
+    """Writes uint8[T, h, w, 3] in the format of the path's suffix: `.gif` or `.mp4`.
 
     Raises:
-        EvaluationError: another suffix, or a package is missing.
+        EvaluationError: The suffix is another, a package is missing, or encoding fails.
     """
     writers = {".gif": _write_gif, ".mp4": _write_mp4}
     if path.suffix not in writers:
-        raise EvaluationError(f"{path}: a film is a .gif or an .mp4")
+        raise EvaluationError(f"{path}: a film must be a .gif or an .mp4")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         writers[path.suffix](path, frames, frames_per_second)
@@ -68,7 +68,7 @@ def _write_gif(path: Path, frames: HostImages, frames_per_second: float) -> None
 
 
 def _write_mp4(path: Path, frames: HostImages, frames_per_second: float) -> None:
-    """Pipes the frames to the ffmpeg that imageio-ffmpeg brings; its own writer forks, which JAX's threads forbid."""
+    """Pipes the frames to imageio-ffmpeg's executable; its own writer forks, which is unsafe with JAX's threads."""
     import imageio_ffmpeg
 
     height, width = frames.shape[1:3]

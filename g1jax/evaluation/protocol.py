@@ -1,14 +1,15 @@
-"""Playing for the record: the paper's protocol, on the device, for any player.
+"""The paper's evaluation protocol, on the device, for any player.
 
-An episode is a fixed number of steps; a board that ends within them is followed by a fresh one. Every episode draws
-from words of its own, made of the seed and its index alone, and these say what its n-th board is and what chance does
-at its t-th step. So all players meet the same boards and the same chance, and neither the batch size nor the number of
-steps a call changes a figure.
+An episode is a fixed number of steps; when a board ends before, a fresh one follows. Every episode has its own seed,
+derived from the evaluation's seed and the episode's index, which decides its n-th board and the random keys of its t-th
+step. So all players get the same boards and keys, and neither the batch size nor the number of steps per call changes a
+result.
 
-Under `jax.set_mesh` the episodes of a batch are split over the mesh, over several processes too: all of them call
-`play` alike, and each gets all that happened.
+Under `jax.set_mesh` the episodes of a batch are sharded over the mesh, also over several processes: all processes make
+the same call to `play`, and each gets the whole result.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -21,28 +22,23 @@ import numpy as np
 from jax import lax
 
 from g1jax import settings
-from g1jax.envs import random, text
-from g1jax.envs.batching import loop_while
+from g1jax.envs import prng, text
+from g1jax.envs.batch import EPISODE_STEPS, renewed
 from g1jax.envs.core import Game, StepResult
-from g1jax.errors import G1Error
+from g1jax.errors import EvaluationError
 from g1jax.rl.rewards import has_format
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm.sharding import BATCH, constrain
 
-NUM_STEPS = 100  # the paper's
-_FIRST_BOARD = np.uint32(1 << 31)  # draws from here on make boards, those below are steps
+_FIRST_BOARD = np.uint32(1 << 31)  # draws from here on are boards, those below are steps
 _RAW_SCORE = ("game_2048",)
 _ONE_BOARD = ("shisen_sho", "shisen_sho_cifar10")
-
-
-class EvaluationError(G1Error):
-    """What cannot be evaluated, compared or shown, and why, in one line."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Answers:
-    """What a player says to each state. Who writes nothing, as the random player, gives actions alone."""
+    """A player's answers to a batch of states. Players that write no text, such as the random one, only act."""
 
     actions: Array  # int32[B]
     responses: Array | None = None  # uint8[B, L], zero-padded
@@ -50,47 +46,47 @@ class Answers:
 
 
 class Respond(Protocol):
-    """How a player answers: a pure function, traced once a game, so its arrays come as arguments."""
+    """A player's answer function. It is pure and traced once per game, so arrays must be arguments."""
 
     def __call__(self, params: Pytree, game: Game[Any], states: Pytree, keys: Key, /) -> Answers:
-        """Answers to states, leaves [B, …], with a key for each: key<fry>[B]."""
+        """The answers to states, leaves [B, …], with keys key<fry>[B]."""
 
 
 @dataclass(frozen=True)
 class Player:
-    """A player on the device. Two players with an equal `respond` share compiled programs, whatever their params."""
+    """A player on the device. Players with an equal `respond` share compiled programs, whatever their params."""
 
     name: str
     respond: Respond
     params: Pytree = ()
     batch_size: int = 2048
-    """Episodes at a time, at most."""
-    steps_per_call: int = NUM_STEPS
-    """Steps of one compiled program, at most; progress is told after each."""
+    """Episodes in a batch, at most."""
+    steps_per_call: int = EPISODE_STEPS
+    """Steps of one compiled call, at most; progress is reported after each."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Boards:
-    """Episodes under way. A board that has ended stands until the next step begins, and is then replaced."""
+    """The current boards of a batch of episodes. A board that has ended is replaced at the start of the next step."""
 
     states: Pytree  # leaves [B, …]
     is_over: Array  # bool[B]
-    words: Array  # uint32[B, 2], what an episode's chance is drawn from
+    seeds: Array  # uint32[B, 2], one for each episode
     number: Array  # uint32[B], boards of the episode so far
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Judged:
-    """What is known of a step. Of the last five, what a player does not write is None."""
+    """The metrics of a step. The last five are None where the player writes no text."""
 
     reward: Array  # float32[]
     is_legal: Array  # bool[]
-    is_invalid: Array  # bool[], the answer is unreadable
+    is_invalid: Array  # bool[], the answer cannot be parsed
     is_end: Array  # bool[], the step ended the board
     is_exact: Array | None = None  # bool[], the perception is the true board text
-    num_right: Array | None = None  # int32[], cells that the perception names rightly
+    num_right: Array | None = None  # int32[], cells that the perception names correctly
     is_formatted: Array | None = None  # bool[], all six tags
     num_bytes: Array | None = None  # int32[], of the response
     num_tokens: Array | None = None  # int32[]
@@ -98,7 +94,7 @@ class Judged:
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """All that happened in some episodes: the first n. On the host."""
+    """Everything that happened in the first n episodes, on the host."""
 
     states: Pytree  # leaves [n, T, …], as shown to the player
     actions: np.ndarray  # int32[n, T]
@@ -107,7 +103,7 @@ class Recorded:
 
 @dataclass(frozen=True, eq=False)
 class Episodes:
-    """What a player did in E episodes of T steps of one game. On the host."""
+    """A player's E episodes of T steps of one game, on the host."""
 
     game: Game[Any]
     seed: int
@@ -116,26 +112,26 @@ class Episodes:
 
     @property
     def score(self) -> np.ndarray:
-        """What the paper counts, by step: float64[E, T]."""
+        """The paper's score of every step: float64[E, T]."""
         return step_score(self.game, self.steps)
 
 
 Progress = Callable[[int, int], None]
-"""Called with the steps played so far and those there will be, all episodes together."""
+"""Called with the number of steps played so far and the total, over all episodes."""
 
 
 def counts_score(game: Game[Any]) -> bool:
-    """Whether the paper counts this game's raw score; of the others it counts the steps with a reward above 0."""
+    """Whether the paper uses this game's raw score; for the others it counts the steps with a reward above 0."""
     return game.id in _RAW_SCORE
 
 
-def ends_by_itself(game: Game[Any]) -> bool:
-    """Whether the paper's score of this game is that of one board: the pairs found before it ends."""
+def scores_one_board(game: Game[Any]) -> bool:
+    """Whether the paper scores one board of this game: the pairs found before it ends."""
     return game.id in _ONE_BOARD
 
 
 def step_score(game: Game[Any], steps: Judged) -> np.ndarray:
-    """What the steps count: float64, of the shape of the steps. The penalty of an unreadable answer is no score."""
+    """The score of each step: float64, with the shape of the steps. The penalty of an invalid answer is not counted."""
     reward = np.asarray(steps.reward, np.float64)
     return np.where(np.asarray(steps.is_invalid), 0.0, reward) if counts_score(game) else (reward > 0).astype(float)
 
@@ -144,33 +140,33 @@ def play(
     game: Game[Any],
     player: Player,
     num_episodes: int,
-    num_steps: int = NUM_STEPS,
+    num_steps: int = EPISODE_STEPS,
     seed: int = 0,
     *,
     num_recorded: int = 0,
     batch_size: int | None = None,
     on_progress: Progress | None = None,
 ) -> Episodes:
-    """Plays `num_episodes` episodes, and keeps all of the first `num_recorded` to be looked at.
+    """Plays `num_episodes` episodes, and records the first `num_recorded` for replays.
 
     Raises:
-        EvaluationError: fewer than one episode or step, or a seed that is none.
+        EvaluationError: The number of episodes or steps, or the seed, is invalid.
     """
     check_protocol(num_episodes, num_steps, seed)
     num_batches = -(-num_episodes // (batch_size or player.batch_size))
     parts = _num_parts()
-    size = -(-num_episodes // (num_batches * parts)) * parts  # even batches; what the last has too many is dropped
+    size = -(-num_episodes // (num_batches * parts)) * parts  # equal batches; surplus episodes of the last are dropped
     num_recorded = min(num_recorded, num_episodes)
     judged, shown = [], []
     for first in range(0, num_episodes, size):
         index = np.arange(first, first + size, dtype=np.uint32)
 
-        def tell(step: int, first: int = first) -> None:
+        def report(step: int, first: int = first) -> None:
             if on_progress:
                 done = first * num_steps + min(size, num_episodes - first) * step
                 on_progress(done, num_episodes * num_steps)
 
-        batch = _play_batch(game, player, index, num_steps, seed, min(num_recorded, size), tell)
+        batch = _play_batch(game, player, index, num_steps, seed, min(num_recorded, size), report)
         judged.append(batch[0])
         shown += [batch[1]] if first < num_recorded else []
     steps = _join(judged, num_episodes)
@@ -185,7 +181,7 @@ class _Protocol:
 
 
 def check_protocol(num_episodes: int, num_steps: int, seed: int) -> None:
-    """Raises EvaluationError for what cannot be played."""
+    """Raises EvaluationError unless these numbers are valid."""
     settings.check(_Protocol(num_episodes, num_steps, seed), EvaluationError)
 
 
@@ -196,17 +192,17 @@ def _play_batch(
     num_steps: int,
     seed: int,
     num_recorded: int,
-    tell: Callable[[int], None],
+    report: Callable[[int], None],
 ) -> tuple[Judged, tuple[Pytree, Answers]]:
-    """The episodes of some indices: what was judged, leaves [B, T], and what was shown and said, leaves [n, T, …]."""
+    """The episodes of these indices: metrics, leaves [B, T], and recorded states and answers, leaves [n, T, …]."""
     boards = _begin(game, seed, index)
-    fits = range(1, max(1, min(num_steps, player.steps_per_call)) + 1)
-    per_call = max(n for n in fits if num_steps % n == 0)  # one length of call, so one program
+    candidates = range(1, max(1, min(num_steps, player.steps_per_call)) + 1)
+    per_call = max(n for n in candidates if num_steps % n == 0)  # a divisor, so that one program is compiled
     parts = []
     for step in range(0, num_steps, per_call):
         boards, part = _advance(player.respond, game, per_call, num_recorded, player.params, boards, np.uint32(step))
         parts.append(jax.device_get(part))
-        tell(step + per_call)
+        report(step + per_call)
     joined: tuple[Judged, tuple[Pytree, Answers]] = jax.tree.map(
         lambda *leaves: np.concatenate(leaves).swapaxes(0, 1), *parts
     )
@@ -214,12 +210,12 @@ def _play_batch(
 
 
 def _join(batches: list[Pytree], count: int) -> Pytree:
-    """One batch after another, and of them the first `count`."""
+    """The first `count` rows of the concatenated batches."""
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *batches)
 
 
 def as_recorded(states: Pytree, answers: Answers) -> Recorded:
-    """What is kept of episodes, of leaves [n, T, …]."""
+    """A record of states and answers with leaves [n, T, …]."""
     responses = None
     if answers.responses is not None:
         responses = [[text.decode(response) for response in episode] for episode in np.asarray(answers.responses)]
@@ -236,11 +232,11 @@ def _advance(
     boards: Boards,
     first_step: Array,
 ) -> tuple[Boards, tuple[Judged, tuple[Pytree, Answers]]]:
-    """Some steps of a batch of episodes; leaves [T, B, …], and [T, n, …] of what is recorded."""
+    """Some steps of a batch of episodes: metrics, leaves [T, B], and recorded states and answers, leaves [T, n, …]."""
 
     def advance(boards: Boards, step: Array) -> tuple[Boards, Any]:
         boards = renew(game, boards)
-        answers = respond(params, game, boards.states, step_keys(boards.words, step)[1])
+        answers = respond(params, game, boards.states, step_keys(boards.seeds, step)[1])
         shown = jax.tree.map(lambda leaf: leaf[:num_recorded], (boards.states, answers))
         boards, judged = take_step(game, boards, answers, step)
         return boards, (judged, shown)
@@ -251,31 +247,31 @@ def _advance(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _begin(game: Game[Any], seed: Array | int, index: np.ndarray) -> Boards:
-    """As `no_boards`, on the mesh: arrays made outside of a program would be each process's own."""
+    """`no_boards`, sharded over the mesh. It must run inside jit: arrays made outside are local to each process."""
     return _over_devices(no_boards(game, seed, index))
 
 
 def _over_devices(boards: Boards) -> Boards:
-    """Within a jit: each device has its part of the episodes, the same before and after a call."""
+    """Inside jit: shards the episodes over the devices, the same before and after a call."""
     return jax.tree.map(lambda leaf: constrain(leaf, BATCH, *[None] * (leaf.ndim - 1)), boards)
 
 
 def _num_parts() -> int:
-    """How many devices, or groups of them, the episodes of a batch are split over."""
+    """The number of shards of the batch axis."""
     mesh = jax.sharding.get_abstract_mesh()
     return math.prod(mesh.shape.get(axis, 1) for axis in BATCH)
 
 
 def take_step(game: Game[Any], boards: Boards, answers: Answers, step: Array) -> tuple[Boards, Judged]:
-    """What the answers to the boards, none of them over, lead to, and what is known of the step: leaves [B]."""
-    keys, _ = step_keys(boards.words, step)
+    """Applies the answers to the boards, none of which is over: the next boards and the step's metrics, leaves [B]."""
+    keys, _ = step_keys(boards.seeds, step)
     states, results = jax.vmap(game.step)(boards.states, answers.actions, keys)
     judged = jax.vmap(functools.partial(judge, game))(boards.states, answers, results)
-    return Boards(states, results.terminated, boards.words, boards.number), judged
+    return Boards(states, results.terminated, boards.seeds, boards.number), judged
 
 
 def judge(game: Game[Any], state: Any, answer: Answers, result: StepResult) -> Judged:
-    """One step: the state that was shown, what was answered, and what came of it."""
+    """The metrics of one step, from the state, the answer to it, and the result of the step."""
     is_invalid = (answer.actions < 0) | (answer.actions >= game.num_actions)
     judged = Judged(result.reward, result.is_legal, is_invalid, result.terminated, num_tokens=answer.num_tokens)
     if answer.responses is None:
@@ -283,57 +279,44 @@ def judge(game: Game[Any], state: Any, answer: Answers, result: StepResult) -> J
     response = answer.responses
     num_right = jnp.round(game.perception_cells(response, state) * (game.rows * game.cols)).astype(jnp.int32)
     num_bytes = jnp.max(jnp.where(response != 0, jnp.arange(1, response.shape[0] + 1, dtype=jnp.int32), 0))
-    return Judged(
-        result.reward,
-        result.is_legal,
-        is_invalid,
-        result.terminated,
-        game.perception_exact(response, state),
-        num_right,
-        has_format(response),
-        num_bytes,
-        answer.num_tokens,
+    return dataclasses.replace(
+        judged,
+        is_exact=game.perception_exact(response, state),
+        num_right=num_right,
+        is_formatted=has_format(response),
+        num_bytes=num_bytes,
     )
 
 
-# Where chance comes from
+# Boards and random keys
 
 
 def no_boards(game: Game[Any], seed: Array | int, index: np.ndarray) -> Boards:
-    """The episodes of these indices, uint32[B], before their first step: their boards are yet to be made by `renew`."""
+    """The episodes of these indices, uint32[B], before their first step; `renew` makes their first boards."""
     size = len(index)
     shape = jax.eval_shape(game.reset, jax.random.key(0))
     states = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), shape)
-    return Boards(states, jnp.ones(size, bool), _words(seed, index), jnp.zeros(size, jnp.uint32))
+    return Boards(states, jnp.ones(size, bool), _episode_seeds(seed, index), jnp.zeros(size, jnp.uint32))
 
 
 @jax.jit
-def _words(seed: Array | int, index: Array | np.ndarray) -> Array:
-    root = random.seed_of(jax.random.key(seed))
-    return jax.vmap(lambda episode: random.words(root, episode, 2))(index)
+def _episode_seeds(seed: Array | int, index: Array | np.ndarray) -> Array:
+    root = prng.seed_of(jax.random.key(seed))
+    return jax.vmap(lambda episode: prng.bits(root, episode, 2))(index)
 
 
-def step_keys(words: Array, step: Array) -> tuple[Key, Key]:
-    """For the game and for the player at a step, of every episode's words uint32[B, 2]: key<fry>[B] each."""
-    drawn = jax.vmap(lambda words: random.words(words, step, 4))(words)
-    return _as_keys(drawn[:, :2]), _as_keys(drawn[:, 2:])
+def step_keys(seeds: Array, step: Array) -> tuple[Key, Key]:
+    """The keys of the game and of the player at a step: uint32[B, 2] -> key<fry>[B] each."""
+    bits = jax.vmap(lambda seed: prng.bits(seed, step, 4))(seeds)
+    return _as_keys(bits[:, :2]), _as_keys(bits[:, 2:])
 
 
 def renew(game: Game[Any], boards: Boards) -> Boards:
-    """Fresh boards in place of those that are over; only these are computed."""
-
-    def begin(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        _, _, words, number = carry
-        key = _as_keys(random.words(words, _FIRST_BOARD + number, 2))
-        return jnp.bool_(False), game.reset(key), words, number + 1
-
-    def one(*carry: Any) -> tuple[Any, ...]:
-        out: tuple[Any, ...] = loop_while(lambda carry: carry[0], begin, carry)
-        return out
-
-    is_over, states, words, number = jax.vmap(one)(boards.is_over, boards.states, boards.words, boards.number)
-    return Boards(states, is_over, words, number)
+    """Replaces the boards that are over by fresh ones; only these are computed."""
+    states = renewed(game, boards.states, boards.is_over, boards.seeds, _FIRST_BOARD + boards.number)
+    number = boards.number + boards.is_over.astype(jnp.uint32)
+    return Boards(states, jnp.zeros_like(boards.is_over), boards.seeds, number)
 
 
-def _as_keys(words: Array) -> Key:
-    return jax.random.wrap_key_data(words, impl="threefry2x32")
+def _as_keys(bits: Array) -> Key:
+    return jax.random.wrap_key_data(bits, impl="threefry2x32")

@@ -1,7 +1,7 @@
-"""Recorded episodes as plain data for a page: what was shown, read, thought, answered and earned, step by step.
+"""Recorded episodes as JSON data for a page: frame, perception, response, action and reward of every step.
 
-A board changes little from step to step, so an episode's frames are one sheet of the different cell-sized pieces they
-are made of, and lists of which piece stands where.
+A board changes little from step to step, so an episode's frames are stored as one sheet of the distinct cell-sized
+tiles, and for each step the index of the tile at each place.
 """
 
 import base64
@@ -18,19 +18,20 @@ from PIL import Image
 
 from g1jax.envs import text
 from g1jax.envs.core import Game
+from g1jax.envs.response import PERCEPTION
 from g1jax.evaluation.protocol import Episodes, Recorded
 from g1jax.typing import Array, HostImages, Pytree
 
 FILE = "replays.json"
 SHEET_BYTES = 300_000
-"""A sheet's most bytes, as text; looks that differ everywhere, such as noise, are then stored with some loss."""
+"""The size limit of a sheet's data URL; frames whose tiles all differ, as with noise, are compressed with loss."""
 
 _LONGEST_PERCEPTION = 2**16
 _SHEET_COLUMNS = 64
 
 
 def replays_of(episodes: dict[str, Episodes]) -> list[dict[str, Any]]:
-    """A replay for each recorded episode of each game."""
+    """A replay of each recorded episode of each game."""
     out = []
     for label, played in episodes.items():
         if played.recorded is not None:
@@ -38,7 +39,7 @@ def replays_of(episodes: dict[str, Episodes]) -> list[dict[str, Any]]:
             true, read = _boards(played.game, played.recorded)
             for i in range(len(frames)):
                 replay = {"game": label, "episode": i, "rows": played.game.rows, "cols": played.game.cols}
-                replay |= {"names": list(played.game.cell_names()), **_pictures(played.game, frames[i])}
+                replay |= {"names": list(played.game.cell_names()), **_tiled(played.game, frames[i])}
                 replay["steps"] = [
                     {**step, "true": true[i][t], "read": None if read is None else read[i][t]}
                     for t, step in enumerate(_steps(played, i))
@@ -56,14 +57,14 @@ def frames_of(played: Episodes) -> HostImages:
     """The frames of the recorded episodes: uint8[n, T, H, W, 3].
 
     Raises:
-        ValueError: nothing was recorded.
+        ValueError: Nothing was recorded.
     """
     if played.recorded is None:
         raise ValueError("no episode was recorded")
-    return np.stack([np.asarray(_render(played.game, states)) for states in _each(played.recorded)])
+    return np.stack([np.asarray(_render(played.game, states)) for states in _episode_states(played.recorded)])
 
 
-def _each(recorded: Recorded) -> list[Pytree]:
+def _episode_states(recorded: Recorded) -> list[Pytree]:
     """The states of each episode: leaves [T, …]."""
     return [jax.tree.map(lambda leaf, i=i: leaf[i], recorded.states) for i in range(len(recorded.actions))]
 
@@ -73,18 +74,18 @@ def _render(game: Game[Any], states: Pytree) -> Array:
     return jax.vmap(game.render)(states)
 
 
-# What was read
+# Boards, steps and answers
 
 
 def _boards(game: Game[Any], recorded: Recorded) -> tuple[list[Any], list[Any] | None]:
-    """The kind of every cell as it is, and as it was read, if anything was written: [n][T][R·C]; -1 where unread."""
-    true = [np.asarray(_cells(game, states)).tolist() for states in _each(recorded)]
+    """The true kind of every cell, and the kind read if there are responses: [n][T][R·C]; -1 where not read."""
+    true = [np.asarray(_cells(game, states)).tolist() for states in _episode_states(recorded)]
     if recorded.responses is None:
         return true, None
-    raw = [[said.encode("utf-8", "surrogatepass")[:_LONGEST_PERCEPTION] for said in row] for row in recorded.responses]
-    longest = max(len(said) for row in raw for said in row)
+    raw = [[one.encode("utf-8", "surrogatepass")[:_LONGEST_PERCEPTION] for one in row] for row in recorded.responses]
+    longest = max(len(one) for row in raw for one in row)
     length = 1 << max(longest - 1, 63).bit_length()
-    read = [np.asarray(_read(game, np.stack([text.encode(said, length) for said in row]))).tolist() for row in raw]
+    read = [np.asarray(_read(game, np.stack([text.encode(one, length) for one in row]))).tolist() for row in raw]
     return true, read
 
 
@@ -96,34 +97,32 @@ def _cells(game: Game[Any], states: Pytree) -> Array:
 @functools.partial(jax.jit, static_argnums=0)
 def _read(game: Game[Any], responses: Array) -> Array:
     def read(response: Array) -> Array:
-        span = text.find_tag(response, "perception")
+        span = text.find_tag(response, PERCEPTION)
         return jnp.where(span.is_found, game.board_text.read_span(response, span), -1).reshape(-1)
 
     return jax.vmap(read)(responses)
 
 
 def _steps(played: Episodes, episode: int) -> list[dict[str, Any]]:
-    """What is known of each step, but for the boards."""
+    """Everything about each step except the boards."""
     recorded, steps = played.recorded, played.steps
     assert recorded is not None
-    out = []
-    for t, action in enumerate(recorded.actions[episode]):
-        out.append(
-            {
-                "answer": _spell_answer(played.game, int(action)),
-                "response": None if recorded.responses is None else recorded.responses[episode][t],
-                "reward": float(steps.reward[episode, t]),
-                "legal": bool(steps.is_legal[episode, t]),
-                "invalid": bool(steps.is_invalid[episode, t]),
-                "end": bool(steps.is_end[episode, t]),
-                "exact": None if steps.is_exact is None else bool(steps.is_exact[episode, t]),
-            }
-        )
-    return out
+    return [
+        {
+            "answer": _answer_text(played.game, int(action)),
+            "response": None if recorded.responses is None else recorded.responses[episode][t],
+            "reward": float(steps.reward[episode, t]),
+            "legal": bool(steps.is_legal[episode, t]),
+            "invalid": bool(steps.is_invalid[episode, t]),
+            "end": bool(steps.is_end[episode, t]),
+            "exact": None if steps.is_exact is None else bool(steps.is_exact[episode, t]),
+        }
+        for t, action in enumerate(recorded.actions[episode])
+    ]
 
 
-def _spell_answer(game: Game[Any], action: int) -> str:
-    """An action as it is written, without the tags; empty if it is none."""
+def _answer_text(game: Game[Any], action: int) -> str:
+    """An action as text, without the tags; empty for an invalid action."""
     if not 0 <= action < game.num_actions:
         return ""
     numbers = [int(number) for number in np.unravel_index(action, game.action_shape)]
@@ -131,15 +130,15 @@ def _spell_answer(game: Game[Any], action: int) -> str:
     return str(action) if len(numbers) == 1 else " ".join(cells)
 
 
-# What was shown
+# Frames
 
 
-def _pictures(game: Game[Any], frames: HostImages) -> dict[str, Any]:
-    """An episode's frames, uint8[T, H, W, 3], as a sheet, and which of its pieces stand where, step by step."""
+def _tiled(game: Game[Any], frames: HostImages) -> dict[str, Any]:
+    """An episode's frames, uint8[T, H, W, 3], as a sheet of tiles and the tile at each place by step."""
     size = game.level.cell_size
     above, left = game.renderer.above, game.renderer.left
     num_steps, height, width, _ = frames.shape
-    # The pieces are aligned with the cells, so margins are filled up to whole pieces.
+    # Tiles are aligned with the cells, so the margins are padded to whole tiles.
     top, before = -above % size, -left % size
     padded = np.pad(frames, ((0, 0), (top, -(height + top) % size), (before, -(width + before) % size), (0, 0)), "edge")
     rows, columns = padded.shape[1] // size, padded.shape[2] // size
@@ -159,7 +158,7 @@ def _pictures(game: Game[Any], frames: HostImages) -> dict[str, Any]:
 
 
 def _sheet(pieces: HostImages) -> str:
-    """Pieces, uint8[n, Z, Z, 3], in rows of one image, as a data URL: PNG if it fits, else as good a JPEG as does."""
+    """Tiles, uint8[n, Z, Z, 3], in rows of one image, as a data URL: PNG if it fits, else the best JPEG that does."""
     size = pieces.shape[1]
     columns = _SHEET_COLUMNS
     rows = -(-len(pieces) // columns)

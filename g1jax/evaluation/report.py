@@ -1,7 +1,7 @@
-"""The report: one HTML file with everything in it, to look at what a player saw, thought and did.
+"""The report: a self-contained HTML file that shows what a player saw, thought and did.
 
-What models and files say is untrusted. It reaches the page as JSON in which no `<` is left, is shown as text only, and
-the page's policy allows no script but its own, by hash, and no connection to anywhere.
+Text from models and files is untrusted. It is embedded as JSON with every `<` escaped and displayed as text only. The
+page's Content-Security-Policy allows only its own script, by hash, and no connections.
 """
 
 import base64
@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from g1jax.errors import G1Error
+from g1jax.errors import EvaluationError, G1Error
 from g1jax.evaluation import tables
-from g1jax.evaluation.bootstrapping import in_words, lead_lag
-from g1jax.evaluation.protocol import EvaluationError
+from g1jax.evaluation.lead_lag import in_words, lead_lag
 from g1jax.evaluation.results import Result
 from g1jax.foreign import name_of, read_json_lines
 
@@ -25,27 +24,27 @@ FILE = "report.html"
 METRICS = "metrics.jsonl"
 _MAX_LINE = 2**20  # bytes
 TEXT_BYTES = 2_500_000
-"""Responses in a report have so many bytes at most, all together; longer ones lose their ends."""
+"""The size limit of all responses in a report together; the longest are truncated to fit."""
 
 CURVES = {
     "perception": "P, board read exactly",
     "reasoning": "R, reward > 0 where read exactly",
     "reward": "reward",
 }
-"""What a training run measures of itself and is shown, in this order."""
+"""The metrics of a training run that are plotted, in this order."""
 
-SEEING = "seeing"
-POINTS = {SEEING: "R if it saw everything rightly"}
-"""What is shown besides where a run's checkpoints were analysed."""
+GIVEN_PERCEPTION = "seeing"
+POINTS = {GIVEN_PERCEPTION: "R given the true perception"}
+"""Further metrics that are plotted for analyzed checkpoints."""
 
 Curves = dict[str, dict[str, list[tuple[float, float]]]]
-"""By game, then by the keys of CURVES: (step, value)."""
+"""By game, then by key of CURVES: (step, value)."""
 
 Point = tuple[float, float, float, float]
 """(step, mean, low, high), none of them NaN."""
 
 Points = dict[str, dict[str, list[Point]]]
-"""By game, then by the keys of CURVES and POINTS."""
+"""By game, then by key of CURVES and POINTS."""
 
 _PAGE = Path(__file__).parent / "page"
 
@@ -59,9 +58,9 @@ def write(
     *,
     published: bool = True,
 ) -> None:
-    """Writes a report of results, ours first, with replays, the curves of a training run, and points on them.
+    """Writes a report of results, replays, the curves of a training run, and points with intervals.
 
-    Not `published`: the paper's results are left out, such as where the protocol is another.
+    `published` adds the paper's results where the protocol is the same.
     """
     path.write_text(as_html(results, replays, curves, points, published=published), "utf-8")
 
@@ -74,7 +73,7 @@ def as_html(
     *,
     published: bool = True,
 ) -> str:
-    """The page."""
+    """The report as an HTML page."""
     labels = list(dict.fromkeys(label for result in results for label in result.games))
     columns = tables.score_columns(results)
     data = {
@@ -87,7 +86,7 @@ def as_html(
         "figures": [
             {
                 "game": label,
-                "head": ["figure", *(result.name for result in results if label in result.games)],
+                "head": ["metric", *(result.name for result in results if label in result.games)],
                 "rows": tables.figure_rows([result for result in results if label in result.games], label),
             }
             for label in labels
@@ -109,12 +108,12 @@ def as_html(
         "script": script,
         "data": as_script_data(data),
     }
-    # In one pass: what is filled in may have braces too.
+    # In one pass, since the values may contain braces too.
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], page)
 
 
 def as_script_data(data: Any) -> str:
-    """JSON that may stand in a `<script>`: nothing in it can end the element or begin a comment."""
+    """JSON that is safe inside `<script>`: it cannot end the element or begin a comment."""
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
@@ -126,7 +125,7 @@ def _about(results: Sequence[Result], published: bool) -> str:
     protocols = {", ".join(f"{key} {value}" for key, value in result.protocol.items()) for result in results}
     return (
         f"Means with 95% bootstrap intervals over episodes ({'; '.join(sorted(protocols))}). 2048 counts its score, "
-        "the other games count steps with a reward above 0."
+        "the other games the steps with a reward above 0."
     ) + (f" {tables.PUBLISHED_NOTE}" if published else "")
 
 
@@ -135,23 +134,23 @@ def _lead(curves: dict[str, list[tuple[float, float]]]) -> str:
 
 
 def _shortened(replays: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The replays, their responses cut so that all together stay within bounds, each as long as it may."""
+    """The replays with responses truncated to the largest common length at which all of them fit in TEXT_BYTES."""
     sizes = sorted(len(step["response"] or "") for replay in replays for step in replay["steps"])
-    left, most = TEXT_BYTES, 0
-    for i, size in enumerate(sizes):  # the largest length that, given to all that need it, fits
-        most = left // (len(sizes) - i)
-        if size > most:
+    available, max_length = TEXT_BYTES, 0
+    for i, size in enumerate(sizes):
+        max_length = available // (len(sizes) - i)
+        if size > max_length:
             break
-        left -= size
-        most = size
+        available -= size
+        max_length = size
 
-    def cut(step: dict[str, Any]) -> dict[str, Any]:
-        said = step["response"]
-        if said is None or len(said) <= most:
+    def truncated(step: dict[str, Any]) -> dict[str, Any]:
+        response = step["response"]
+        if response is None or len(response) <= max_length:
             return step
-        return {**step, "response": said[:most], "left_out": len(said) - most}
+        return {**step, "response": response[:max_length], "left_out": len(response) - max_length}
 
-    return [{**replay, "steps": [cut(step) for step in replay["steps"]]} for replay in replays]
+    return [{**replay, "steps": [truncated(step) for step in replay["steps"]]} for replay in replays]
 
 
 # Training runs
@@ -164,10 +163,10 @@ def _ends_in_newline(file: Path) -> bool:
 
 
 def read_curves(path: Path, *, may_be_none: bool = False) -> Curves:
-    """The curves in a run's metrics.jsonl, or in the folder that has it: keys such as `game_2048/perception`.
+    """The curves in a run's metrics.jsonl, given the file or its folder: keys such as `game_2048/perception`.
 
     Raises:
-        EvaluationError: there is no such file, or no such curve in it unless there may be none.
+        EvaluationError: There is no such file or a line is invalid, or there are no curves and not `may_be_none`.
     """
     file = path / METRICS if path.is_dir() else path
     if not file.is_file():
@@ -183,10 +182,10 @@ def read_curves(path: Path, *, may_be_none: bool = False) -> Curves:
         for name, value in row.items():
             game, _, key = name.rpartition("/")
             if key == "reasoning" and row.get(f"{game}/perception") == 0:
-                continue  # nothing was read, so nothing is known of what follows
+                continue  # no board was read exactly, so R is undefined
             if game and key in CURVES and type(value) in (int, float) and math.isfinite(value):
                 curves.setdefault(game, {}).setdefault(key, []).append((float(step), float(value)))
-    if len(bad) > 1 or (bad and _ends_in_newline(file)):  # a run under way may be in the middle of its last line
+    if len(bad) > 1 or (bad and _ends_in_newline(file)):  # an active run may not have finished its last line
         raise bad[0]
     if not curves and not may_be_none:
         raise EvaluationError(f"{file}: no keys such as game_2048/perception")

@@ -1,10 +1,9 @@
-"""What an evaluation found, as a file to compute with; `tables` has it to read.
+"""The results of an evaluation as a JSON file; `tables` formats them for reading.
 
-The file holds nothing that differs from run to run, such as times: the same player, protocol and seed give the same
-bytes. It also holds every figure's sums by episode, which is what paired differences are made of.
+The file has no timestamps or other varying values: the same player, protocol and seed give the same bytes. It includes
+the sums of every metric by episode, from which paired differences are computed.
 """
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -14,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from g1jax.envs.core import Game
-from g1jax.evaluation.protocol import Episodes, EvaluationError, counts_score
+from g1jax.envs.core import describe_level
+from g1jax.errors import EvaluationError
+from g1jax.evaluation.protocol import Episodes, counts_score
 from g1jax.evaluation.statistics import Interval, Sums, curves_of, differences, intervals, sums_of
 from g1jax.foreign import excerpt, read_json
 from g1jax.terminal import printable
@@ -23,8 +23,8 @@ from g1jax.terminal import printable
 FORMAT = 1
 FILE = "results.json"
 _MAX_EPISODES = 10_000_000
-_MAX_VALUES = 16_000_000  # of 100,000 episodes there are eight million, of two to four bytes each
-_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
+_MAX_VALUES = 16_000_000  # 100,000 episodes have eight million, of two to four bytes each
+_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a string", int: "a whole number"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +33,9 @@ class GameResult:
 
     game_id: str
     level: Mapping[str, Any]
-    """What was played: the level's keys, and of image games the set of pictures."""
+    """The level's keys, and for image games the image set."""
     counts: str
-    """What the score is."""
+    """The definition of the score."""
     figures: Mapping[str, Interval]
     curves: Mapping[str, list[float | None]]
     sums: Mapping[str, Sums]
@@ -46,19 +46,19 @@ class Result:
     """One player under one protocol."""
 
     player: Mapping[str, Any]
-    """Its `name`, and what else there is to know of it."""
+    """Its `name` and other information."""
     protocol: Mapping[str, int]
     games: Mapping[str, GameResult]
     """By game id, or `id:preset`."""
 
     @property
     def name(self) -> str:
-        """The player's."""
+        """The player's name, printable."""
         return printable(str(self.player["name"]))
 
 
 def result_of(player: Mapping[str, Any], episodes: Mapping[str, Episodes]) -> Result:
-    """The figures of the episodes of each game, all played under one protocol."""
+    """The metrics of the episodes of each game, all played under one protocol."""
     shapes = {(*np.shape(played.steps.reward), played.seed) for played in episodes.values()}
     if len(shapes) != 1:
         raise EvaluationError("the games were not played under one protocol")
@@ -74,15 +74,6 @@ def _game_result(played: Episodes) -> GameResult:
     return GameResult(played.game.id, level, counts, intervals(sums), curves_of(played), sums)
 
 
-def describe_level(game: Game[Any]) -> dict[str, Any]:
-    """The keys of a game's level, as JSON has them; what `auto` pictures turned out to be."""
-    level = json.loads(json.dumps(dataclasses.asdict(game.level)))
-    pictures = getattr(game, "pictures", None)
-    if pictures is not None:
-        level["images"] = pictures.name
-    return dict(level)
-
-
 # Files
 
 
@@ -90,17 +81,17 @@ def save(result: Result, folder: Path) -> None:
     """Writes results.json."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(as_json(result), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    (folder / FILE).write_bytes(text.encode("utf-8", "replace"))  # a name may have lone surrogates, which no file holds
+    (folder / FILE).write_bytes(text.encode("utf-8", "replace"))  # a name may have lone surrogates
 
 
 def as_json(result: Result) -> dict[str, Any]:
-    """A result as JSON has it."""
+    """A result as JSON data."""
     games = {
         label: {
             "game_id": game.game_id,
             "level": game.level,
             "counts": game.counts,
-            "figures": {key: _without_nan(dataclasses.asdict(figure)) for key, figure in game.figures.items()},
+            "figures": {key: figure.as_json() for key, figure in game.figures.items()},
             "curves": game.curves,
             "sums": {key: [_pack(sums.above), _pack(sums.below)] for key, sums in game.sums.items()},
         }
@@ -110,10 +101,10 @@ def as_json(result: Result) -> dict[str, Any]:
 
 
 def load(path: Path) -> Result:
-    """A result from its file, or the folder that has it.
+    """A result from its file or its folder.
 
     Raises:
-        EvaluationError: there is none, or it is something else.
+        EvaluationError: There is no such file, or it is not a valid result.
     """
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
@@ -127,7 +118,7 @@ def load(path: Path) -> Result:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads a file's values, each by its type and range; a wrong one is an error that names its key."""
+    """Checks the type and range of every value in a file; an error names the key of an invalid one."""
 
     file: Path
 
@@ -169,8 +160,8 @@ class _Reader:
         whole = values if isinstance(values, list) else [values]
         are_whole = all(type(value) is int and abs(value) < 2**53 for value in whole)
         if not are_whole or len(whole) not in (1, count) or (isinstance(values, list) and len(whole) != count):
-            raise self.wrong(key, values, f"a whole number, or {count} of them")
-        return np.broadcast_to(np.array(whole, np.float64), (count,))  # one number takes the memory of one
+            raise self.wrong(key, values, f"a whole number or a list of {count}")
+        return np.broadcast_to(np.array(whole, np.float64), (count,))
 
     def number(self, figure: Any, part: str, at: str) -> float:
         value = figure.get(part, "") if isinstance(figure, dict) else ""
@@ -186,16 +177,12 @@ class _Reader:
             raise self.wrong(f"{at}{key}", value, _KINDS[kind])
         return value
 
-    def wrong(self, key: str, value: object, wanted: str) -> EvaluationError:
-        return EvaluationError(f"{self.file}: a damaged result: {excerpt(key)} is {excerpt(value)}, not {wanted}")
-
-
-def _without_nan(figure: dict[str, float]) -> dict[str, float | None]:
-    return {key: None if math.isnan(value) else value for key, value in figure.items()}
+    def wrong(self, key: str, value: object, expected: str) -> EvaluationError:
+        return EvaluationError(f"{self.file}: damaged result: {excerpt(key)} is {excerpt(value)}, not {expected}")
 
 
 def _pack(values: np.ndarray) -> int | list[int]:
-    """Whole numbers; one where all are the same."""
+    """The values as integers; a single one if all are equal."""
     whole = [int(value) for value in values]
     return whole[0] if len(set(whole)) == 1 else whole
 
@@ -204,10 +191,10 @@ def _pack(values: np.ndarray) -> int | list[int]:
 
 
 def compare(ours: Result, theirs: Result) -> dict[str, dict[str, Interval]]:
-    """By game, each figure of ours minus theirs, paired by episode, with intervals.
+    """By game, the difference of each metric, ours minus theirs, paired by episode, with intervals.
 
     Raises:
-        EvaluationError: they were not played under one protocol, or have no game in common.
+        EvaluationError: The protocols or levels differ, or there is no common game or metric.
     """
     for key, value in ours.protocol.items():
         if theirs.protocol.get(key) != value:
@@ -225,7 +212,7 @@ def compare(ours: Result, theirs: Result) -> dict[str, dict[str, Interval]]:
         a, b = ours.games[label], theirs.games[label]
         _check_same_level(label, a.level, b.level)
         if not set(a.sums) & set(b.sums):
-            raise EvaluationError(f"not comparable: no figure of {label} is in both {ours.name} and {theirs.name}")
+            raise EvaluationError(f"not comparable: {ours.name} and {theirs.name} have no common metric for {label}")
         out[label] = differences(dict(a.sums), dict(b.sums))
     return out
 

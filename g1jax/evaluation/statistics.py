@@ -1,15 +1,15 @@
-"""Figures of many episodes, and how sure they are: ratios of sums, resampled by whole episodes.
+"""Metrics over episodes with bootstrap intervals: ratios of sums, resampled by whole episodes.
 
-Every figure is a sum over episodes divided by another sum, since the steps of one episode are no independent draws: the
-share of legal moves is legal moves over steps, R is successes seen rightly over boards seen rightly. The sums are of
-whole numbers, so the figures are the same to the last bit wherever and in whatever order they are added up.
+Every metric is one sum over episodes divided by another: the rate of legal moves is legal moves over steps, R is
+successes on boards read exactly over boards read exactly. Episodes are resampled whole, since their steps are not
+independent. The sums are of integers, so metrics are bit-identical in any order of summation.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from g1jax.evaluation.protocol import Episodes, ends_by_itself
+from g1jax.evaluation.protocol import Episodes, scores_one_board
 
 NUM_RESAMPLES = 10_000
 INTERVAL = (0.025, 0.975)  # 95%, in quantiles
@@ -23,44 +23,48 @@ FIGURES = {
     "success": "reward > 0",
     "perception": "P: board read exactly",
     "reasoning": "R: reward > 0 where read exactly",
-    "cells": "cells read rightly",
+    "cells": "cells read correctly",
     "format": "all six tags",
     "legal": "legal moves",
-    "unreadable": "unreadable answers",
+    "unreadable": "invalid answers",
     "tokens": "tokens a response",
     "bytes": "bytes a response",
 }
-"""Every figure by its key, and in words."""
+"""Every metric: its key and its label."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its bootstrap interval. All three are NaN where nothing was counted."""
+    """A metric with its bootstrap interval. All three are NaN where the denominator is 0."""
 
     mean: float
     low: float
     high: float
 
+    def as_json(self) -> dict[str, float | None]:
+        """The fields, with None for NaN."""
+        return {key: None if np.isnan(value) else value for key, value in vars(self).items()}
+
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """A figure as two sums an episode: float64[E] each, of whole numbers."""
+    """A metric's numerator and denominator by episode: float64[E] each, of integers."""
 
     above: np.ndarray
     below: np.ndarray
 
 
 def sums_of(episodes: Episodes) -> dict[str, Sums]:
-    """Every figure that this player has, by its key in FIGURES."""
+    """Every metric that is defined for this player, by its key in FIGURES."""
     return {key: Sums(above.sum(1), below.sum(1)) for key, (above, below) in _parts(episodes).items()}
 
 
 def curves_of(episodes: Episodes) -> dict[str, list[float | None]]:
-    """Every figure at each step of the episodes: [T]; None where nothing was counted."""
+    """Every metric at each step of the episodes: [T]; None where the denominator is 0."""
     out = {}
     for key, (above, below) in _parts(episodes).items():
         if key in ("score", "board", "cleared"):
-            below = np.ones_like(above)  # of a step, not of an episode
+            below = np.ones_like(above)  # per step instead of per episode
         totals = below.sum(0)
         means = np.divide(above.sum(0), totals, out=np.full(totals.shape, np.nan), where=totals > 0)
         out[key] = [None if np.isnan(mean) else float(mean) for mean in means]
@@ -68,7 +72,7 @@ def curves_of(episodes: Episodes) -> dict[str, list[float | None]]:
 
 
 def _parts(episodes: Episodes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What is summed above and below the line, by step: float64[E, T] each."""
+    """The numerator and denominator of every metric by step: float64[E, T] each."""
     game, steps = episodes.game, episodes.steps
     score = episodes.score
     one, first = np.ones_like(score), np.zeros_like(score)
@@ -81,7 +85,7 @@ def _parts(episodes: Episodes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         "legal": (_as_float(steps.is_legal), one),
         "unreadable": (_as_float(steps.is_invalid), one),
     }
-    if ends_by_itself(game):
+    if scores_one_board(game):
         is_end = _as_float(steps.is_end)
         pairs = score * (np.cumsum(is_end, axis=1) - is_end == 0)
         is_cleared = (
@@ -108,41 +112,41 @@ def _as_float(values: object) -> np.ndarray:
 
 
 def intervals(sums: dict[str, Sums], seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> dict[str, Interval]:
-    """Each figure with its percentile interval from resampled episodes, the same resamples for all figures."""
-    table = np.stack([f.above for f in sums.values()] + [f.below for f in sums.values()], axis=1)  # [E, 2·figures]
+    """Each metric with its percentile bootstrap interval over episodes; all metrics share the resamples."""
+    table = np.stack([f.above for f in sums.values()] + [f.below for f in sums.values()], axis=1)  # [E, 2·metrics]
 
-    def figure(totals: np.ndarray) -> np.ndarray:
+    def ratio(totals: np.ndarray) -> np.ndarray:
         return _ratio(*np.split(totals, 2, axis=-1))
 
-    return _with_quantiles(list(sums), figure(table.sum(0)), figure(_resampled_totals(table, seed, num_resamples)))
+    return _with_quantiles(list(sums), ratio(table.sum(0)), ratio(_resampled_totals(table, seed, num_resamples)))
 
 
 def differences(
     ours: dict[str, Sums], theirs: dict[str, Sums], seed: int = 0, num_resamples: int = NUM_RESAMPLES
 ) -> dict[str, Interval]:
-    """Ours minus theirs, paired by episode: of each figure that both have, with its interval.
+    """Ours minus theirs, paired by episode, with intervals, for each metric that both have.
 
     Raises:
-        ValueError: another number of episodes.
+        ValueError: The numbers of episodes differ.
     """
     keys = [key for key in ours if key in theirs]
     parts = [getattr(of[key], part) for of in (ours, theirs) for part in ("above", "below") for key in keys]
     counts = {len(part) for part in parts}
     if len(counts) != 1:
         raise ValueError(
-            f"paired differences need the same episodes; there are {' and '.join(map(str, sorted(counts)))}"
+            f"paired differences need the same number of episodes, not {' and '.join(map(str, sorted(counts)))}"
         )
 
     def difference(totals: np.ndarray) -> np.ndarray:
         a, b, c, d = np.split(totals, 4, axis=-1)
         return _ratio(a, b) - _ratio(c, d)
 
-    table = np.stack(parts, axis=1)  # [E, 4·figures]
+    table = np.stack(parts, axis=1)  # [E, 4·metrics]
     return _with_quantiles(keys, difference(table.sum(0)), difference(_resampled_totals(table, seed, num_resamples)))
 
 
 def _resampled_totals(table: np.ndarray, seed: int, num_resamples: int) -> np.ndarray:
-    """Sums over as many episodes, drawn with replacement: float64[E, n] -> float64[num_resamples, n]."""
+    """Sums over E episodes drawn with replacement: float64[E, n] -> float64[num_resamples, n]."""
     num_episodes = len(table)
     at_once = max(1, _CELLS_AT_ONCE // num_episodes)
     rng = np.random.default_rng(seed)
@@ -160,10 +164,10 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def _with_quantiles(keys: list[str], means: np.ndarray, resampled: np.ndarray) -> dict[str, Interval]:
-    """The means, and the quantiles of their resamples, those left out in which nothing was counted."""
+    """The means with the quantiles of their resamples, without those whose denominator is 0."""
     out = {}
     for key, mean, column in zip(keys, means, resampled.T, strict=True):
-        counted = column[~np.isnan(column)]
-        ends = np.quantile(counted, INTERVAL) if len(counted) else (np.nan, np.nan)
+        valid = column[~np.isnan(column)]
+        ends = np.quantile(valid, INTERVAL) if len(valid) else (np.nan, np.nan)
         out[key] = Interval(float(mean), float(ends[0]), float(ends[1]))
     return out

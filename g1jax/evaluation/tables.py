@@ -1,4 +1,4 @@
-"""Results in Markdown: our runs beside the paper's table, every figure of every game, and paired differences."""
+"""Results in Markdown: scores next to the paper's, every metric of every game, and paired differences."""
 
 import math
 import re
@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from g1jax import envs
-from g1jax.evaluation.protocol import NUM_STEPS
-from g1jax.evaluation.results import Result, describe_level
+from g1jax.envs.batch import EPISODE_STEPS
+from g1jax.envs.core import describe_level
+from g1jax.evaluation.results import Result
 from g1jax.evaluation.statistics import FIGURES, Interval
 from g1jax.terminal import one_line
 
@@ -25,28 +26,30 @@ PUBLISHED: Mapping[str, tuple[float, float, float, float]] = {
 """The table of arXiv 2505.13426, by player, in the order of PUBLISHED_GAMES: 10 environments × 100 steps."""
 
 PUBLISHED_NOTE = (
-    "Published scores are the paper's (arXiv 2505.13426; 10 environments of 100 steps), not run here. They stand only "
-    "beside the same protocol: one board of Shisen-Sho, pictures of CIFAR-10. Whether 2048's are of fresh boards is "
-    "unknown."
+    "Published scores are from the paper (arXiv 2505.13426; 10 environments of 100 steps) and were not run here. They "
+    "are shown only for the same protocol: one board of Shisen-Sho, CIFAR-10 images. Whether 2048's include fresh "
+    "boards is unknown."
 )
 RATES = ("cleared", "success", "perception", "reasoning", "cells", "format", "legal", "unreadable")
 NONE = "–"
-"""What stands where nothing is known."""
+"""The cell of an unknown value."""
 
-_SPECIAL = re.compile(r"[\\`*\[\]<>&|~#$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word is plain text
+_SPECIAL = re.compile(r"[\\`*\[\]<>&|~#$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word is plain text
 _BLOCK = re.compile(r"^(?:[-+](?=[\s-]|$)|(?<!\d)(?P<number>\d{1,9})(?=[.)](?:\s|$)))")
 
 FILE = "results.md"
 
 
 def as_markdown(results: Sequence[Result]) -> str:
-    """A page: scores beside the published ones, then all figures of each game."""
+    """A page: scores next to the published ones, then all metrics of each game."""
     labels = list(dict.fromkeys(label for result in results for label in result.games))
     columns = score_columns(results)
     head = ["player", *(column.title for column in columns)]
     lines = ["# Scores", "", *_about(results, columns), "", *table(head, score_rows(results, columns)), ""]
     for label in labels:
-        lines += [f"## {escape(label)}", "", *_figures(results, label), ""]
+        played = [result for result in results if label in result.games]
+        head = ["metric", *(result.name for result in played)]
+        lines += [f"## {escape(label)}", "", *table(head, figure_rows(played, label)), ""]
     return "\n".join(lines)
 
 
@@ -58,11 +61,11 @@ class Column:
     label: str
     figure: str
     is_published: bool
-    """Whether the paper's score is of the same protocol: it may stand beside ours then, and else not."""
+    """Whether the paper's score has the same protocol; only then is it shown next to ours."""
 
 
 def score_columns(results: Sequence[Result]) -> list[Column]:
-    """The scores of every game: over all steps and, where the paper's is that, of one board."""
+    """The score columns of every game: over all steps and, where the paper scores that, of one board."""
     columns = []
     for label in dict.fromkeys(label for result in results for label in result.games):
         played = [result for result in results if label in result.games]
@@ -75,8 +78,8 @@ def score_columns(results: Sequence[Result]) -> list[Column]:
 
 
 def _is_paper(result: Result, label: str) -> bool:
-    """Whether a game was played as the paper plays it: its level, its pictures, 100 steps."""
-    if label not in PUBLISHED_GAMES or result.protocol["steps"] != NUM_STEPS:
+    """Whether a game was played under the paper's protocol: its level, its images, 100 steps."""
+    if label not in PUBLISHED_GAMES or result.protocol["steps"] != EPISODE_STEPS:
         return False
     level, own = result.games[label].level, describe_level(envs.make(label))
     return level.get("images", "cifar10") == "cifar10" and all(level.get(key) == own[key] for key in ("rows", "cols"))
@@ -94,7 +97,7 @@ def _about(results: Sequence[Result], columns: Sequence[Column]) -> list[str]:
 
 
 def score_rows(results: Sequence[Result], columns: Sequence[Column], *, published: bool = True) -> list[list[str]]:
-    """A row a player: ours, then the published where one column or more is of their protocol, if they are asked for."""
+    """A row per player: ours, then with `published` the paper's, if any column has its protocol."""
     rows = []
     for result in results:
         games = [result.games.get(column.label) for column in columns]
@@ -108,35 +111,31 @@ def score_rows(results: Sequence[Result], columns: Sequence[Column], *, publishe
     return rows
 
 
-def _figures(results: Sequence[Result], label: str) -> list[str]:
-    played = [result for result in results if label in result.games]
-    return table(["figure", *(result.name for result in played)], figure_rows(played, label))
-
-
 def figure_rows(results: Sequence[Result], label: str) -> list[list[str]]:
-    """A row a figure of one game: in words, and each player's."""
+    """A row per metric of one game: its label, and each player's value."""
     rows = []
-    for key, words in FIGURES.items():
+    for key, title in FIGURES.items():
         figures = [result.games[label].figures.get(key) for result in results]
         if any(figures):
-            rows.append([words, *(NONE if figure is None else as_text(figure, key) for figure in figures)])
+            rows.append([title, *(NONE if figure is None else as_text(figure, key) for figure in figures)])
     return rows
 
 
 def differences_as_markdown(ours: Result, theirs: Result, found: Mapping[str, Mapping[str, Interval]]) -> str:
-    """Paired differences, a table a game; those whose interval leaves out zero are bold."""
+    """Paired differences, a table per game; bold where the interval excludes zero."""
     lines = [f"# {escape(ours.name)} minus {escape(theirs.name)}", ""]
-    lines += ["Paired by episode, with 95% bootstrap intervals; bold: the interval leaves out zero.", ""]
+    lines += ["Paired by episode, with 95% bootstrap intervals; bold: the interval excludes zero.", ""]
     for label, figures in found.items():
         rows = [
-            [FIGURES[key], bold_if_clear(as_text(figure, key, signed=True), figure)] for key, figure in figures.items()
+            [FIGURES[key], bold_if_significant(as_text(figure, key, signed=True), figure)]
+            for key, figure in figures.items()
         ]
-        lines += [f"## {escape(label)}", "", *table(["figure", "difference"], rows), ""]
+        lines += [f"## {escape(label)}", "", *table(["metric", "difference"], rows), ""]
     return "\n".join(lines)
 
 
 def as_text(figure: Interval, key: str = "score", *, signed: bool = False) -> str:
-    """A figure for reading: `706 (700–711)`, `12.3% (11.9–12.8)`; signed, `+0.40 (+0.31 to +0.49)`."""
+    """A metric as text: `706 (700–711)`, `12.3% (11.9–12.8)`; signed, `+0.40 (+0.31 to +0.49)`."""
     if math.isnan(figure.mean):
         return NONE
     scale = 100 if key in RATES else 1
@@ -148,16 +147,16 @@ def as_text(figure: Interval, key: str = "score", *, signed: bool = False) -> st
 
 
 class Bold(str):
-    """A cell that a table shows in bold type."""
+    """A cell in bold type."""
 
 
-def bold_if_clear(told: str, difference: Interval | None) -> str:
-    """What is told of a difference, bold if its interval leaves out zero."""
-    return Bold(told) if difference is not None and (difference.low > 0 or difference.high < 0) else told
+def bold_if_significant(cell: str, difference: Interval | None) -> str:
+    """A cell, bold if the interval of the difference excludes zero."""
+    return Bold(cell) if difference is not None and (difference.low > 0 or difference.high < 0) else cell
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a table in Markdown. Every cell is text, whatever it holds."""
+    """The lines of a Markdown table, with cells escaped."""
     lines = [" | ".join(map(_cell, row)) for row in (head, *rows)]
     return [f"| {line} |" for line in (lines[0], " | ".join(["---"] * len(head)), *lines[1:])]
 
@@ -167,6 +166,6 @@ def _cell(cell: str) -> str:
 
 
 def escape(text: str) -> str:
-    """A text on one line that Markdown shows as it is: no markup, HTML, end of a cell or control character is left."""
+    """The text on one line, with markup, HTML, cell separators and control characters escaped for Markdown."""
     flat = _SPECIAL.sub(r"\\\g<0>", one_line(text))
     return _BLOCK.sub(lambda match: f"{match[0]}\\" if match["number"] else f"\\{match[0]}", flat)

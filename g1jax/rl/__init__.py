@@ -1,34 +1,39 @@
-"""Reinforcement learning: from responses and rewards to a loss, as pure functions over arrays."""
+"""Reinforcement learning as pure functions over pytrees: rollouts, rewards, advantages, losses and updates.
 
-from g1jax.rl.advantages import has_spread, overlong_punishment, prepare, select_groups, token_advantages
-from g1jax.rl.algorithm import Algorithm, AlgorithmError, Batch, algorithm_names, make_algorithm
-from g1jax.rl.losses import Metrics, TokenWeights, estimate_kl, policy_loss, token_weights
-from g1jax.rl.returns import discounted_returns, episode_returns, flatten_steps, is_running
-from g1jax.rl.rewards import TAGS, Reward, RewardWeights, has_format, reward
+An iteration: `respond_and_branch` or `play_on` gives a `Rollout` for each game, and `update` learns from them by an
+`Algorithm`. With a training loop of your own: `prepare` gives advantages, `policy_loss` the loss.
+"""
+
+from g1jax.errors import AlgorithmError
+from g1jax.rl.advantages import prepare
+from g1jax.rl.algorithm import Algorithm, Batch, algorithm_names, make_algorithm
+from g1jax.rl.losses import Metrics, TokenWeights, policy_loss, token_weights
+from g1jax.rl.minibatching import Minibatching
+from g1jax.rl.policy import Policy, Responses
+from g1jax.rl.rewards import Reward, RewardWeights, reward
+from g1jax.rl.rollout import Rollout, play_on, respond_and_branch, rollout_metrics
+from g1jax.rl.update import update
 
 __all__ = [
-    "TAGS",
     "Algorithm",
     "AlgorithmError",
     "Batch",
     "Metrics",
+    "Minibatching",
+    "Policy",
+    "Responses",
     "Reward",
     "RewardWeights",
+    "Rollout",
     "TokenWeights",
     "algorithm_names",
-    "discounted_returns",
-    "episode_returns",
-    "estimate_kl",
-    "flatten_steps",
-    "has_format",
-    "has_spread",
-    "is_running",
     "make_algorithm",
-    "overlong_punishment",
+    "play_on",
     "policy_loss",
     "prepare",
+    "respond_and_branch",
     "reward",
-    "select_groups",
-    "token_advantages",
+    "rollout_metrics",
     "token_weights",
+    "update",
 ]

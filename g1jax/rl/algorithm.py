@@ -1,8 +1,9 @@
-"""An RL algorithm as data: one frozen config, of which each named algorithm is a setting, and the batch it learns from.
+"""An RL algorithm as data: a frozen config, the named algorithms as presets of it, and the batch it learns from.
 
-The algorithms differ in few places, and a key of `Algorithm` names each of them: what a reward is compared with
-(`baseline`, `normalize`), what is clipped (`ratio`, `clip_low`, `clip_high`), how tokens add up (`aggregation`), and
-where the KL to the reference goes (`kl`). So they mix: `make_algorithm("grpo", clip_high=0.28, normalize="game")`.
+The algorithms differ in a few places, each a key of `Algorithm`: what a reward is compared with (`baseline`,
+`normalize`), what is clipped (`ratio`, `clip_low`, `clip_high`), how token losses are aggregated (`aggregation`), and
+where the KL to the reference goes (`kl`). They can be combined: `make_algorithm("grpo", clip_high=0.28,
+normalize="game")`.
 """
 
 import dataclasses
@@ -12,61 +13,56 @@ from typing import Annotated, Any, Literal
 
 import jax
 
-from g1jax.envs.level import unknown
-from g1jax.errors import G1Error
+from g1jax.errors import AlgorithmError, unknown
 from g1jax.settings import Range, Share, check
 from g1jax.typing import Array
 
 Baseline = Literal["none", "group", "leave_one_out"]
-"""What is taken off a reward: nothing, the mean of its group, or the mean of the others in its group."""
+"""What is subtracted from a reward: nothing, the mean of its group, or the mean of the others in its group."""
 
 Normalize = Literal["none", "group", "game", "batch"]
-"""Over what advantages are brought to mean 0 and deviation 1: nothing, the rows of a group (ddof 1), or all tokens of
-one game, or of the batch (ddof 0).
+"""Over what advantages are normalized to mean 0 and standard deviation 1: nothing, the rows of a group (ddof 1), all
+tokens of a game, or all tokens of the batch (ddof 0).
 """
 
 Ratio = Literal["token", "sequence"]
-"""Of what the probability ratio to the sampler is taken and clipped: of each token, or of the whole response (GSPO)."""
+"""What has a probability ratio to the sampler, which is clipped: each token, or the whole response (GSPO)."""
 
 Aggregation = Literal["token_mean", "sequence_mean", "constant"]
-"""How the losses of tokens add up: their mean; the mean over responses of each one's mean; or the mean over responses
-of each one's sum divided by `max_length`, whatever its own length.
+"""How token losses are aggregated: their mean; the mean over responses of each response's mean; or the mean over
+responses of each response's sum divided by `max_length`, whatever its own length.
 """
 
 KL = Literal["none", "loss", "reward", "token_reward"]
-"""Where the KL to the reference policy goes: nowhere; into the loss; off the reward of a response, its whole KL; or off
-the return of each token, the KL of that token and of those after it.
+"""Where the KL to the reference policy goes: nowhere; into the loss; subtracted from a response's reward, the KL of all
+its tokens; or subtracted from a token's return, the KL of that token and all later ones.
 """
 
 Estimator = Literal["k1", "k2", "k3"]
 """An estimate of KL(policy ‖ reference) from one sampled token, with d = log π_ref − log π: −d, d²/2, e^d − d − 1.
 
 All are from J. Schulman's note "Approximating KL divergence" (2020). Their means are the KL (k1, k3) or near it (k2).
-As a *loss* it is the gradient that counts: that of k2 is the KL's, that of k3 is the reversed KL's, near it while the
-policy is near the reference, and that of k1 is noise around zero. So k1 belongs into the reward.
+As a *loss* the gradient counts: that of k2 is the KL's; that of k3 is the reverse KL's, which is close while the policy
+is close to the reference; that of k1 is noise around zero. So k1 belongs in the reward.
 """
 
 
 Weight = Annotated[float, Range(0, 1e6)]
 
 
-class AlgorithmError(G1Error):
-    """An algorithm that does not exist or cannot be computed; the message names the key and says why."""
-
-
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """Responses to learn from. The n responses to one state are a group and stand together: B = groups × n.
+    """Responses to learn from. The n responses to one state are a group, in adjacent rows: B = groups × n.
 
-    A row without a token in its mask counts for nothing, in its group's statistics either: that is how padding, or the
-    steps after an episode's end, stay out.
+    A row without a token in its mask is ignored, also in its group's statistics. Use this for padding and for steps
+    after an episode's end.
     """
 
-    response_mask: Array  # bool[B, N], the tokens that were written
+    response_mask: Array  # bool[B, N], the generated tokens
     logprobs: Array  # float32[B, N], of the sampler
     reference_logprobs: Array | None  # float32[B, N], of the reference policy; None if the algorithm has no KL
-    rewards: Array  # float32[B], of the response; or its return, in episodes of several steps
+    rewards: Array  # float32[B], of the response; in episodes of several steps, its return
     game_id: Array  # int32[B], 0 to num_games − 1
 
 
@@ -75,11 +71,11 @@ class Algorithm:
     """How rewards become a loss. A static argument of jit.
 
     Raises:
-        AlgorithmError: a value that the key cannot have.
+        AlgorithmError: a key has an invalid value.
     """
 
     name: str = "custom"
-    """For logs only."""
+    """Only for logs and messages."""
     baseline: Baseline = "group"
     normalize: Normalize = "group"
     ratio: Ratio = "token"
@@ -92,45 +88,47 @@ class Algorithm:
     kl_estimator: Estimator = "k3"
     kl_coefficient: Weight = 0.0
     entropy_coefficient: Annotated[float, Range(-1e6, 1e6)] = 0.0
-    """Of the policy's mean entropy, in nats, which is added to the objective."""
+    """The coefficient of the policy's mean entropy, in nats, in the objective."""
     dynamic_sampling: bool = False
-    """Leave out groups whose responses all have the same reward, and take means over the others. DAPO samples anew
-    until the batch is full; in a compiled program, whose shapes are fixed, the groups are masked instead.
+    """Leave out groups whose responses all have the same reward. DAPO resamples until the batch is full; shapes are
+    fixed here, so these groups are masked and the batch is smaller.
     """
     overlong_weight: Weight = 0.0
-    """Of DAPO's punishment of long responses: from 0 at the beginning of the buffer to 1 at max_length."""
+    """The weight of DAPO's punishment of long responses: 0 where the buffer starts, 1 at max_length."""
     overlong_buffer: Annotated[float, Range(0, 1, is_above=True)] = 0.2
-    """The last part of max_length in which a response is punished, as a share of it."""
+    """The last fraction of max_length, in which a response is punished."""
     max_length: Annotated[int, Range(0, 10**6)] = 0
-    """The longest response, in tokens, for `constant` and the punishment. 0: as many as the batch has places for."""
+    """The longest response, in tokens, for `constant` and the punishment. 0: the length of the batch's rows."""
 
     def __post_init__(self) -> None:
         check(self, AlgorithmError)
 
     @property
     def needs_reference(self) -> bool:
-        """Whether a batch has to have `reference_logprobs`."""
+        """Whether a batch needs `reference_logprobs`."""
         return self.kl != "none" and self.kl_coefficient > 0
 
     @property
     def compares_groups(self) -> bool:
-        """Whether a response is measured against the others to the same state, so that there must be others."""
+        """Whether a response is compared with the others to the same state, so that several are needed."""
         return self.baseline != "none" or self.normalize == "group" or self.dynamic_sampling
 
     def check_batch(self, batch: Batch, num_samples: int) -> None:
-        """Refuses a batch that this algorithm cannot learn from; its shapes are enough to know."""
+        """Raises `AlgorithmError` if the algorithm cannot learn from a batch. Needs only shapes."""
         rows = batch.rewards.shape[0]
-        _require(num_samples >= 1, f"num_samples={num_samples}: 1 or more")
-        _require(rows % num_samples == 0, f"{rows} rows are no groups of num_samples={num_samples}")
-        _require(
+        AlgorithmError.require(num_samples >= 1, f"num_samples={num_samples}: expected 1 or more")
+        AlgorithmError.require(
+            rows % num_samples == 0, f"{rows} rows do not divide into groups of num_samples={num_samples}"
+        )
+        AlgorithmError.require(
             num_samples > 1 or not self.compares_groups,
             f"num_samples=1: {self.name} compares the responses to one state; sample 2 or more, or use reinforce_pp",
         )
         self.check_reference(batch)
 
     def check_reference(self, batch: Batch) -> None:
-        """Refuses a batch that lacks the reference's log-probabilities if this algorithm needs them."""
-        _require(
+        """Raises `AlgorithmError` if the algorithm needs the reference's log-probabilities and the batch has none."""
+        AlgorithmError.require(
             batch.reference_logprobs is not None or not self.needs_reference,
             f"kl={self.kl!r} needs reference_logprobs: score the responses with the reference policy, or set kl='none'",
         )
@@ -140,32 +138,32 @@ def make_algorithm(name: str, **changes: Any) -> Algorithm:
     """A named algorithm, with changes to its keys: `make_algorithm("grpo", kl_coefficient=0.0)`.
 
     Raises:
-        AlgorithmError: there is no such algorithm or key, or the key cannot have this value.
+        AlgorithmError: an unknown algorithm or key, or an invalid value.
     """
-    _require(name in _PRESETS, unknown("algorithm", name, _PRESETS))
+    AlgorithmError.require(name in _PRESETS, unknown("algorithm", name, _PRESETS))
     known = [f.name for f in dataclasses.fields(Algorithm)]
     for key in changes:
-        _require(key in known, unknown("key of an algorithm", key, known))
+        AlgorithmError.require(key in known, unknown("key of an algorithm", key, known))
     return dataclasses.replace(_PRESETS[name](), **{"name": name, **changes})
 
 
 def algorithm_names() -> tuple[str, ...]:
-    """The names that `make_algorithm` knows."""
+    """The names of the algorithms."""
     return tuple(_PRESETS)
 
 
 def grpo() -> Algorithm:
-    """GRPO, as G1's release does it. "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language
-    Models", arXiv 2402.03300, equations 3 and 4: A = (R − mean) / (std + 1e-6) within a group, the ratio of each token
-    clipped by 0.2, and 0.01 × k3 in the loss. The paper takes the mean of each response first (`sequence_mean`); the
-    release takes the mean over tokens.
+    """GRPO, as in G1's release. "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models",
+    arXiv 2402.03300, equations 3 and 4: A = (R − mean) / (std + 1e-6) within a group, token ratios clipped by 0.2, and
+    0.01 × k3 in the loss. The paper averages over each response first (`sequence_mean`); the release averages over
+    tokens.
     """
     return Algorithm(kl="loss", kl_estimator="k3", kl_coefficient=0.01)
 
 
 def dr_grpo() -> Algorithm:
     """Dr. GRPO. "Understanding R1-Zero-Like Training: A Critical Perspective", arXiv 2503.20783: GRPO without the two
-    divisions that bias it, A = R − mean, and a sum over tokens divided by a constant instead of by each length. No KL.
+    divisions that bias it: A = R − mean, and a sum over tokens divided by a constant instead of by each length. No KL.
     """
     return Algorithm(normalize="none", aggregation="constant")
 
@@ -173,8 +171,8 @@ def dr_grpo() -> Algorithm:
 def rloo() -> Algorithm:
     """RLOO. "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback in LLMs", arXiv
     2402.14740: the gradient of A·log π(response), summed over its tokens, with A = R − the mean of the k − 1 others,
-    and R the reward less the coefficient times log π/π_ref of the response. The ratio and its clip, which the paper has
-    no need of, do nothing in the first epoch.
+    where R is the reward minus the coefficient times log π/π_ref of the response. The paper has no clipped ratio; here
+    it has no effect in the first epoch.
     """
     return Algorithm(
         baseline="leave_one_out",
@@ -188,33 +186,33 @@ def rloo() -> Algorithm:
 
 def dapo() -> Algorithm:
     """DAPO. "DAPO: An Open-Source LLM Reinforcement Learning System at Scale", arXiv 2503.14476, equations 8 to 13:
-    GRPO's advantages, clipped to 1 − 0.2 and 1 + 0.28, the mean over all tokens, no KL, groups of equal rewards left
-    out, and long responses punished over the last fifth of max_length. The paper fills up the batch with other groups;
-    here it is smaller by those left out.
+    GRPO's advantages, ratios clipped to 1 − 0.2 and 1 + 0.28, the mean over all tokens, no KL, groups of equal rewards
+    left out, and long responses punished over the last fifth of max_length. The paper refills the batch with other
+    groups; here it becomes smaller.
     """
     return Algorithm(clip_high=0.28, dynamic_sampling=True, overlong_weight=1.0, overlong_buffer=0.2)
 
 
 def gspo() -> Algorithm:
     """GSPO. "Group Sequence Policy Optimization", arXiv 2507.18071, equations 5 and 7: GRPO's advantages, and one ratio
-    of a response, s = (π(y) / π_old(y))^(1/|y|), clipped to 1 − 3e-4 and 1 + 4e-4. Computed in the form of equations
-    13 and 14 (GSPO-token), where each token has the value of s and its own gradient; the two are the same if all
-    tokens of a response have one advantage.
+    per response, s = (π(y) / π_old(y))^(1/|y|), clipped to 1 − 3e-4 and 1 + 4e-4. It is computed in the form of
+    equations 13 and 14 (GSPO-token), where each token has the value of s and its own gradient; the two forms are equal
+    if all tokens of a response have the same advantage.
     """
     return Algorithm(ratio="sequence", aggregation="sequence_mean", clip_low=3e-4, clip_high=4e-4)
 
 
 def reinforce_pp() -> Algorithm:
     """REINFORCE++. "REINFORCE++: Stabilizing Critic-Free Policy Optimization with Global Advantage Normalization",
-    arXiv 2501.03262: A_t = R − coefficient × the k1 of token t and of those after it, brought to mean 0 and deviation 1
-    over all tokens of the batch; PPO's clip. It needs no groups. With several games, `normalize="game"` keeps a game
-    with large rewards from drowning the others.
+    arXiv 2501.03262: A_t = R − coefficient × the k1 of token t and all later ones, normalized over all tokens of the
+    batch; PPO's clip. It needs no groups. With several games, `normalize="game"` keeps a game with large rewards from
+    dominating the others.
     """
     return Algorithm(baseline="none", normalize="batch", kl="token_reward", kl_estimator="k1", kl_coefficient=0.01)
 
 
 def reinforce_pp_baseline() -> Algorithm:
-    """REINFORCE++ with baseline, the same paper's variant for groups: A = R − the mean of the group, then normalised
+    """REINFORCE++ with baseline, the same paper's variant for groups: A = R − the mean of the group, then normalized
     over the batch; the KL is a k2 in the loss.
     """
     return Algorithm(baseline="group", normalize="batch", kl="loss", kl_estimator="k2", kl_coefficient=0.01)
@@ -223,9 +221,3 @@ def reinforce_pp_baseline() -> Algorithm:
 _PRESETS: dict[str, Callable[[], Algorithm]] = {
     preset.__name__: preset for preset in (grpo, dr_grpo, rloo, dapo, gspo, reinforce_pp, reinforce_pp_baseline)
 }
-
-
-def _require(condition: bool, message: str) -> None:
-    """Raises AlgorithmError(message) unless the condition holds."""
-    if not condition:
-        raise AlgorithmError(message)

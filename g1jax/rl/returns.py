@@ -1,9 +1,9 @@
-"""Episodes of several steps: what a response is worth by what followed it.
+"""Returns in episodes of several steps, without a critic.
 
-A rollout of T steps of B environments is T·B responses. With their returns in place of rewards they are a batch like
-any other (`flatten_steps`), and the n environments that began in one state are a group at each step. No critic.
+A rollout of T steps of B environments is T·B responses. With returns as rewards they are a batch like any other
+(`flatten_steps`): the n environments that started in one state are a group at each step.
 
-A `done` is an episode's end, terminated or truncated; an episode that is cut counts for what it earned until then.
+`dones` mark an episode's end, terminated or truncated; a truncated episode is not bootstrapped.
 """
 
 from typing import TypeVar
@@ -18,9 +18,9 @@ Tree = TypeVar("Tree")
 
 
 def discounted_returns(rewards: Array, dones: Array, discount: float | Array) -> Array:
-    """What each step and those after it in its episode earned, the later the less: float32[T, B], bool[T, B] -> [T, B].
+    """The discounted sum of rewards from each step to its episode's end: float32[T, B], bool[T, B] -> [T, B].
 
-    Rewards 1 0 2 with discount 0.5: returns 1.5 1 2; with an end after the first step 1 1 2.
+    Rewards 1 0 2 with discount 0.5: returns 1.5 1 2; if the first step ends an episode, 1 1 2.
     """
 
     def step_back(following: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -33,10 +33,10 @@ def discounted_returns(rewards: Array, dones: Array, discount: float | Array) ->
 
 
 def episode_returns(rewards: Array, dones: Array, discount: float | Array) -> Array:
-    """The return of the whole episode, at each of its steps: float32[T, B], bool[T, B] -> [T, B].
+    """The return of the whole episode at each of its steps: float32[T, B], bool[T, B] -> [T, B].
 
-    All responses of an episode then share one advantage, which compares episodes from the same first state; returns to
-    go compare the n states at a step, which may have drifted apart.
+    All responses of an episode then share an advantage, which compares episodes from the same first state.
+    `discounted_returns` compares the n states at a step, which may have diverged.
     """
     returns = discounted_returns(rewards, dones, discount)
 
@@ -50,15 +50,15 @@ def episode_returns(rewards: Array, dones: Array, discount: float | Array) -> Ar
 
 
 def is_running(dones: Array) -> Array:
-    """Which steps belong to each environment's first episode, its last step too: bool[T, B] -> bool[T, B].
+    """Which steps belong to each environment's first episode, including its last step: bool[T, B] -> bool[T, B].
 
-    For rollouts without autoreset: `response_mask & is_running(dones)[..., None]` leaves out what came after the end.
+    For rollouts without autoreset: `response_mask & is_running(dones)[..., None]` masks what follows the end.
     """
     num_ended = jnp.cumsum(dones.astype(jnp.int32), axis=0)
     return num_ended - dones.astype(jnp.int32) == 0
 
 
 def flatten_steps(tree: Tree) -> Tree:
-    """The steps of a rollout as rows of a batch: [T, B, …] -> [T·B, …]. Rows that stand together still do."""
+    """The steps of a rollout as rows of a batch: [T, B, …] -> [T·B, …]. Groups stay in adjacent rows."""
     flat: Tree = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
     return flat

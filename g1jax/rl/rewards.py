@@ -1,4 +1,4 @@
-"""The reward of a response, from its bytes and what the game made of them, on the device."""
+"""The reward of a response, from its bytes and the result of its move, on the device."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -8,21 +8,20 @@ import jax.numpy as jnp
 
 from g1jax.envs import text
 from g1jax.envs.core import Game, StepResult
-from g1jax.rl.algorithm import AlgorithmError
+from g1jax.envs.response import TAGS
+from g1jax.errors import AlgorithmError
 from g1jax.settings import Range, check
 from g1jax.typing import Array
 
 Coefficient = Annotated[float, Range(-1e6, 1e6)]
-TAGS = ("<perception>", "</perception>", "<think>", "</think>", "<answer>", "</answer>")
-"""The tags of a response, in the order the prompt asks for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardWeights:
-    """What the parts of a reward count, for one game; the defaults are the release's.
+    """The weights and shapes of the parts of a reward in one game; the defaults are the release's.
 
     Raises:
-        AlgorithmError: a value that the key cannot have.
+        AlgorithmError: a key has an invalid value.
     """
 
     game: Coefficient = 1.0
@@ -31,9 +30,9 @@ class RewardWeights:
     game_shape: Literal["sign", "raw"] = "sign"
     """`sign`: 1 if the step's reward is above 0, else −1. `raw`: the step's reward."""
     format_shape: Literal["present", "ordered"] = "present"
-    """`present`: 1 if all six tags are somewhere. `ordered`: 1 if they are there in the prompt's order."""
+    """`present`: 1 if all six tags occur. `ordered`: 1 if they occur in the prompt's order."""
     perception_shape: Literal["exact", "cells"] = "exact"
-    """`exact`: 1 if the board text is all right. `cells`: the share of its cells that are."""
+    """`exact`: 1 if the whole board text is correct. `cells`: the fraction of its cells that are correct."""
 
     def __post_init__(self) -> None:
         check(self, AlgorithmError)
@@ -42,22 +41,22 @@ class RewardWeights:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Reward:
-    """The reward of a response, and its parts before their weights."""
+    """The reward of a response, and its parts before weighting."""
 
     total: Array  # float32[]
     game: Array  # float32[]
     format: Array  # float32[], 0 or 1
     perception: Array  # float32[], 0 to 1
-    is_success: Array  # bool[], the step earned something
+    is_success: Array  # bool[], the step's reward is above 0
     is_seen: Array  # bool[], the perception is exact
 
 
 def reward(
     game: Game[Any], response: Array, state: Any, result: StepResult, weights: RewardWeights | None = None
 ) -> Reward:
-    """The reward of one response, uint8[N], to the state it was shown, and of the step that it led to from there.
+    """The reward of one response, uint8[N], to a state, given the result of its move; use `jax.vmap` for several.
 
-    `jax.vmap` makes it many. A response without a perception scores there as one that sees wrongly.
+    A response without a perception scores as one with a wrong perception.
     """
     weights = RewardWeights() if weights is None else weights
     is_success = result.reward > 0
@@ -73,12 +72,12 @@ def reward(
 
 
 def has_format(response: Array, *, ordered: bool = False) -> Array:
-    """Whether a response has all six tags, uint8[N] -> bool[]; if `ordered`, each after the one before."""
+    """Whether a response has all six tags, uint8[N] -> bool[]; if `ordered`, each after the previous one."""
     num_bytes = response.shape[0]
-    after, is_there = jnp.int32(0), jnp.bool_(True)
+    after, is_found = jnp.int32(0), jnp.bool_(True)
     for tag in TAGS:
         start = text.find(response, tag, after)
-        is_there &= start < num_bytes
+        is_found &= start < num_bytes
         if ordered:
             after = start + len(tag)
-    return is_there
+    return is_found

@@ -1,7 +1,7 @@
-"""From rollouts of several games to new params: advantages once, then epochs of minibatches of micro-batches.
+"""From rollouts of several games to new params: advantages once, then epochs of minibatches of microbatches.
 
-A minibatch takes the same share of every game's groups, a micro-batch of every minibatch's. Each game keeps its own
-shapes, so no row is padded to another game's; only masks and figures are, for statistics over all games.
+A minibatch has an equal share of every game's groups, a microbatch of its minibatch's. Each game keeps its own shapes;
+only masks and per-token scalars are padded to a common length, for statistics over all games.
 """
 
 import dataclasses
@@ -16,107 +16,85 @@ import optax
 from jax import lax
 
 from g1jax.envs.core import Game
+from g1jax.errors import AlgorithmError
 from g1jax.rl.advantages import prepare
-from g1jax.rl.algorithm import Algorithm, AlgorithmError, Batch
+from g1jax.rl.algorithm import Algorithm, Batch
 from g1jax.rl.losses import Metrics, TokenWeights, policy_loss, token_weights
+from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.policy import Policy
 from g1jax.rl.rollout import Rollout
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm import Params
-from g1jax.vlm.accumulation import add_to, deal, empty_sums
+from g1jax.vlm.accumulation import add_to, empty_sums, split_rows
 from g1jax.vlm.master import apply_updates
-
-
-@dataclass(frozen=True, kw_only=True)
-class Passes:
-    """How often and in which portions a rollout is learned from."""
-
-    epochs: int = 1
-    minibatches: int = 1
-    """Optimizer steps an epoch; the groups are dealt anew for each epoch."""
-    microbatches: int = 1
-    """Parts whose gradients add up to a minibatch's: less memory, and on CPU less time."""
-
-    def check(self, num_groups: int, game: str) -> None:
-        """Refuses a number of groups that does not divide.
-
-        Raises:
-            AlgorithmError: it does not.
-        """
-        parts = self.minibatches * self.microbatches
-        if min(self.epochs, self.minibatches, self.microbatches) < 1 or num_groups % parts:
-            raise AlgorithmError(
-                f"{game}: {num_groups} groups do not divide into {self.minibatches} minibatches of {self.microbatches} "
-                f"micro-batches: make the states a multiple of {parts}, or take fewer"
-            )
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Lot:
-    """The rows of one game, or a part of them, with all that learning needs: leaves [R, …]; frames as in a rollout."""
+class Samples:
+    """Rows of one game with everything that a gradient needs: leaves [R, …]; frames as in a rollout."""
 
     frames: Array
     tokens: Array  # int32[R, N]
     batch: Batch
     advantages: Array  # float32[R, N]
-    weights: TokenWeights | None  # [R, N], of a minibatch
+    weights: TokenWeights | None  # [R, N], set in a minibatch
 
 
 def update(
     policy: Policy,
     algorithm: Algorithm,
     optimizer: optax.GradientTransformation,
-    passes: Passes,
     games: Sequence[Game[Any]],
     params: Params,
-    reference: Params | None,
     opt_state: Pytree,
     rollouts: Sequence[Rollout],
     key: Key,
     *,
     num_samples: int,
-    complete: Callable[[Params], Params] = lambda params: params,
+    minibatching: Minibatching,
+    reference: Params | None,
+    full_params: Callable[[Params], Params] = lambda params: params,
 ) -> tuple[Params, Pytree, Metrics]:
-    """New params and optimizer state, and the mean of what the steps measured.
+    """New params and optimizer state, and the metrics, averaged over optimizer steps.
 
-    `complete` makes the model's params of those that are trained, the reference's too: for LoRA.
+    `full_params` maps trained params, also the reference's, to the model's: for LoRA.
 
     Raises:
-        AlgorithmError: the rows do not divide into the passes' parts, or the algorithm cannot learn from them.
+        AlgorithmError: groups do not divide into microbatches, or the algorithm cannot learn from the rollouts.
     """
-    lots = _make_lots(
-        policy, algorithm, games, None if reference is None else complete(reference), rollouts, num_samples
+    samples = _make_samples(
+        policy, algorithm, games, None if reference is None else full_params(reference), rollouts, num_samples
     )
-    for game, lot in zip(games, lots, strict=True):
-        passes.check(lot.tokens.shape[0] // num_samples, game.id)
+    for game, rows in zip(games, samples, strict=True):
+        minibatching.check(rows.tokens.shape[0] // num_samples, game.id)
 
-    def learn(carry: tuple[Params, Pytree], key: Key) -> tuple[tuple[Params, Pytree], Metrics]:
-        keys = jax.random.split(key, len(lots))
-        dealt = [_deal(lot, passes, num_samples, key) for lot, key in zip(lots, keys, strict=True)]
-        return lax.scan(step, carry, dealt)
+    def epoch(carry: tuple[Params, Pytree], key: Key) -> tuple[tuple[Params, Pytree], Metrics]:
+        keys = jax.random.split(key, len(samples))
+        minibatches = [_shuffle(rows, minibatching, num_samples, key) for rows, key in zip(samples, keys, strict=True)]
+        return lax.scan(step, carry, minibatches)
 
-    def step(carry: tuple[Params, Pytree], minibatch: list[Lot]) -> tuple[tuple[Params, Pytree], Metrics]:
+    def step(carry: tuple[Params, Pytree], minibatch: list[Samples]) -> tuple[tuple[Params, Pytree], Metrics]:
         params, opt_state = carry
-        grads, metrics = _gradient(policy, algorithm, games, complete, params, minibatch)
+        grads, metrics = _gradient(policy, algorithm, games, full_params, params, minibatch)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         metrics["gradient_norm"] = optax.tree.norm(grads)
         return (apply_updates(params, updates, opt_state), opt_state), metrics
 
-    (params, opt_state), metrics = lax.scan(learn, (params, opt_state), jax.random.split(key, passes.epochs))
+    (params, opt_state), metrics = lax.scan(epoch, (params, opt_state), jax.random.split(key, minibatching.epochs))
     return params, opt_state, jax.tree.map(jnp.mean, metrics)
 
 
-def _make_lots(
+def _make_samples(
     policy: Policy,
     algorithm: Algorithm,
     games: Sequence[Game[Any]],
     reference: Params | None,
     rollouts: Sequence[Rollout],
     num_samples: int,
-) -> list[Lot]:
-    """What each game's rows are worth: one batch over all games, padded for the statistics, and cut up again."""
-    lots = []
+) -> list[Samples]:
+    """Each game's rows with their advantages, which are computed in one padded batch over all games."""
+    samples = []
     for i, (game, rollout) in enumerate(zip(games, rollouts, strict=True)):
         mask = rollout.responses.mask & rollout.is_running[:, None]
         logprobs = None
@@ -126,24 +104,23 @@ def _make_lots(
             logprobs = policy.score(reference, game, rollout.frames, rollout.responses.tokens, mask).logprobs
         game_id = jnp.full(mask.shape[0], i, jnp.int32)
         batch = Batch(mask, rollout.responses.logprobs, logprobs, rollout.returns, game_id)
-        nothing = jnp.zeros(mask.shape, jnp.float32)
-        lots.append(Lot(rollout.frames, rollout.responses.tokens, batch, nothing, None))
+        zeros = jnp.zeros(mask.shape, jnp.float32)
+        samples.append(Samples(rollout.frames, rollout.responses.tokens, batch, zeros, None))
     batch, advantages = prepare(
-        algorithm, _join([lot.batch for lot in lots]), num_samples=num_samples, num_games=len(games)
+        algorithm, _concatenate([rows.batch for rows in samples]), num_samples=num_samples, num_games=len(games)
     )
     out, start = [], 0
-    for lot in lots:
-        rows, length = lot.tokens.shape
-        part = slice(start, start + rows)
-        mask = batch.response_mask[part, :length]
-        own = dataclasses.replace(lot.batch, response_mask=mask)
-        out.append(dataclasses.replace(lot, batch=own, advantages=advantages[part, :length]))
-        start += rows
+    for rows in samples:
+        count, length = rows.tokens.shape
+        part = slice(start, start + count)
+        masked = dataclasses.replace(rows.batch, response_mask=batch.response_mask[part, :length])
+        out.append(dataclasses.replace(rows, batch=masked, advantages=advantages[part, :length]))
+        start += count
     return out
 
 
-def _join(batches: Sequence[Batch]) -> Batch:
-    """Several games' rows as one batch, padded to the longest response."""
+def _concatenate(batches: Sequence[Batch]) -> Batch:
+    """The rows of several games as one batch, padded to the longest response."""
     longest = max(batch.response_mask.shape[1] for batch in batches)
 
     def pad(leaf: Array) -> Array:
@@ -152,56 +129,58 @@ def _join(batches: Sequence[Batch]) -> Batch:
     return jax.tree.map(lambda *leaves: jnp.concatenate([pad(leaf) for leaf in leaves]), *batches)
 
 
-def _deal(lot: Lot, passes: Passes, num_samples: int, key: Key) -> Lot:
-    """The rows in minibatches of micro-batches, of several minibatches in random order of groups: [M, m, R / Mm, …].
+def _shuffle(samples: Samples, minibatching: Minibatching, num_samples: int, key: Key) -> Samples:
+    """Rows as minibatches of microbatches, [M, m, R / Mm, …]; with several minibatches the groups are shuffled.
 
-    Part i has the groups i, i + parts, …: rows split among devices stay where they are.
+    Part i has the groups i, i + parts, …, so that sharded rows stay on their devices.
     """
-    num_rows, parts = lot.tokens.shape[0], (passes.minibatches, passes.microbatches)
-    order = jax.random.permutation(key, num_rows // num_samples) if passes.minibatches > 1 else None
+    num_rows, parts = samples.tokens.shape[0], (minibatching.minibatches, minibatching.microbatches)
+    order = jax.random.permutation(key, num_rows // num_samples) if minibatching.minibatches > 1 else None
 
-    def portion(leaf: Array) -> Array:
-        # A row a response, or of frames one for all responses to a state: groups either way.
+    def split(leaf: Array) -> Array:
+        # Frames have one row per response or per group; both divide into groups.
         groups = leaf.reshape(num_rows // num_samples, -1, *leaf.shape[1:])
-        dealt = deal(groups if order is None else groups[order], math.prod(parts))
-        return dealt.reshape(*parts, -1, *leaf.shape[1:])
+        shuffled = split_rows(groups if order is None else groups[order], math.prod(parts))
+        return shuffled.reshape(*parts, -1, *leaf.shape[1:])
 
-    return jax.tree.map(portion, lot)
+    return jax.tree.map(split, samples)
 
 
 def _gradient(
     policy: Policy,
     algorithm: Algorithm,
     games: Sequence[Game[Any]],
-    complete: Callable[[Params], Params],
+    full_params: Callable[[Params], Params],
     params: Params,
-    minibatch: list[Lot],
+    minibatch: list[Samples],
 ) -> tuple[Params, Metrics]:
-    """The gradient of a minibatch, leaves [micro, R, …], added up in float32 over games and micro-batches."""
+    """The gradient and metrics of a minibatch, leaves [m, R, …], summed in float32 over games and microbatches."""
     total: tuple[Params, Metrics] | None = None
-    for game, lot, weights in zip(games, minibatch, _weights(algorithm, minibatch), strict=True):
+    for game, samples, weights in zip(games, minibatch, _token_weights(algorithm, minibatch), strict=True):
 
-        def loss(params: Params, lot: Lot, game: Game[Any] = game) -> tuple[Array, Metrics]:
-            score = policy.score(complete(params), game, lot.frames, lot.tokens, lot.batch.response_mask)
-            return policy_loss(algorithm, score.logprobs, score.entropy, lot.batch, lot.advantages, lot.weights)
+        def loss(params: Params, samples: Samples, game: Game[Any] = game) -> tuple[Array, Metrics]:
+            score = policy.score(full_params(params), game, samples.frames, samples.tokens, samples.batch.response_mask)
+            return policy_loss(
+                algorithm, score.logprobs, score.entropy, samples.batch, samples.advantages, samples.weights
+            )
 
         def add(
-            carry: tuple[Params, Metrics] | None, lot: Lot, loss: Any = loss
+            carry: tuple[Params, Metrics] | None, samples: Samples, loss: Any = loss
         ) -> tuple[tuple[Params, Metrics], None]:
-            grads, metrics = jax.grad(loss, has_aux=True)(params, lot)
+            grads, metrics = jax.grad(loss, has_aux=True)(params, samples)
             return add_to(carry, (grads, metrics)), None
 
-        lot = dataclasses.replace(lot, weights=weights)
-        first = jax.tree.map(lambda leaf: leaf[0], lot)
+        samples = dataclasses.replace(samples, weights=weights)
+        first = jax.tree.map(lambda leaf: leaf[0], samples)
         shapes = jax.eval_shape(lambda first=first, loss=loss: jax.grad(loss, has_aux=True)(params, first))
-        total, _ = lax.scan(add, empty_sums(shapes) if total is None else total, lot)
+        total, _ = lax.scan(add, empty_sums(shapes) if total is None else total, samples)
     assert total is not None
     return total
 
 
-def _weights(algorithm: Algorithm, minibatch: list[Lot]) -> list[TokenWeights]:
-    """Each game's part, [micro, R, N], of the token weights of the whole minibatch."""
-    masks = [lot.batch.response_mask for lot in minibatch]
+def _token_weights(algorithm: Algorithm, minibatch: list[Samples]) -> list[TokenWeights]:
+    """Each game's part, [m, R, N], of the token weights of the whole minibatch."""
+    masks = [samples.batch.response_mask for samples in minibatch]
     longest = max(mask.shape[-1] for mask in masks)
     flat = [jnp.pad(m.reshape(-1, m.shape[-1]), ((0, 0), (0, longest - m.shape[-1]))) for m in masks]
     weights = token_weights(algorithm, jnp.concatenate(flat))

@@ -1,9 +1,10 @@
-"""The main job: from an experiment to a run folder with a trained policy."""
+"""Training: from an experiment to a run folder with a trained policy."""
 
-from g1jax.training.config import Experiment, ExperimentError
+from g1jax.errors import ExperimentError
+from g1jax.training.config import Experiment
 from g1jax.training.experiments import experiment_names, load_experiment
 from g1jax.training.loop import TrainingError, run
-from g1jax.training.runs import policy_of_run
+from g1jax.training.saved_run import policy_of_run
 
 __all__ = [
     "Experiment",

@@ -1,8 +1,8 @@
-"""Checkpoints of a run's state, with Orbax: written in the background, whole or not at all, newest first when read.
+"""Checkpoints of a run's state, with Orbax: written atomically in the background.
 
-Each has checksums, written before it is visible and compared before it is loaded, so damage is told from everything
-else that keeps a checkpoint from loading. Nothing here deletes a checkpoint, but for the oldest once there are more
-than the run keeps: a damaged one is moved aside when an earlier one has been loaded in its place.
+Each has checksums, written before it becomes visible and compared before it is loaded, so that damage is distinguished
+from other reasons why a checkpoint does not load. Only the oldest checkpoints beyond `keep` are deleted: a damaged one
+is moved aside once an earlier one has been loaded.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from g1jax import foreign
+from g1jax.errors import ExperimentError
 from g1jax.training import checksums
 from g1jax.training.checksums import DamagedError
-from g1jax.training.config import ExperimentError, require
 from g1jax.training.processes import any_process
 from g1jax.training.steps import RunState
 
 DAMAGED = "checkpoints_damaged"
-_METADATA = "_CHECKPOINT_METADATA"  # Orbax's; changed once more after the checksums are written
+_METADATA = "_CHECKPOINT_METADATA"  # Orbax's; still changes after the checksums are written
 _SHOWN = 3
 
 
@@ -32,7 +32,7 @@ class Checkpoints:
     """The checkpoints in a folder, by step."""
 
     def __init__(self, folder: Path, keep: int, *, is_reader: bool = False) -> None:
-        """A reader changes nothing in the folder: a run may be writing it."""
+        """A reader changes nothing in the folder, since a run may be writing it."""
         self._folder = folder.resolve()
         self._keep = keep
         self._is_reader = is_reader
@@ -42,17 +42,17 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """The steps of which there are checkpoints, ascending."""
+        """The steps with checkpoints, ascending."""
         if not self._folder.exists():
             return []
         return sorted(int(path.name) for path in self._folder.iterdir() if _is_step(path.name) and path.is_dir())
 
     def open(self) -> "ocp.training.Checkpointer":
-        """Makes the folder ready to be written: what a kill left half-written is cleared away."""
+        """Prepares the folder for writing, and removes checkpoints that a killed process left incomplete."""
         assert not self._is_reader
         if self._checkpointer is None:
             context = ocp.Context()
-            # A function: Orbax copies its options deeply, and with a bound method all of this object.
+            # A lambda: Orbax deep-copies its options, and with a bound method this whole object.
             context.async_options.post_finalization_callback = lambda: self._write_checksums()
             self._checkpointer = ocp.training.Checkpointer(
                 self._folder,
@@ -66,11 +66,11 @@ class Checkpoints:
         """Saves in the background; the state may be donated at once.
 
         Raises:
-            OSError: this one, or the one before it, could not be written, for example on a full disk.
+            OSError: this checkpoint or the one before it could not be written, for example on a full disk.
         """
         if step == self.last:
             return
-        if jax.default_backend() == "cpu":  # where "copying to the host" may copy nothing
+        if jax.default_backend() == "cpu":  # where a copy to the host may alias the buffer
             state = jax.tree.map(jnp.copy, state)
         with self._writing(f"checkpoint {step}, or the one before it,"):
             checkpointer = self.open()
@@ -80,34 +80,34 @@ class Checkpoints:
         self.last = step
 
     def restore(self, template_of: Callable[[int], RunState], warn: Callable[[str], None]) -> RunState | None:
-        """The newest state that is whole, or None if there are no checkpoints.
+        """The newest intact state, or None if there are no checkpoints.
 
-        A damaged checkpoint is named and the one before is tried. Once one has been loaded, and not by a reader, the
-        damaged ones are moved to `checkpoints_damaged`, beside the folder.
+        A damaged checkpoint is reported and the one before it is tried. Once one has been loaded, the damaged ones are
+        moved to `checkpoints_damaged`, next to the folder; a reader leaves them in place.
 
-        `template_of`: the shapes, dtypes and shardings of the state after so many steps.
+        `template_of`: the shapes, dtypes and shardings of the state after a step.
 
         Raises:
-            ExperimentError: all are damaged, or the newest that is whole cannot be loaded. Nothing was changed.
+            ExperimentError: all are damaged, or the newest intact one cannot be loaded. Nothing was changed.
         """
         damaged: dict[int, str] = {}
         for step in reversed(self.steps):
             try:
                 state = self.load(step, template_of(step), warn)
             except DamagedError as error:
-                if (self._folder / str(step)).is_dir():  # or a run has deleted its oldest while it was read
+                if (self._folder / str(step)).is_dir():  # else the run deleted its oldest checkpoint in the meantime
                     damaged[step] = str(error)
                 continue
             damaged |= {} if self._is_reader else self._unlisted(step)
-            for other, why in damaged.items():
-                where = "passed over" if self._is_reader else f"moved to {self._move_aside(other)}"
-                warn(f"checkpoint {other} is damaged, and {where}: {why}")
+            for other, reason in damaged.items():
+                action = "skipped" if self._is_reader else f"moved to {self._move_aside(other)}"
+                warn(f"checkpoint {other} is damaged, and {action}: {reason}")
             self.last = step
             return state
-        require(
+        ExperimentError.require(
             not damaged,
             f"{self._folder}: every checkpoint is damaged ({', '.join(map(str, damaged))}), and nothing was changed: "
-            f"{next(iter(damaged.values()), '')}. Put back a copy of a checkpoint, or give another --workdir",
+            f"{next(iter(damaged.values()), '')}. Restore a copy of a checkpoint, or give another --workdir",
         )
         self.last = None
         return None
@@ -116,40 +116,40 @@ class Checkpoints:
         """The state after a step.
 
         Raises:
-            DamagedError: it is gone, or its files are not what was written.
+            DamagedError: it is missing, or its files differ from what was written.
             ExperimentError: it cannot be loaded for another reason; the message says why and what to do.
         """
         path = self._folder / str(step)
         if not path.is_dir():
-            raise DamagedError(f"{self._folder} has no checkpoint {step} any more")
+            raise DamagedError(f"{self._folder} no longer has checkpoint {step}")
         is_checked = self._check(path)
         if not is_checked:
-            warn(f"checkpoint {step} has no checksums, since an earlier version wrote it: damage to it may go unseen")
-        unlike = _unlike(path, template)
-        require(
-            not unlike,
-            f"{path} holds another state than this run's: {unlike}. Use the version of g1jax that wrote it, or give "
+            warn(f"checkpoint {step} has no checksums, as an earlier version wrote it: damage may go unnoticed")
+        mismatch = _mismatch(path, template)
+        ExperimentError.require(
+            not mismatch,
+            f"{path} does not match this run's state: {mismatch}. Use the version of g1jax that wrote it, or give "
             "another --workdir",
         )
         try:
             state: RunState = ocp.load(path, template)
-            # Orbax gives a key's sharding another form, with which a step would be compiled again.
+            # Orbax gives the sharding of a key another form, for which a step would be compiled again.
             return jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), state, template)
-        except Exception as error:  # Orbax has no one class for what keeps a checkpoint from loading
+        except Exception as error:  # Orbax has no common class for loading errors
             raise _reason(path, error, is_checked) from error
 
     def wait(self) -> None:
-        """Waits for what is being written.
+        """Waits for the checkpoint that is being written.
 
         Raises:
-            OSError: it could not be, for example on a full disk.
+            OSError: it could not be written, for example on a full disk.
         """
         if self._checkpointer is not None:
             with self._writing(f"checkpoint {self.last}"):
                 self._checkpointer.wait()
 
     def close(self, *, is_quiet: bool = False) -> None:
-        """Waits, and lets go of the folder. Quietly: what could not be written is no error any more.
+        """Waits, and releases the folder. If quiet, write errors are ignored.
 
         Raises:
             OSError: the last checkpoint could not be written.
@@ -157,7 +157,7 @@ class Checkpoints:
         with contextlib.suppress(OSError) if is_quiet else contextlib.nullcontext():
             self.wait()
         if self._checkpointer is not None:
-            with contextlib.suppress(Exception):  # what it has to say, `wait` has said
+            with contextlib.suppress(Exception):  # `wait` has reported it
                 self._checkpointer.close()
 
     def __enter__(self) -> Self:
@@ -170,42 +170,44 @@ class Checkpoints:
     def _writing(self, what: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # Orbax has no one class for what a disk does
-            message = f"{self._folder}: {what} could not be written: {first_line(error)}. The ones before it stand"
+        except Exception as error:  # Orbax has no common class for write errors
+            message = (
+                f"{self._folder}: {what} could not be written: {first_line(error)}. Earlier checkpoints are intact"
+            )
             raise OSError(message) from error
 
     def _write_checksums(self) -> None:
-        """Called by Orbax, in its thread, when a checkpoint's files are complete and not yet in their place."""
+        """Called by Orbax, in its thread, when a checkpoint's files are complete but not yet renamed into place."""
         if jax.process_index() == 0:
             drafts = list(self._folder.glob(f"{self._in_progress}.orbax-checkpoint-tmp*"))
             for folder in drafts or [self._folder / str(self._in_progress)]:
                 checksums.write(folder, leave_out=frozenset({_METADATA}))
 
     def _check(self, path: Path) -> bool:
-        """Compares a checkpoint with its checksums, in the first process; whether it has any.
+        """Compares a checkpoint with its checksums in the first process; returns whether it has any.
 
-        Raises:
-            DamagedError: it differs, in every process.
+        Raises (in every process):
+            DamagedError: it differs.
             ExperimentError: it cannot be read.
         """
         is_checked = False
-        wrong: ExperimentError | None = None
+        fault: ExperimentError | None = None
         if jax.process_index() == 0:
             try:
                 is_checked = checksums.check(path)
                 _check_metadata(path / _METADATA)
             except DamagedError as error:
-                wrong = error
+                fault = error
             except OSError as error:
-                wrong = _unreadable(path, error)
-        if any_process(isinstance(wrong, DamagedError)):
-            raise wrong or DamagedError(f"{path} is damaged")
-        if any_process(wrong is not None):
-            raise wrong or ExperimentError(f"{path} cannot be read by the first process")
+                fault = _unreadable(path, error)
+        if any_process(isinstance(fault, DamagedError)):
+            raise fault or DamagedError(f"{path} is damaged")
+        if any_process(fault is not None):
+            raise fault or ExperimentError(f"{path} cannot be read by the first process")
         return any_process(is_checked)
 
     def _unlisted(self, before: int) -> dict[int, str]:
-        """Earlier checkpoints that Orbax could not even list, and why; it would not open the folder."""
+        """Earlier checkpoints that Orbax cannot list, which keeps it from opening the folder, and why."""
         damaged = {}
         for step in [step for step in self.steps if step < before]:
             try:
@@ -215,22 +217,22 @@ class Checkpoints:
         return damaged
 
     def _move_aside(self, step: int) -> Path:
-        """Moves a checkpoint out of Orbax's sight, to a name that nothing has yet."""
+        """Moves a checkpoint out of the folder, to an unused name."""
         folder = self._folder.parent / DAMAGED
         target = next(place for n in itertools.count(1) if not (place := folder / f"{step}-{n}").exists())
         if jax.process_index() == 0:
             folder.mkdir(exist_ok=True)
             (self._folder / str(step)).rename(target)
-        any_process(False)  # all wait for it
+        any_process(False)  # a barrier
         return target
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-# Why a checkpoint does not load
+# Reasons why a checkpoint does not load
 
 
 def _is_step(name: str) -> bool:
@@ -244,22 +246,22 @@ def _check_metadata(file: Path) -> None:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise DamagedError(f"{file}: {error.strerror}") from None
     if not isinstance(content, dict):
-        raise DamagedError(f"{file} is not an object of JSON")
+        raise DamagedError(f"{file} is not a JSON object")
 
 
-def _unlike(path: Path, template: RunState) -> str:
-    """In what the arrays of a checkpoint differ from a state's; empty if in nothing, or if that cannot be told."""
+def _mismatch(path: Path, template: RunState) -> str:
+    """How the arrays of a checkpoint differ from a state's; empty if they do not, or its metadata is damaged."""
     try:
         tree = ocp.metadata(path).metadata
-        there = {_name(keys): _form(leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    except Exception:  # a damaged one, of which loading says more
+        found = _specs(tree)
+    except Exception:  # damaged, which loading reports
         return ""
-    here = {_name(keys): _form(leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(template)}
+    wanted = _specs(template)
     kinds = {
-        "missing": [name for name in here if name not in there],
-        "unknown": [name for name in there if name not in here],
-        "other": [
-            f"{name} is {there[name]}, not {form}" for name, form in here.items() if there.get(name, form) != form
+        "missing": [name for name in wanted if name not in found],
+        "unknown": [name for name in found if name not in wanted],
+        "different": [
+            f"{name} is {found[name]}, not {spec}" for name, spec in wanted.items() if found.get(name, spec) != spec
         ],
     }
     return "; ".join(
@@ -269,39 +271,42 @@ def _unlike(path: Path, template: RunState) -> str:
     )
 
 
-def _name(keys: tuple[Any, ...]) -> str:
-    """A leaf's place, whether in a dataclass, a dict or a tuple: `trained.model.norm.scale`."""
-    return ".".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", "")))) for key in keys)
+def _specs(tree: Any) -> dict[str, str]:
+    """Dtype and shape of each leaf by its path, in dataclasses, dicts and tuples: `trained.model.norm.scale`."""
+    return {
+        ".".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", "")))) for key in path): _spec(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
-def _form(leaf: Any) -> str:
-    """Dtype and shape; of a key those of its data, as they are saved."""
+def _spec(leaf: Any) -> str:
+    """`float32[8, 16]`; for a random key that of its data, which is what is saved."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
     return f"{jnp.dtype(leaf.dtype).name}{list(leaf.shape)}"
 
 
 def _reason(path: Path, error: Exception, is_checked: bool) -> Exception:
-    """What to raise for an error of Orbax's, which wraps what it met in errors about its handlers."""
+    """The error to raise for one of Orbax, which wraps the cause in errors about its handlers."""
     chain: list[BaseException] = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
         chain.append(inner)
-    said = " ".join(map(str, chain))
-    if any(isinstance(link, MemoryError) for link in chain) or "RESOURCE_EXHAUSTED" in said:
+    messages = " ".join(map(str, chain))
+    if any(isinstance(link, MemoryError) for link in chain) or "RESOURCE_EXHAUSTED" in messages:
         return ExperimentError(f"{path} does not fit in memory: give it more devices, or devices with more memory")
     for link in chain:
         if isinstance(link, OSError) and link.errno not in (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
             return _unreadable(path, link)
-    if "PERMISSION_DENIED" in said:
-        return ExperimentError(f"{path} cannot be read: permission denied. Give this user the right to read it")
-    why = first_line(Exception(str(chain[-1]) or type(chain[-1]).__name__))
+    if "PERMISSION_DENIED" in messages:
+        return ExperimentError(f"{path} cannot be read: permission denied. Grant this user read access")
+    reason = first_line(Exception(str(chain[-1]) or type(chain[-1]).__name__))
     if not is_checked:
-        return DamagedError(f"{path}: {why}")
+        return DamagedError(f"{path}: {reason}")
     return ExperimentError(
-        f"{path} is whole, and cannot be loaded here: {why}. Use the devices, settings and version that wrote it"
+        f"{path} is intact, but cannot be loaded here: {reason}. Use the devices, settings and version that wrote it"
     )
 
 
 def _unreadable(path: Path, error: OSError) -> ExperimentError:
-    why = error.strerror or error
-    return ExperimentError(f"{path} cannot be read: {why}. Nothing was changed: make it readable, and start again")
+    reason = error.strerror or error
+    return ExperimentError(f"{path} cannot be read: {reason}. Nothing was changed: make it readable and run again")

@@ -1,7 +1,7 @@
-"""Checksums of files: written beside what a run saves, and compared before it is used again.
+"""Checksums of files: written next to what a run saves, and compared before it is loaded.
 
 CRC-32 finds every flipped bit and every burst of up to 32, and misses other damage once in four billion files. It
-reads 3 GB/s on one core, where the hashes that also withstand forgers read 0.4 to 0.8; nobody forges a checkpoint.
+reads 3 GB/s on one core, cryptographic hashes 0.4 to 0.8; checkpoints need no protection from forgery.
 """
 
 import json
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from g1jax import __version__
+from g1jax.errors import ExperimentError
 from g1jax.foreign import parse_json
-from g1jax.training.config import ExperimentError
 
 CHECKSUMS = "checksums.json"
 _CHUNK = 4 * 2**20
@@ -23,11 +23,11 @@ Checksum = dict[str, Any]
 
 
 class DamagedError(ExperimentError):
-    """Files are not what was written; the message names the first one and says in what it differs."""
+    """Files differ from what was written; the message names the first one and how it differs."""
 
 
 def of_file(file: Path) -> Checksum:
-    """The checksum of a file, which is read in chunks."""
+    """The checksum of a file; reads it in chunks."""
     crc, size, buffer = 0, 0, memoryview(bytearray(min(_CHUNK, file.stat().st_size + 1)))
     with file.open("rb", buffering=0) as opened:
         while count := opened.readinto(buffer):
@@ -36,12 +36,12 @@ def of_file(file: Path) -> Checksum:
 
 
 def of_files(folder: Path, files: Iterable[Path]) -> dict[str, Checksum]:
-    """The checksums of files in a folder, by their path in it."""
+    """The checksums of files, by their path in a folder."""
     return {file.relative_to(folder).as_posix(): of_file(file) for file in sorted(files)}
 
 
 def write(folder: Path, *, leave_out: frozenset[str] = frozenset()) -> None:
-    """Writes `checksums.json`: of all files in a folder and below, but for some of these names."""
+    """Writes `checksums.json` for all files in a folder and its subfolders, except those of these names."""
     files = [file for file in folder.rglob("*") if file.is_file() and file.name not in {CHECKSUMS, *leave_out}]
     content = {"format": 1, "g1jax": __version__, "files": of_files(folder, files)}
     draft = folder / f"{CHECKSUMS}.part"
@@ -53,10 +53,10 @@ def write(folder: Path, *, leave_out: frozenset[str] = frozenset()) -> None:
 
 
 def check(folder: Path) -> bool:
-    """Whether a folder has checksums; if it has, all its files have them.
+    """Compares a folder's files with its checksums; returns whether it has any.
 
     Raises:
-        DamagedError: a file is missing, or is not what was written.
+        DamagedError: a file is missing, or differs from what was written.
         OSError: a file cannot be read for another reason, such as permissions.
     """
     try:
@@ -74,7 +74,7 @@ def check(folder: Path) -> bool:
 
 
 def compare(folder: Path, files: Mapping[str, Any]) -> None:
-    """Compares files in a folder with their checksums; sizes first, which is quick.
+    """Compares files in a folder with their checksums, after their sizes, which is quick.
 
     Raises:
         DamagedError, OSError: see `check`.
@@ -85,8 +85,8 @@ def compare(folder: Path, files: Mapping[str, Any]) -> None:
             raise DamagedError(f"{file} is missing")
         size, wanted_size = file.stat().st_size, wanted.get("bytes") if isinstance(wanted, dict) else None
         if size != wanted_size:
-            raise DamagedError(f"{file} has {size} bytes, and {wanted_size} were written")
+            raise DamagedError(f"{file} has {size} bytes, but {wanted_size} were written")
     for name, wanted in files.items():
         found = of_file(folder / name)
         if found != wanted:
-            raise DamagedError(f"{folder / name} has other bytes than were written: its checksum differs")
+            raise DamagedError(f"{folder / name} differs from what was written: its checksum has changed")

@@ -1,4 +1,4 @@
-"""What a run is: one frozen dataclass, that an experiment file gives and the command line changes."""
+"""The configuration of a run: one frozen dataclass, from an experiment file and the command line."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,170 +7,134 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from g1jax import envs
-from g1jax.envs.level import unknown
-from g1jax.errors import G1Error
+from g1jax.errors import ExperimentError, unknown
+from g1jax.rl.algorithm import Algorithm, grpo
+from g1jax.rl.minibatching import Minibatching
+from g1jax.rl.rewards import RewardWeights
 from g1jax.settings import Count, CountOrNone, EpisodesOrNone, Range, Seed, Share, Size, Steps, Temperature, check
+from g1jax.vlm.lora import LoRA
+from g1jax.vlm.sampling import Sampling
 
 ALL_GAMES = ("game_2048", "shisen_sho", "shisen_sho_cifar10", "swap")
-MOST_STEPS = 2**31 - 1  # that are counted on a device
+_MAX_STEPS = 2**31 - 1  # int32 on the device
 Rate = Annotated[float, Range(1e-15, 10, also=0)]
-Coefficient = Annotated[float, Range(-1e6, 1e6)]
-
-
-class ExperimentError(G1Error):
-    """A run that cannot be; the message says what is wrong and what to do, in one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """AdamW or Muon with a warm-up, a cosine decay, and a bound on the gradient's norm."""
+    """AdamW or Muon with warm-up, cosine decay and clipping of the gradient norm."""
 
     name: Literal["adamw", "muon"] = "adamw"
-    """muon: matrices by Muon, the rest by AdamW. Small models learn to see in a third of the steps."""
+    """muon: Muon for matrices, AdamW for the rest. Small models learn to see in a third of the steps."""
     lr: Rate = 1e-6
-    """Learning rate at its highest; with Muon also the root mean square of a matrix's update. 0: nothing is learned."""
+    """Peak learning rate; with Muon also the root mean square of a matrix's update. 0: no updates."""
     final_norm_lr: Rate = 0.0
-    """The same for the scale of the final norm, by AdamW: it sets how sure the policy is of every token. 0: as `lr`."""
+    """Learning rate of the final norm's scale (AdamW), which sets the sharpness of all logits. 0: as `lr`."""
     warmup: CountOrNone = 0
-    """Steps in which it rises from 0."""
+    """Steps of linear warm-up from 0."""
     final_lr: Share = 1.0
-    """What is left of it at the end, as a share; 1: it stays."""
+    """Final learning rate as a share of `lr`; 1: constant."""
     weight_decay: Annotated[float, Range(0, 100)] = 0.01
     max_norm: Annotated[float, Range(0, 1e30, is_above=True)] = 1.0
-    """The gradient is scaled down to this norm."""
+    """The global gradient norm is clipped to this."""
     b2: Annotated[float, Range(0, 0.999999)] = 0.999
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColdStart:
-    """Supervised steps on what a teacher sees, thinks and does (G1); 0 steps: none (G0)."""
+    """Supervised steps on a teacher's perception, reasoning and action (G1); 0 steps: none (G0)."""
 
     steps: CountOrNone = 0
     dataset: str = ""
-    """A folder of lessons, as train/make_dataset.py writes it; empty: the built-in teacher's, fresh in every step."""
+    """Folder of demonstrations written by train/make_dataset.py; empty: fresh ones of the built-in teacher."""
     states: Size = 16
-    """States of each game in a step."""
+    """States of each game per step."""
     microbatches: Size = 1
-    """Parts of a step's batch whose gradients are added up."""
+    """Parts of a batch whose gradients are accumulated."""
     mixed_levels: tyro.conf.Suppress[Mapping[str, tuple[Mapping[str, Any], ...]]] = field(default_factory=dict)
-    """Levels among which a game's states alternate, as changes of traced keys: {"swap": ({}, {"colors": 2})}."""
+    """Levels that a game's states alternate among, as changes of traced keys: {"swap": ({}, {"colors": 2})}."""
     random_moves: Share = 0.5
     """Share of moves that are random, so that states differ; the others are the teacher's. Not for a dataset."""
     see_weight: Annotated[float, Range(0, 1e6)] = 1.0
-    """What a token of the perception counts in the loss, beside 1 for those of the reasoning and the answer."""
+    """Loss weight of perception tokens; reasoning and answer tokens have weight 1."""
     facts_weight: Annotated[float, Range(0, 1e6)] = 0.0
-    """What the facts of a board count in the loss, asked of the visual tokens (see training/facts.py); 0: not asked."""
+    """Weight of the auxiliary loss that predicts a board's facts from the visual tokens (sft/fact_loss.py); 0: none."""
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(lr=2e-5))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weights:
-    """What the parts of a reward count."""
-
-    game: Coefficient = 1.0
-    format: Coefficient = 1.0
-    perception: Coefficient = 1.0
-    perception_shape: Literal["exact", "cells"] = "exact"
-
-
-@dataclass(frozen=True, kw_only=True)
 class RL:
-    """Reinforcement learning; the defaults are the paper's."""
+    """Reinforcement learning; the defaults are those of the paper."""
 
     iterations: CountOrNone = 0
     states: Size = 128
-    """States of each game in an iteration."""
+    """States of each game per iteration."""
     num_samples: Size = 5
     """Responses to each state."""
     source: Literal["walk", "legal_walk", "play"] = "walk"
-    """Where states come from: random walks from fresh ones (the paper); walks of legal moves alone, each of a random
-    length, so that boards of all stages are met; or the policy's own play, begun from such legal walks."""
+    """Where states come from. walk: random walks from fresh states (the paper). legal_walk: walks of legal moves, each
+    of a random length, which cover all stages of a game. play: the policy's own play, started from legal walks."""
     walk_steps: tyro.conf.Suppress[Mapping[str, Annotated[int, Range(0, 10**6)]]] = field(
         default_factory=lambda: {"game_2048": 100, "shisen_sho": 250, "shisen_sho_cifar10": 250, "swap": 0}
     )
-    """Random moves of a walk, by game; of a legal walk the most."""
+    """Random moves of a walk, by game; the maximum of a legal walk."""
     num_steps: Annotated[int, Range(1, 10_000)] = 1
-    """Steps of an episode that is learned from; 1 is the paper's one-step bandit."""
+    """Steps of an episode to learn from; 1: the paper's one-step bandit."""
     discount: Share = 1.0
-    algorithm: str = "grpo"
-    """grpo, dr_grpo, rloo, dapo, gspo, reinforce_pp or reinforce_pp_baseline: see g1jax/rl/algorithm.py."""
-    changes: tyro.conf.Suppress[Mapping[str, Any]] = field(default_factory=dict)
-    """Keys of the algorithm that differ from its own, such as {"clip_high": 0.28}."""
-    kl_coefficient: Coefficient = -1.0
-    """Of the KL to the reference; below 0: the algorithm's own."""
-    entropy_coefficient: Coefficient = 0.0
-    epochs: Size = 1
-    minibatches: Size = 1
-    microbatches: Size = 1
+    algorithm: Algorithm = field(default_factory=grpo)
+    """On the command line a name, `--rl.algorithm=dapo`, and changed keys, `--rl.algorithm.clip-high=0.28`."""
+    minibatching: Annotated[Minibatching, tyro.conf.arg(name="")] = field(default_factory=Minibatching)
     reference_every: CountOrNone = 0
-    """Iterations after which the reference becomes the policy of then; 0: never."""
-    weights: Weights = field(default_factory=Weights)
-    weights_by_game: tyro.conf.Suppress[Mapping[str, Weights]] = field(default_factory=dict)
-    """Other weights for some games."""
+    """Iterations between replacements of the reference policy by the current policy; 0: never."""
+    weights: RewardWeights = field(default_factory=RewardWeights)
+    weights_by_game: tyro.conf.Suppress[Mapping[str, RewardWeights]] = field(default_factory=dict)
+    """Weights of single games, instead of `weights`."""
     optimizer: Optimizer = field(default_factory=Optimizer)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How responses are drawn, in training and in evaluation."""
-
-    temperature: Temperature = 1.0
-    top_k: CountOrNone = 0
-    top_p: Annotated[float, Range(0, 1, is_above=True)] = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The evaluation at the end, by the paper's protocol."""
+    """The final evaluation, by the paper's protocol."""
 
     episodes: EpisodesOrNone = 200
-    """Of each game; 0: none."""
+    """Episodes of each game; 0: none."""
     steps: Steps = 100
     cold_start_episodes: EpisodesOrNone = 0
-    """Of each game, of the policy that RL begins from; 0: none."""
+    """Episodes of each game for the policy after the cold start; 0: none."""
     temperature: Temperature = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """How devices are laid out; their number is the product."""
+    """The device mesh; the product of its axes is the number of devices."""
 
     data: Annotated[int, Range(0, 2**20)] = 0
-    """Copies of the model, each with its part of the batch; 0: as many as there are devices for."""
+    """Model replicas, each with its part of the batch; 0: as many as the devices allow."""
     fsdp: Size = 1
-    """Parts a copy's weights and optimizer are spread over, each with its part of the batch too."""
+    """Shards of a replica's weights and optimizer state, each with its part of the batch."""
     tensor: Size = 1
-    """Devices that compute one layer together."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lora:
-    """Small matrices beside the frozen ones; rank 0: none, everything is trained."""
-
-    rank: Annotated[int, Range(0, 2**16)] = 0
-    alpha: Annotated[float, Range(0, 1e6, is_above=True)] = 16.0
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Devices that each layer is split over."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Log:
-    """What a run writes, and how often, in steps."""
+    """What a run writes, and how often in steps."""
 
     every: CountOrNone = 1
-    """Metrics; 0: of the last step alone."""
+    """Metrics; 0: only of the last step."""
     samples_every: CountOrNone = 50
-    """Whole responses with their frames; 0: never."""
+    """Sample responses with their frames; 0: never."""
     checkpoint_every: CountOrNone = 50
-    """Checkpoints, also at the end of a phase and when the run is stopped; 0: only there."""
+    """Checkpoints; they are also written at the end of a phase and when the run is stopped. 0: only then."""
     keep: Count = 3
     """Checkpoints kept."""
     wandb: bool = False
-    """Also to Weights & Biases, if it is installed."""
+    """Log to Weights & Biases as well, if it is installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A run of the main job."""
+    """A training run."""
 
     name: str
     games: tuple[str, ...] = ALL_GAMES
@@ -179,49 +143,54 @@ class Experiment:
     levels: tyro.conf.Suppress[Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     """Level keys by game, such as {"shisen_sho": {"rows": 4}}."""
     model: str = "nano"
-    """`base` (a small one that ships, trained), `nano`, `micro` or `small` (untrained), or a folder of weights."""
+    """`base` (the small trained model that ships), `nano`, `micro` or `small` (untrained), or a folder of weights."""
     tokenizer: str = ""
-    """`games`, or a folder; empty: what fits the model."""
+    """`games` or a folder; empty: the model's own."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the model computes in."""
+    """Type of the model's computations."""
     param_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights it computes with. Of bfloat16 ones the optimizer keeps float32 master weights, which it moves."""
+    """Type of the model's weights. For bfloat16 the optimizer updates float32 master weights."""
     is_remat: bool = False
     attention: Literal["xla", "cudnn"] = "xla"
     max_new_tokens: Annotated[int, Range(0, 10**6)] = 0
-    """Of a response; 0: what a lesson of the game takes, and a quarter more."""
+    """Longest response; 0: the longest demonstration of the game and a quarter more."""
     seed: Seed = 0
     workdir: str = ""
     """The run's folder; empty: runs/<name>."""
     cold_start: ColdStart = field(default_factory=ColdStart)
     rl: RL = field(default_factory=RL)
     sampling: Sampling = field(default_factory=Sampling)
+    """Sampling in training; the evaluation has its own temperature."""
     evaluation: Evaluation = field(default_factory=Evaluation)
     mesh: Mesh = field(default_factory=Mesh)
-    lora: Lora = field(default_factory=Lora)
+    lora: LoRA = field(default_factory=lambda: LoRA(rank=0))
     log: Log = field(default_factory=Log)
 
     @property
     def num_steps(self) -> int:
-        """Steps of the cold start and iterations of RL together."""
+        """Steps of the cold start plus iterations of RL."""
         return self.cold_start.steps + self.rl.iterations
 
 
 def check_experiment(experiment: Experiment) -> None:
-    """Refuses an experiment of which a setting, or some together, cannot be; needs neither a device nor a file.
+    """Checks all settings and their combinations; needs neither a device nor a file.
 
     Raises:
-        ExperimentError: a setting is not what it may be; one line names it and says what it may be.
+        ExperimentError: an invalid setting; one line names it and what it may be.
     """
     e = experiment
     check(e, ExperimentError)
-    require(e.name != "", "name: an experiment needs one")
-    require(len(e.games) > 0, "games: name at least one")
-    require(len(set(e.games)) == len(e.games), f"games={list(e.games)}: each once")
-    require(e.num_steps > 0, "nothing to do: cold_start.steps and rl.iterations are both 0")
-    require(e.num_steps <= MOST_STEPS, f"cold_start.steps + rl.iterations: {e.num_steps}, more than {MOST_STEPS}")
-    updates = e.rl.iterations * e.rl.epochs * e.rl.minibatches
-    require(updates <= MOST_STEPS, f"rl.iterations × epochs × minibatches: {updates}, more than {MOST_STEPS}")
+    ExperimentError.require(e.name != "", "name: an experiment needs one")
+    ExperimentError.require(len(e.games) > 0, "games: name at least one")
+    ExperimentError.require(len(set(e.games)) == len(e.games), f"games={list(e.games)}: list each game once")
+    ExperimentError.require(e.num_steps > 0, "nothing to do: cold_start.steps and rl.iterations are both 0")
+    ExperimentError.require(
+        e.num_steps <= _MAX_STEPS, f"cold_start.steps + rl.iterations: {e.num_steps}, more than {_MAX_STEPS}"
+    )
+    updates = e.rl.iterations * e.rl.minibatching.epochs * e.rl.minibatching.minibatches
+    ExperimentError.require(
+        updates <= _MAX_STEPS, f"rl.iterations × epochs × minibatches: {updates}, more than {_MAX_STEPS}"
+    )
     known = envs.game_ids()
     for name, mapping in (
         ("levels", e.levels),
@@ -230,12 +199,6 @@ def check_experiment(experiment: Experiment) -> None:
         ("rl.weights_by_game", e.rl.weights_by_game),
     ):
         for game in mapping:
-            require(game in known, f"{name}: {unknown('game', game, known)}")
+            ExperimentError.require(game in known, f"{name}: {unknown('game', game, known)}")
     for game, levels in e.cold_start.mixed_levels.items():
-        require(len(levels) > 0, f"cold_start.mixed_levels[{game!r}]: name at least one level")
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises ExperimentError(message) unless the condition holds."""
-    if not condition:
-        raise ExperimentError(message)
+        ExperimentError.require(len(levels) > 0, f"cold_start.mixed_levels[{game!r}]: name at least one level")

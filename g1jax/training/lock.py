@@ -1,4 +1,4 @@
-"""One writer a folder: a lock that the system frees when its process ends, however it ends."""
+"""One writer per folder: a lock that the operating system releases when its process ends, however it ends."""
 
 import errno
 import fcntl
@@ -7,17 +7,17 @@ import socket
 import weakref
 from pathlib import Path
 
-from g1jax.training.config import ExperimentError
+from g1jax.errors import ExperimentError
 
 LOCK = "run.lock"
 _UNKNOWN = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # a file system without locks
 
 
 class FolderLock:
-    """Holds a folder for this process, until it is released, or no longer referred to."""
+    """Locks a folder for this process, until it is released or garbage-collected."""
 
     def __init__(self, folder: Path) -> None:
-        """Takes the lock, or raises.
+        """Acquires the lock.
 
         Raises:
             ExperimentError: another process holds it; the message names the process.

@@ -1,4 +1,4 @@
-"""The main job: a cold start, RL, an evaluation; a short Python loop around two compiled steps."""
+"""The training loop: cold start, RL and evaluation; a short Python loop around two compiled steps."""
 
 import contextlib
 import dataclasses
@@ -13,43 +13,56 @@ from typing import Any
 
 import jax
 
+from g1jax import keys, vlm
 from g1jax.files import ROOM
-from g1jax.training import keys
-from g1jax.training.ahead import compiling
+from g1jax.keys import OfStep
+from g1jax.sft.batch import SFTBatch, to_batch
+from g1jax.sft.demonstrations import next_demonstrations
 from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.config import Experiment
-from g1jax.training.folder import RunFolder
-from g1jax.training.kept import is_kept, keep
-from g1jax.training.keys import OfStep
-from g1jax.training.lessons import Lesson, next_scripts, to_lesson
-from g1jax.training.memory import give_back
+from g1jax.training.heap import release_memory
+from g1jax.training.precompile import compiling
 from g1jax.training.processes import any_process
 from g1jax.training.progress import Progress
+from g1jax.training.run_evaluation import evaluate, table_of, write_curves
+from g1jax.training.run_folder import RunFolder
 from g1jax.training.samples import write_samples
+from g1jax.training.saved_setup import has_setup, save_setup
 from g1jax.training.setup import Setup, load_params, make_setup, weights_folder
-from g1jax.training.steps import COLD, RL, Fixed, RunState, begin, begin_rl, cold_step, frozen_of, rl_step, template
+from g1jax.training.steps import (
+    COLD,
+    RL,
+    Constants,
+    RunState,
+    cold_step,
+    frozen_of,
+    init_state,
+    rl_step,
+    start_rl,
+    template,
+)
 from g1jax.vlm import Params
 
 
 class TrainingError(RuntimeError):
-    """Training came to a point where it must not go on; the message says when and in which game."""
+    """Training cannot continue; the message names the step and the games."""
 
 
 @dataclass
 class Stop:
-    """Whether somebody asked to stop, by a signal."""
+    """Whether a signal has requested a stop."""
 
-    is_asked: bool = False
+    is_requested: bool = False
 
-    def is_agreed(self) -> bool:
-        """Whether any process was asked. Every process calls it, so that all stop after the same step."""
-        self.is_asked = any_process(self.is_asked)
-        return self.is_asked
+    def any_requested(self) -> bool:
+        """Whether any process was signaled. Called by all processes, so that they stop after the same step."""
+        self.is_requested = any_process(self.is_requested)
+        return self.is_requested
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What the phases of a run share."""
+    """The parts of a run that its phases share."""
 
     setup: Setup
     folder: RunFolder
@@ -59,187 +72,195 @@ class _Run:
 
 
 def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
-    """Runs an experiment, or goes on with it if its folder is there, to the end or until a signal; gives the folder.
+    """Runs an experiment to its end or until a signal, resuming it if its folder exists; returns the folder.
 
     Raises:
         ExperimentError, ConfigError, LevelError, AlgorithmError: it cannot be run; one line says why.
-        TrainingError: a loss, gradient or weight that is not finite; the last good checkpoint stays.
-        OSError: what the run has to write cannot be written.
+        TrainingError: a loss, gradient or weight is not finite; the last good checkpoint is kept.
+        OSError: a file cannot be written.
     """
     progress = Progress() if progress is None else progress
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(_signals())
         folder = RunFolder(experiment)
         setup = make_setup(experiment, folder.path if folder.has_begun else None)
-        progress.begin(setup, folder.path)
+        progress.begin(_title(setup, folder.path), [game.id for game in setup.games], experiment.num_steps)
         stack.callback(progress.end)
         stack.enter_context(jax.set_mesh(setup.mesh))
-        is_known = any_process(folder.checkpoints.is_dir())
-        if not is_known and setup.books is not None:  # what is wrong with them is found here
-            sizes = ", ".join(f"{len(book)} of {book.game.id}" for book in setup.books)
-            progress.say(f"lessons of {experiment.cold_start.dataset}: {sizes}")
-        params = None if is_known else load_params(setup)  # before the first file: they may be damaged
+        is_resumed = any_process(folder.checkpoints.is_dir())
+        if not is_resumed and setup.datasets is not None:  # finds errors in them before anything is written
+            sizes = ", ".join(f"{len(dataset)} of {dataset.game.id}" for dataset in setup.datasets)
+            progress.say(f"demonstrations of {experiment.cold_start.dataset}: {sizes}")
+        params = None if is_resumed else load_params(setup)  # before anything is written: they may be damaged
         stack.callback(folder.close)
-        room = ROOM + (1 if is_known else 2) * _size(template(setup, 0))
-        folder.create(lambda: _keep(folder.path, setup), room=room)
+        room = ROOM + (1 if is_resumed else 2) * _num_bytes(template(setup, 0))
+        folder.create(lambda: _save_setup(folder.path, setup), room=room)
         checkpoints = stack.enter_context(Checkpoints(folder.checkpoints, experiment.log.keep))
         run = _Run(setup, folder, checkpoints, progress, stop)
         wait = stack.enter_context(compiling(setup, checkpoints.last or 0))
-        state, fixed = _restore(run, params)
+        state, constants = _restore(run, params)
         folder.begin_at(int(state.step), progress)
         with contextlib.suppress(_Stopped):
-            state = _train(run, state, fixed, wait)
+            state = _train(run, state, constants, wait)
             checkpoints.save(int(state.step), state)
             checkpoints.wait()
-            _finish(run, state, fixed)
+            if jax.process_index() == 0:
+                write_curves(folder.path)
+            _evaluate(run, state, constants, "final", experiment.evaluation.episodes)
     return folder.path
 
 
-def _size(state: RunState) -> int:
-    """The bytes of a state, as a checkpoint has them."""
+def _title(setup: Setup, folder: Path) -> tuple[str, str]:
+    """Two lines: the phases of the run; its model, mesh and folder."""
+    e = setup.experiment
+    size = vlm.count_params(setup.policy.config)
+    mesh = " × ".join(f"{axis} {count}" for axis, count in setup.mesh.shape.items())
+    return (
+        f"{e.name}: {e.cold_start.steps} steps of cold start, {e.rl.iterations} of {setup.algorithm.name}",
+        f"model {e.model}, {size / 1e6:.1f}M parameters; mesh {mesh}; folder {folder}",
+    )
+
+
+def _num_bytes(state: RunState) -> int:
+    """The size of a state in a checkpoint."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
-def _keep(folder: Path, setup: Setup) -> None:
-    """Writes what the run is made of, unless it is there."""
-    if not is_kept(folder):
-        keep(folder, setup, weights_folder(setup))
+def _save_setup(folder: Path, setup: Setup) -> None:
+    """Saves the run's setup, unless it is there."""
+    if not has_setup(folder):
+        save_setup(
+            folder,
+            setup.games,
+            setup.policy,
+            setup.datasets,
+            dataset=setup.experiment.cold_start.dataset,
+            weights=weights_folder(setup),
+            is_frozen=setup.lora is not None,
+        )
 
 
 class _Stopped(Exception):
-    """Somebody asked to stop, and all that is needed to go on is saved, or being saved."""
+    """The run stops on request; everything needed to resume it is saved, or being saved."""
 
 
-def _restore(run: _Run, params: Params | None) -> tuple[RunState, Fixed]:
-    """The newest checkpoint or, if there is none, the beginning, with these weights if they are loaded already."""
+def _restore(run: _Run, params: Params | None) -> tuple[RunState, Constants]:
+    """The newest checkpoint; without one the initial state, from `params` if they are loaded already."""
     state = run.checkpoints.restore(functools.partial(template, run.setup), run.progress.warn)
     if state is None:
-        return begin(run.setup, load_params(run.setup) if params is None else params)
-    run.progress.say(f"goes on after step {int(state.step)} of {run.setup.experiment.num_steps}")
+        return init_state(run.setup, load_params(run.setup) if params is None else params)
+    run.progress.say(f"resumed after step {int(state.step)} of {run.setup.experiment.num_steps}")
     if int(state.step) < run.setup.experiment.cold_start.steps:
-        run.setup.books  # noqa: B018  (a dataset that has changed is refused before anything is written)
+        run.setup.datasets  # noqa: B018  (refuses a dataset that has changed before anything is written)
     return state, frozen_of(run.setup)
 
 
-def _train(run: _Run, state: RunState, fixed: Fixed, wait: Callable[[str], None]) -> RunState:
-    """All steps that are not done yet; `wait`: until a phase's step is compiled."""
+def _train(run: _Run, state: RunState, constants: Constants, wait: Callable[[str], None]) -> RunState:
+    """Runs the remaining steps. `wait` blocks until a phase's step is compiled."""
     e = run.setup.experiment
-    started, last = time.perf_counter(), ""
-    for done in range(int(state.step) + 1, e.num_steps + 1):  # the step's number, from 1
-        if run.stop.is_agreed():
-            run.checkpoints.save(done - 1, state)
-            raise _stopped(run, f"after step {done - 1}")
-        phase = COLD if done <= e.cold_start.steps else RL
+    started, last_phase = time.perf_counter(), ""
+    for step in range(int(state.step) + 1, e.num_steps + 1):  # counted from 1
+        if run.stop.any_requested():
+            run.checkpoints.save(step - 1, state)
+            raise _stopped(run, f"after step {step - 1}")
+        phase = COLD if step <= e.cold_start.steps else RL
         if phase == COLD:
-            state, metrics = _cold_step(run.setup, state, fixed, wait)
+            state, device_metrics = _cold_step(run.setup, state, constants, wait)
         else:
-            if done == e.cold_start.steps + 1 and e.cold_start.steps > 0:
-                state = _turn_to_rl(run, state, fixed)
+            if step == e.cold_start.steps + 1 and e.cold_start.steps > 0:
+                _evaluate(run, state, constants, "cold_start", e.evaluation.cold_start_episodes)
+                state = start_rl(run.setup, state)
             wait(phase)
-            state, metrics, rollouts = rl_step(run.setup, state, fixed)
-        figures = {key: float(value) for key, value in jax.device_get(metrics).items()}
-        _check_finite(run.setup, figures, done, phase)
+            state, device_metrics, rollouts = rl_step(run.setup, state, constants)
+        metrics = {key: float(value) for key, value in jax.device_get(device_metrics).items()}
+        _check_finite(run.setup, metrics, step, phase)
         now = time.perf_counter()
         timings = {"seconds": now - started}
         started = now
-        if _is_due(done, e.log.every) or done == e.num_steps:
-            run.folder.write(done, phase, figures, timings)
-        run.progress.step(done, phase, figures, timings)
-        if phase == RL and _is_due(done, e.log.samples_every):
-            write_samples(run.setup, run.folder.path / "samples", done, rollouts)
-        is_saved = _is_due(done, e.log.checkpoint_every) or done == e.cold_start.steps
-        if is_saved or phase != last:  # a phase's first step was compiled
-            give_back()
+        if _is_due(step, e.log.every) or step == e.num_steps:
+            run.folder.write(step, phase, metrics, timings)
+        run.progress.step(step, phase, metrics, timings)
+        if phase == RL and _is_due(step, e.log.samples_every):
+            write_samples(run.setup, run.folder.path / "samples", step, rollouts)
+        is_saved = _is_due(step, e.log.checkpoint_every) or step == e.cold_start.steps
+        if is_saved or phase != last_phase:  # compiling a phase's first step took memory
+            release_memory()
         if is_saved:
-            run.checkpoints.save(done, state)
-        last = phase
+            run.checkpoints.save(step, state)
+        last_phase = phase
     return state
 
 
 def _is_due(step: int, every: int) -> bool:
-    """Whether something that is done every so many steps is done after this one; 0: never."""
+    """Whether something that happens every `every` steps happens after this one; 0: never."""
     return every > 0 and step % every == 0
 
 
 def _cold_step(
-    setup: Setup, state: RunState, fixed: Fixed, wait: Callable[[str], None]
+    setup: Setup, state: RunState, constants: Constants, wait: Callable[[str], None]
 ) -> tuple[RunState, Mapping[str, Any]]:
-    """Asks the teacher, or the dataset, puts its words into tokens, learns them."""
+    """Takes demonstrations from the teacher or the dataset, tokenizes them, and does one supervised step."""
     cold = setup.experiment.cold_start
-    if setup.books is not None:
+    if setup.datasets is not None:
         wait(COLD)
         step, seed, policy = int(state.step), setup.experiment.seed, setup.policy
-        batches = [book.batch(policy, seed, step, cold.states) for book in setup.books]
-        return cold_step(setup, state, fixed, tuple(Lesson(*setup.spread(batch)) for batch in batches))
+        read = [dataset.batch(policy, seed, step, cold.states) for dataset in setup.datasets]
+        return cold_step(setup, state, constants, tuple(SFTBatch(*setup.placement.shard_rows(batch)) for batch in read))
     key = keys.of_step(state.key, state.step, OfStep.TEACH)
     has_facts = cold.facts_weight > 0
-    after, scripts = next_scripts(setup.cold_vecs, cold.random_moves, state.cold_envs, key, has_facts=has_facts)
-    wait(COLD)
-    lessons = tuple(
-        to_lesson(setup.policy, game, script, setup.spread) for game, script in zip(setup.games, scripts, strict=True)
+    after, demonstrations = next_demonstrations(
+        setup.cold_envs, cold.random_moves, state.cold_envs, key, has_facts=has_facts
     )
-    return cold_step(setup, dataclasses.replace(state, cold_envs=after), fixed, lessons)
+    wait(COLD)
+    batches = tuple(
+        to_batch(setup.policy, game, made, setup.placement.shard_rows)
+        for game, made in zip(setup.games, demonstrations, strict=True)
+    )
+    return cold_step(setup, dataclasses.replace(state, cold_envs=after), constants, batches)
 
 
-def _turn_to_rl(run: _Run, state: RunState, fixed: Fixed) -> RunState:
-    """What lies between the two phases: the cold start's evaluation, if asked for, and a fresh optimizer."""
-    _evaluate(run, state, fixed, "cold_start", run.setup.experiment.evaluation.cold_start_episodes)
-    return begin_rl(run.setup, state)
-
-
-def _finish(run: _Run, state: RunState, fixed: Fixed) -> None:
-    """What a run ends with: the picture of its curves and the evaluation."""
-    if jax.process_index() == 0:
-        from g1jax.training.final import write_curves
-
-        write_curves(run.folder.path)
-    _evaluate(run, state, fixed, "final", run.setup.experiment.evaluation.episodes)
-
-
-def _evaluate(run: _Run, state: RunState, fixed: Fixed, name: str, num_episodes: int) -> None:
-    from g1jax.training.final import evaluate, table_of
-
+def _evaluate(run: _Run, state: RunState, constants: Constants, name: str, num_episodes: int) -> None:
     if num_episodes == 0 or any_process(table_of(run.folder.path, name).is_file()):
         return
 
     def check() -> None:
-        if run.stop.is_agreed():
-            raise _stopped(run, f"in the evaluation {name}, which begins anew")
+        if run.stop.any_requested():
+            raise _stopped(run, f"in the evaluation {name}, which will start over")
 
     run.checkpoints.wait()
-    evaluate(run.setup, run.folder.path, run.progress, state, fixed, name, num_episodes, check)
+    evaluate(run.setup, run.folder.path, run.progress, state, constants, name, num_episodes, check)
 
 
 def _stopped(run: _Run, where: str) -> _Stopped:
-    run.progress.say(f"stopped {where}; the same command goes on from here")
+    run.progress.say(f"stopped {where}; run the same command to resume")
     return _Stopped()
 
 
-def _check_finite(setup: Setup, figures: Mapping[str, float], step: int, phase: str) -> None:
-    """Stops where a figure is no number, before the state it comes with is saved."""
-    broken = [key for key, value in figures.items() if not math.isfinite(value)]
-    if broken:
+def _check_finite(setup: Setup, metrics: Mapping[str, float], step: int, phase: str) -> None:
+    """Raises TrainingError if a metric is not finite, before the state is saved."""
+    bad = [key for key, value in metrics.items() if not math.isfinite(value)]
+    if bad:
         known = [game.id for game in setup.games]
-        games = [game for game in known if any(key.startswith(f"{game}/") for key in broken)]
+        games = [game for game in known if any(key.startswith(f"{game}/") for key in bad)]
         raise TrainingError(
-            f"step {step} ({phase}), in {', '.join(games or known)}: not finite: {', '.join(broken)}. "
-            "The last checkpoint is from before; a lower lr or max_norm may help, in another --workdir"
+            f"step {step} ({phase}), in {', '.join(games or known)}: not finite: {', '.join(bad)}. "
+            "The last checkpoint is from before this step; try a lower lr or max_norm, with another --workdir"
         )
 
 
 @contextlib.contextmanager
 def _signals() -> Iterator[Stop]:
-    """Turns SIGTERM and SIGINT into a wish to stop after the running step; a second one stops at once."""
+    """Turns SIGTERM and SIGINT into a request to stop after the current step; a second signal stops at once."""
     stop = Stop()
 
-    def ask(number: int, frame: Any) -> None:
-        if stop.is_asked:
+    def request(number: int, frame: Any) -> None:
+        if stop.is_requested:
             raise KeyboardInterrupt
-        stop.is_asked = True
+        stop.is_requested = True
 
     try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not in the main thread: whoever runs us there handles signals
+        before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not in the main thread, where the caller handles signals
         yield stop
         return
     try:

@@ -1,46 +1,46 @@
-"""Lines of JSON by step: read, and cut back to a step when a run resumes. No byte of what is cut is lost."""
+"""JSON lines by step: reads them, and truncates them when a run resumes. Removed lines are moved to another file."""
 
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from g1jax.errors import ExperimentError
 from g1jax.foreign import ForeignError, parse_json, read_json_lines
-from g1jax.training.config import ExperimentError
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What was taken out of a file."""
+    """The lines removed from a file."""
 
     file: Path
     later: int
-    """Lines of later steps, which are done again."""
+    """The number of lines of later steps, which are repeated."""
     unreadable: tuple[int, ...]
-    """The numbers, from 1, of lines that are no metrics: cut off, or damaged."""
+    """The numbers, from 1, of truncated or damaged lines."""
     kept_in: Path
-    """Where all these lines are now, as they were."""
+    """The file with all removed lines, unchanged."""
 
     def __str__(self) -> str:
         numbers = ", ".join(map(str, self.unreadable[:5])) + ", …" * (len(self.unreadable) > 5)
-        parts = [f"{self.later} lines of steps that are done again"] if self.later else []
+        parts = [f"{self.later} lines of steps that are repeated"] if self.later else []
         parts += [f"unreadable lines (number {numbers})"] if self.unreadable else []
-        return f"{self.file}: {' and '.join(parts)} taken out; they are in {self.kept_in.name}"
+        return f"{self.file}: removed {' and '.join(parts)}; they are in {self.kept_in.name}"
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The lines of a file, if it is there.
+    """The lines of a file; none if it does not exist.
 
     Raises:
-        ExperimentError: one is no JSON; the message has its number.
+        ExperimentError: a line is not JSON; the message has its number.
     """
     return [line for _, line in read_json_lines(file, error=ExperimentError)] if file.exists() else []
 
 
 def cut_after(file: Path, step: int) -> Cut | None:
-    """Takes the lines of later steps, and those that cannot be read, out of a file, into another beside it.
+    """Moves the lines of later steps, and those that cannot be read, from a file to a new one next to it.
 
-    None, and nothing is written, if there are none.
+    Returns None, and writes nothing, if there are none.
     """
     if not file.exists():
         return None
@@ -65,7 +65,7 @@ def cut_after(file: Path, step: int) -> Cut | None:
 
 
 def _write_aside(file: Path, content: bytes) -> Path:
-    """Writes to `<file>.dropped-<n>`, the first that is not there yet."""
+    """Writes to `<file>.dropped-<n>`, with the first unused n."""
     for n in itertools.count(1):
         target = file.with_name(f"{file.name}.dropped-{n}")
         try:
@@ -78,7 +78,7 @@ def _write_aside(file: Path, content: bytes) -> Path:
 
 
 def _step_of(line: bytes) -> int | None:
-    """The step of a line; None if it is no metrics, such as one that a kill or a full disk cut off."""
+    """The step of a line; None if it is not one of metrics, for example truncated by a kill or a full disk."""
     try:
         content = parse_json(line, "a line")
     except ForeignError:

@@ -1,4 +1,4 @@
-"""AdamW or Muon in float32, with warm-up, cosine decay and a bound on the gradient's norm."""
+"""AdamW or Muon in float32, with warm-up, cosine decay and gradient clipping."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from g1jax.vlm.master import with_master
 
 
 def make_optimizer(config: Optimizer, num_steps: int) -> optax.GradientTransformation:
-    """The optimizer of so many steps, each with the learning rate of its place among them.
+    """The optimizer for `num_steps` steps, which set its learning rate schedule.
 
     For bfloat16 params its state also holds float32 master weights: see `vlm.master`.
     """
@@ -22,14 +22,14 @@ def make_optimizer(config: Optimizer, num_steps: int) -> optax.GradientTransform
         config.lr if warmup == 0 else 0.0, config.lr, warmup, num_steps, config.lr * config.final_lr
     )
     rule = _muon(config, schedule) if config.name == "muon" else _adamw(config, schedule)
-    if config.final_norm_lr and config.lr:  # a rate of 0 is that of all params
+    if config.final_norm_lr and config.lr:  # lr=0 freezes all params
         share = config.final_norm_lr / config.lr
         norm = optax.adamw(lambda step: schedule(step) * share, b2=config.b2, weight_decay=0.0)
         rule = optax.multi_transform({"final_norm": norm, "rest": rule}, _groups)
     chain = with_master(optax.chain(optax.clip_by_global_norm(config.max_norm), rule))
 
     def step(updates: Any, state: Any, params: Any = None) -> Any:
-        # optax raises a float to an integer, and divides a matrix by a number
+        # optax mixes floats with integers and matrices with scalars
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return chain.update(updates, state, params)
 
@@ -37,7 +37,7 @@ def make_optimizer(config: Optimizer, num_steps: int) -> optax.GradientTransform
 
 
 def _groups(params: Pytree) -> Pytree:
-    """Which params are the final norm's, and which the rest."""
+    """Labels of the params: the final norm's scale, and the rest."""
 
     def group(path: Any, leaf: Any) -> str:
         names = tuple(getattr(part, "key", None) for part in path)
@@ -51,10 +51,10 @@ def _adamw(config: Optimizer, schedule: optax.Schedule) -> optax.GradientTransfo
 
 
 def _muon(config: Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for matrices: a step of equal length along every
-    direction that the momentum has, by five steps of Newton-Schulz.
+    """Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for matrices: the momentum, orthogonalized by five
+    steps of Newton-Schulz.
 
-    The other params go by AdamW with Nesterov's momentum. Every matrix's update is scaled to a root mean square of the
+    The other params use AdamW with Nesterov momentum. Every matrix's update is scaled to a root mean square of the
     learning rate, whatever its shape (Liu et al. 2025, arXiv 2502.16982, section 2.2, who take a fifth of it).
     """
     return muon(
@@ -68,7 +68,7 @@ def _muon(config: Optimizer, schedule: optax.Schedule) -> optax.GradientTransfor
 
 
 def matrices(params: Pytree) -> Pytree:
-    """Which params Muon is for: the kernels of linear maps, of scanned layers one a layer. None for the others."""
+    """The dimensions of Muon's params, the kernels of linear maps (one a layer if scanned). None for the others."""
 
     def dimensions(path: Any, leaf: Any) -> MuonDimensionNumbers | None:
         is_kernel = getattr(path[-1], "key", None) == "kernel"

@@ -1,12 +1,12 @@
-"""What several processes of one run agree on."""
+"""Agreement among the processes of a run."""
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 
-def any_process(is_so: bool) -> bool:
-    """Whether it is so in any process. Every process calls it."""
+def any_process(flag: bool) -> bool:
+    """Whether the flag is true in any process. A collective: every process calls it."""
     if jax.process_count() == 1:
-        return is_so
-    return bool(np.any(multihost_utils.process_allgather(np.array([is_so]))))
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.array([flag]))))

@@ -1,10 +1,8 @@
-"""What a run shows while it works: a live table in a terminal, plain lines elsewhere."""
+"""Progress of a run: a live table in a terminal, plain lines elsewhere."""
 
 import sys
 import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.live import Live
@@ -12,9 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from g1jax.terminal import printable
-
-if TYPE_CHECKING:
-    from g1jax.training.setup import Setup
 
 _LINE_SECONDS = 10.0
 _SHOWN = {
@@ -24,23 +19,23 @@ _SHOWN = {
 
 
 class Progress:
-    """Shows nothing but warnings; the base of the two that show more."""
+    """Prints only warnings; the base class of displays."""
 
-    def begin(self, setup: "Setup", folder: Path) -> None:
-        """The run is about to begin."""
+    def begin(self, title: Sequence[str], games: Sequence[str], num_steps: int) -> None:
+        """The run starts: lines that describe it, the ids of its games, and its total number of steps."""
 
-    def step(self, step: int, phase: str, figures: Mapping[str, float], timings: Mapping[str, float]) -> None:
+    def step(self, step: int, phase: str, metrics: Mapping[str, float], timings: Mapping[str, float]) -> None:
         """A step is done."""
 
     def say(self, line: str) -> None:
-        """Something worth a line."""
+        """Prints a line of information."""
 
     def warn(self, line: str) -> None:
-        """Something that went wrong, and that the run works around."""
+        """Prints a problem that the run works around."""
         print(printable(f"warning: {line}"), file=sys.stderr, flush=True)
 
     def part(self, name: str, done: int, total: int) -> None:
-        """Part of a long work that has no steps of its own, such as the evaluation."""
+        """Progress of a long task without steps, such as the evaluation."""
 
     def end(self) -> None:
         """The run is over."""
@@ -52,27 +47,21 @@ class Display(Progress):
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
         self._live: Live | None = None
-        self._last_line = self._began = time.perf_counter()
+        self._last_line = self._started = time.perf_counter()
         self._games: tuple[str, ...] = ()
         self._num_steps = 0
 
-    def begin(self, setup: "Setup", folder: Path) -> None:
-        """Says what will be done, and with what."""
-        from g1jax import vlm
-
-        e = setup.experiment
-        self._games, self._num_steps = tuple(game.id for game in setup.games), e.num_steps
-        size, shape = vlm.count_params(setup.policy.config), setup.mesh.shape
-        mesh = " × ".join(f"{axis} {count}" for axis, count in shape.items())
-        self.say(f"{e.name}: {e.cold_start.steps} steps of cold start, {e.rl.iterations} of {setup.algorithm.name}")
-        self.say(f"model {e.model}, {size / 1e6:.1f}M parameters; mesh {mesh}; folder {folder}")
-        self.say("compiling the first step …")
+    def begin(self, title: Sequence[str], games: Sequence[str], num_steps: int) -> None:
+        """Prints the title, and starts the table."""
+        self._games, self._num_steps = tuple(games), num_steps
+        for line in (*title, "compiling the first step …"):
+            self.say(line)
         if self._console.is_terminal:
             self._live = Live(console=self._console, refresh_per_second=4)
             self._live.start()
 
-    def step(self, step: int, phase: str, figures: Mapping[str, float], timings: Mapping[str, float]) -> None:
-        """Redraws the table, or prints a line now and then."""
+    def step(self, step: int, phase: str, metrics: Mapping[str, float], timings: Mapping[str, float]) -> None:
+        """Updates the table, or prints a line every 10 seconds."""
         now = time.perf_counter()
         names = _SHOWN[phase]
         per_step = timings["seconds"]
@@ -83,27 +72,27 @@ class Display(Progress):
             for column in ("", *names):
                 table.add_column(column, justify="left" if not column else "right")
             for game in self._games:
-                shown = (f"{figures.get(f'{game}/{name}', float('nan')):.3f}" for name in names)
+                shown = (f"{metrics.get(f'{game}/{name}', float('nan')):.3f}" for name in names)
                 table.add_row(Text(printable(game)), *shown)
             self._live.update(table)
         elif now - self._last_line > _LINE_SECONDS or step in (1, self._num_steps):
             self._last_line = now
             main = names[1] if phase == "rl" else names[0]
-            parts = [f"{game} {figures.get(f'{game}/{main}', float('nan')):.3f}" for game in self._games]
-            self.say(f"{now - self._began:5.0f} s  {phase} {step}/{self._num_steps}  {main}: {', '.join(parts)}")
+            parts = [f"{game} {metrics.get(f'{game}/{main}', float('nan')):.3f}" for game in self._games]
+            self.say(f"{now - self._started:5.0f} s  {phase} {step}/{self._num_steps}  {main}: {', '.join(parts)}")
 
     def say(self, line: str) -> None:
         """A line, above the table if there is one."""
         self._console.print(printable(line), markup=False)
 
     def part(self, name: str, done: int, total: int) -> None:
-        """A line now and then."""
+        """Updates the table, or prints a line every 10 seconds."""
         now = time.perf_counter()
         if self._live is not None:
             self._live.update(Text(printable(f"{name}: {done / total:.0%}")))
         elif now - self._last_line > _LINE_SECONDS or done == total:
             self._last_line = now
-            self.say(f"{now - self._began:5.0f} s  {name}: {done / total:.0%}")
+            self.say(f"{now - self._started:5.0f} s  {name}: {done / total:.0%}")
 
     def end(self) -> None:
         """Leaves the last table on the screen."""

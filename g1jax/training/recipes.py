@@ -2,7 +2,10 @@
 
 import dataclasses
 
-from g1jax.training.config import ALL_GAMES, RL, ColdStart, Evaluation, Experiment, Log, Optimizer, Weights
+from g1jax.rl.algorithm import make_algorithm
+from g1jax.rl.minibatching import Minibatching
+from g1jax.rl.rewards import RewardWeights
+from g1jax.training.config import ALL_GAMES, RL, ColdStart, Evaluation, Experiment, Log, Optimizer
 
 PROMPTS = {
     "game_2048": "2048",
@@ -10,11 +13,11 @@ PROMPTS = {
     "shisen_sho_cifar10": "Shisen-Sho with pictures",
     "swap": "Swap",
 }
-"""Short ones, since a small model reads no instructions and every token of a prompt costs time."""
+"""Short prompts: a small model follows no instructions, and every prompt token costs time."""
 
 
 def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool = True) -> Experiment:
-    """A run for a laptop, from the base model that ships: G1, or without a cold start G0."""
+    """A laptop-sized run from the base model that ships: G1, or G0 without a cold start."""
     cold = ColdStart(
         steps=20 if has_cold_start else 0,
         states=16,
@@ -33,8 +36,8 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
             num_samples=8,
             source="legal_walk",
             walk_steps={"game_2048": 100, "shisen_sho": 17, "shisen_sho_cifar10": 17, "swap": 20},
-            microbatches=4,
-            kl_coefficient=0.0,
+            algorithm=make_algorithm("grpo", kl_coefficient=0.0),
+            minibatching=Minibatching(microbatches=4),
             optimizer=Optimizer(lr=1e-4, warmup=2, final_lr=0.1, b2=0.95),
         ),
         evaluation=Evaluation(episodes=200, cold_start_episodes=100),
@@ -45,7 +48,7 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
 def paper(name: str, games: tuple[str, ...] = ALL_GAMES, *, model: str, has_cold_start: bool = True) -> Experiment:
     """The paper's settings: Qwen2.5-VL, one epoch on 1000 states a game, then 128 states × 5 responses an iteration.
 
-    Of several games each gives 128 / their number of states, so that an iteration is as large as the paper's.
+    Several games share the 128 states, so that an iteration is as large as in the paper.
     """
     return Experiment(
         name=name,
@@ -67,9 +70,9 @@ def paper(name: str, games: tuple[str, ...] = ALL_GAMES, *, model: str, has_cold
             states=max(8, 128 // len(games)),
             num_samples=5,
             source="walk",
-            microbatches=4,
-            kl_coefficient=0.01,
-            weights_by_game={"shisen_sho": Weights(perception=0.0)},
+            algorithm=make_algorithm("grpo", kl_coefficient=0.01),
+            minibatching=Minibatching(microbatches=4),
+            weights_by_game={"shisen_sho": RewardWeights(perception=0.0)},
             optimizer=Optimizer(lr=1e-6, weight_decay=0.01, max_norm=1.0),
         ),
         evaluation=Evaluation(episodes=10),
@@ -78,9 +81,9 @@ def paper(name: str, games: tuple[str, ...] = ALL_GAMES, *, model: str, has_cold
 
 
 def base() -> Experiment:
-    """How the base model that ships was made: supervised steps alone, from random weights.
+    """The run that made the base model that ships: supervised steps only, from random weights.
 
-    Half of the boards are of few kinds: relations between tiles are frequent on them, and so sooner learned.
+    Half of the boards have few kinds of tiles: relations between tiles are more frequent on them and learned sooner.
     """
     return dataclasses.replace(
         small("base"),

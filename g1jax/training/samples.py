@@ -1,4 +1,4 @@
-"""What the policy saw and said: a page of Markdown and a frame for some responses of each game."""
+"""Sample responses of each game, with their frames, as a page of Markdown."""
 
 import functools
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from g1jax.envs import text
+from g1jax.files import write_atomically
 from g1jax.rl.rollout import Rollout
-from g1jax.training.folder import write_atomically
 from g1jax.training.setup import Setup
 
 _STATES, _RESPONSES = 2, 2
@@ -18,7 +18,7 @@ _FENCE = "~~~~"
 
 
 def write_samples(setup: Setup, folder: Path, step: int, rollouts: Sequence[Rollout]) -> Path:
-    """Writes `step_000123.md` and its frames; gives the page's path. Every process calls it, the first one writes."""
+    """Writes `step_000123.md` and its frames; returns the page's path. All processes call it, the first one writes."""
     name, n = f"step_{step:06d}", setup.experiment.rl.num_samples
     page = folder / f"{name}.md"
     shared = [rollout.frames.shape[0] * n == rollout.returns.shape[0] for rollout in rollouts]
@@ -33,18 +33,17 @@ def write_samples(setup: Setup, folder: Path, step: int, rollouts: Sequence[Roll
             Image.fromarray(np.asarray(rollout.frames[i if is_shared else i * n])).save(folder / frame)
             lines += [f"## {game.id}", "", f"![frame]({frame})", ""]
             for row in range(i * n, i * n + min(n, _RESPONSES)):
-                said = text.decode(rollout.responses.bytes[row]).replace(_FENCE, "")
-                facts = [f"reward {float(rollout.returns[row]):g}"]
-                facts += ["board exact"] if bool(rollout.reward.is_seen[row]) else []
-                facts += ["legal"] if bool(rollout.is_legal[row]) else ["illegal"]
-                lines += [", ".join(facts), "", _FENCE, said, _FENCE, ""]
+                response = text.decode(rollout.responses.bytes[row]).replace(_FENCE, "")
+                labels = [f"reward {float(rollout.returns[row]):g}"]
+                labels += ["board exact"] if bool(rollout.reward.is_seen[row]) else []
+                labels += ["legal"] if bool(rollout.is_legal[row]) else ["illegal"]
+                lines += [", ".join(labels), "", _FENCE, response, _FENCE, ""]
     write_atomically(page, "\n".join(lines))
     return page
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _first_rows(setup: Setup, rollouts: tuple[Rollout, ...]) -> tuple[Rollout, ...]:
-    """The rows of the states that are shown, where every process can read them."""
+    """The rows of the states that are shown, replicated so that every process can read them."""
     count = _STATES * setup.experiment.rl.num_samples
-    rows: tuple[Rollout, ...] = setup.everywhere(jax.tree.map(lambda leaf: leaf[:count], rollouts))
-    return rows
+    return setup.placement.replicate_in_jit(jax.tree.map(lambda leaf: leaf[:count], rollouts))

@@ -1,9 +1,8 @@
-"""From an experiment to what a run works with: games, policy, optimizers, mesh. All that can be wrong is found here."""
+"""Builds what a run needs from its experiment: games, policy, optimizers, mesh. Finds everything that is wrong."""
 
 import dataclasses
-import difflib
 import functools
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,209 +11,196 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
 
-from g1jax import envs, vlm
+from g1jax import envs, keys, vlm
+from g1jax.envs.batch import EPISODE_STEPS, Batch
 from g1jax.envs.core import Game, TracedLevel
-from g1jax.envs.vector import VecEnv
-from g1jax.rl.algorithm import Algorithm, make_algorithm
+from g1jax.errors import ExperimentError, unknown
+from g1jax.keys import OfRun
+from g1jax.rl.algorithm import Algorithm
+from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.policy import Policy
 from g1jax.rl.rewards import RewardWeights
-from g1jax.rl.update import Passes
-from g1jax.training import kept, keys
-from g1jax.training.config import Experiment, check_experiment, require
-from g1jax.training.dataset import Book, read_dataset
-from g1jax.training.facts import check_facts, without_heads
-from g1jax.training.keys import OfRun
+from g1jax.sft.dataset import Dataset, read_dataset
+from g1jax.sft.fact_loss import check_facts, without_heads
+from g1jax.teachers import token_budgets
+from g1jax.training import saved_setup
+from g1jax.training.config import Experiment, check_experiment
 from g1jax.training.optimizer import make_optimizer
-from g1jax.typing import Pytree
+from g1jax.training.placement import Placement
 from g1jax.vlm import Params, lora
 from g1jax.vlm.model import check_length
-from g1jax.vlm.sharding import BATCH, make_mesh, placer, tree_shardings
+from g1jax.vlm.sharding import make_mesh, placer
 
 BASE_MODEL = Path(__file__).parents[1] / "data" / "base"
 """The small trained model that ships."""
-EPISODE_STEPS = 100  # of the paper's evaluation; environments that the policy plays begin anew after them
 
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """What stays the same during a run. Compared by identity, so it can be a static argument of jit."""
+    """What stays the same during a run: a value with equality and hash, for use as a static argument of jit.
+
+    Everything follows from the experiment, the games, the policy and the mesh, so setups that agree in these share
+    compiled programs. The experiment's name, folder, logging and evaluation are left out of the comparison.
+    """
 
     experiment: Experiment
     games: tuple[Game[Any], ...]
     policy: Policy
     algorithm: Algorithm
     weights: tuple[RewardWeights, ...]  # one a game
-    passes: Passes
+    minibatching: Minibatching
     mesh: jax.sharding.Mesh
-    cold_vecs: tuple[VecEnv, ...]  # one a game, whose states the teacher plays
+    cold_envs: tuple[Batch, ...]  # one a game, played by the teacher
     cold_levels: tuple[TracedLevel, ...]  # one a game, leaves [states]
-    play_vecs: tuple[VecEnv, ...]  # one a game, whose states the policy answers
-    cold_optimizer: optax.GradientTransformation
-    rl_optimizer: optax.GradientTransformation
+    play_envs: tuple[Batch, ...]  # one a game, played by the policy
     lora: lora.LoRA | None
     run_folder: Path | None
-    """Of a run that has begun: what it is made of is read from there."""
+    """The folder of an existing run, which has its own setup saved."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Setup) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
 
     @functools.cached_property
-    def books(self) -> tuple[Book, ...] | None:
-        """What the cold start learns instead of the teacher's words, one a game; None without a dataset.
+    def _value(self) -> tuple[Any, ...]:
+        settings = dataclasses.asdict(self.experiment)
+        for key in ("name", "workdir", "log", "evaluation"):
+            del settings[key]
+        settings["rl"]["algorithm"]["name"] = ""  # for logs only
+        return json.dumps(settings, sort_keys=True, default=str), self.games, self.policy, self.mesh
 
-        Read when first asked for: a policy that has learnt is used without it.
+    @functools.cached_property
+    def cold_optimizer(self) -> optax.GradientTransformation:
+        """The optimizer of the cold start."""
+        return make_optimizer(self.experiment.cold_start.optimizer, self.experiment.cold_start.steps)
+
+    @functools.cached_property
+    def rl_optimizer(self) -> optax.GradientTransformation:
+        """The optimizer of RL."""
+        rl = self.experiment.rl
+        return make_optimizer(rl.optimizer, rl.iterations * self.minibatching.epochs * self.minibatching.minibatches)
+
+    @functools.cached_property
+    def placement(self) -> Placement:
+        """Where arrays live on the mesh."""
+        return Placement(self.policy.config, self.mesh)
+
+    @functools.cached_property
+    def datasets(self) -> tuple[Dataset, ...] | None:
+        """The datasets that the cold start learns, one a game; None if demonstrations come from the teacher.
+
+        Read on first use: a trained policy does not need them.
         """
         cold, folder = self.experiment.cold_start, self.run_folder
         if not cold.steps or not cold.dataset:
             return None
-        where = Path(cold.dataset) if folder is None else kept.dataset_of(folder, cold.dataset)
-        books = read_dataset(where, self.games, self.policy)
+        source = Path(cold.dataset) if folder is None else saved_setup.dataset_of(folder, cold.dataset)
+        datasets = read_dataset(source, self.games, self.policy)
         if folder is not None:
-            kept.check_dataset(folder, where, books)
-        return books
+            saved_setup.check_dataset(folder, source, datasets)
+        return datasets
 
-    def complete(self, trained: Params, frozen: Params | None) -> Params:
-        """The model's params of those that are trained and those that are not."""
+    def full_params(self, trained: Params, frozen: Params | None) -> Params:
+        """The model's params from the trained and the frozen ones."""
         trained = without_heads(trained)
         return trained if frozen is None or self.lora is None else lora.attach(frozen, trained, self.lora)
 
-    def place(self, tree: Pytree) -> Pytree:
-        """Params, or an optimizer's state, spread over the mesh, in the one form: see `sharding`."""
-        return jax.device_put(tree, self.shardings(tree))
-
-    def shardings(self, tree: Pytree) -> Pytree:
-        """How params, or an optimizer's state, are spread over the mesh."""
-        found = tree_shardings(self.policy.config, self.mesh, tree)
-        return jax.tree.map(lambda sharding: self.sharding(*sharding.spec), found)
-
-    def sharding(self, *axes: str | tuple[str, ...] | None) -> NamedSharding:
-        """An array's sharding, in the form that compiled programs give theirs: without axes of one device.
-
-        Two forms of one sharding would compile a step twice.
-        """
-        many = [
-            tuple(a for a in ((axis,) if isinstance(axis, str) else axis or ()) if self.mesh.shape[a] > 1)
-            for axis in axes
-        ]
-        while many and not many[-1]:
-            many.pop()
-        return NamedSharding(self.mesh, PartitionSpec(*(m[0] if len(m) == 1 else m or None for m in many)))
-
-    def everywhere(self, tree: Pytree) -> Pytree:
-        """Within a jit: arrays whole on every device, so that every process can read them."""
-        return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, self.sharding()), tree)
-
-    def replicate(self, tree: Pytree) -> Pytree:
-        """Arrays of the host, the same in every process, whole on every device."""
-        return jax.tree.map(lambda leaf: _from_host(leaf, self.sharding()), tree)
-
-    def spread(self, tree: Pytree) -> Pytree:
-        """Arrays of the host, the same in every process, their rows over `data` and `fsdp`."""
-        return jax.tree.map(lambda leaf: _from_host(leaf, self.sharding(BATCH)), tree)
-
 
 def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
-    """Everything but the weights. Of a run that has begun, by its folder: what is kept there is used.
+    """Builds everything but the weights. `run_folder`: of an existing run, whose saved setup is used.
 
     Raises:
         ExperimentError, ConfigError, LevelError, AlgorithmError: the experiment cannot be run; one line says why.
     """
     e = experiment
     check_experiment(e)
-    run_folder = run_folder if run_folder is not None and kept.is_kept(run_folder) else None
+    run_folder = run_folder if run_folder is not None and saved_setup.has_setup(run_folder) else None
     games = _make_games(e, run_folder)
     mesh = _make_mesh(e)
-    policy = _make_policy(e, run_folder)
+    policy = _make_policy(e, games, run_folder)
     for game in games:
         check_length(policy.config, len(policy.prompt_tokens(game)), max(e.max_new_tokens, 1))
         if e.cold_start.steps and e.cold_start.facts_weight:
             check_facts(policy, game)
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    _check_divides("cold_start.states", e.cold_start.states, e.cold_start.microbatches, parts)
-    _check_divides("rl.states", e.rl.states, e.rl.minibatches * e.rl.microbatches, parts)
-    changes: dict[str, Any] = dict(e.rl.changes)
-    if e.rl.kl_coefficient >= 0:
-        changes["kl_coefficient"] = e.rl.kl_coefficient
-    if e.rl.entropy_coefficient:
-        changes["entropy_coefficient"] = e.rl.entropy_coefficient
-    algorithm = make_algorithm(e.rl.algorithm, **changes)
-    require(
+    algorithm, minibatching = e.rl.algorithm, e.rl.minibatching
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    _check_divides("cold_start.states", e.cold_start.states, e.cold_start.microbatches, shards)
+    _check_divides("rl.states", e.rl.states, minibatching.minibatches * minibatching.microbatches, shards)
+    ExperimentError.require(
         e.rl.num_samples > 1 or (e.rl.num_samples == 1 and not algorithm.compares_groups),
         f"rl.num_samples={e.rl.num_samples}: {algorithm.name} compares the responses to one state; sample 2 or more, "
         "or use reinforce_pp",
     )
-    spec = lora.LoRA(rank=e.lora.rank, alpha=e.lora.alpha, targets=e.lora.targets) if e.lora.rank else None
+    spec = e.lora if e.lora.rank else None
     if spec is not None:
         lora.targets(policy.config, spec)
     return Setup(
-        experiment=e if run_folder is None else kept.with_prompts(e, games),
+        experiment=e if run_folder is None else saved_setup.with_prompts(e, games),
         games=games,
         policy=policy,
         algorithm=algorithm,
-        weights=tuple(_make_weights(e, game) for game in games),
-        passes=Passes(epochs=e.rl.epochs, minibatches=e.rl.minibatches, microbatches=e.rl.microbatches),
+        weights=tuple(e.rl.weights_by_game.get(game.id, e.rl.weights) for game in games),
+        minibatching=minibatching,
         mesh=mesh,
-        cold_vecs=_make_vecs(games, e.cold_start.states, 2 * EPISODE_STEPS),
+        cold_envs=_make_envs(games, e.cold_start.states, 2 * EPISODE_STEPS),
         cold_levels=tuple(_make_levels(e, game) for game in games),
-        play_vecs=_make_vecs(games, e.rl.states, EPISODE_STEPS),
-        cold_optimizer=make_optimizer(e.cold_start.optimizer, e.cold_start.steps),
-        rl_optimizer=make_optimizer(e.rl.optimizer, e.rl.iterations * e.rl.epochs * e.rl.minibatches),
+        play_envs=_make_envs(games, e.rl.states, EPISODE_STEPS),
         lora=spec,
         run_folder=run_folder,
     )
 
 
 def load_params(setup: Setup) -> Params:
-    """The weights the run begins with, on their devices: random ones, or those of the model's folder."""
+    """The initial weights, sharded over the mesh: random, or from the model's folder."""
     e, config = setup.experiment, setup.policy.config
     folder = weights_folder(setup)
     place = placer(config, setup.mesh)
     if folder is None:
-        return setup.place(vlm.init(config, keys.of_run(e.seed, OfRun.WEIGHTS), place=place))
-    return setup.place(vlm.load_params(config, folder, place=place))
+        params = vlm.init(config, keys.of_run(e.seed, OfRun.WEIGHTS), place=place)
+    else:
+        params = vlm.load_params(config, folder, place=place)
+    return setup.placement.shard_params(params)
 
 
 def weights_folder(setup: Setup) -> Path | None:
-    """The folder with the weights the run begins with; None if they are random.
+    """The folder with the initial weights; None if they are random.
 
     Raises:
-        ExperimentError: a run that has begun finds them nowhere, or finds others.
+        ExperimentError: the weights that an existing run started from are missing or have changed.
     """
     model = setup.experiment.model
     if setup.run_folder is None:
         return _folder_of(model)
     named = BASE_MODEL if model == "base" else Path(model)
-    return kept.weights_of(setup.run_folder, named if named.is_dir() else None)
-
-
-# Its parts
-
-
-def _from_host(leaf: Any, sharding: NamedSharding) -> Any:
-    whole = np.asarray(leaf)
-    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+    return saved_setup.weights_of(setup.run_folder, named if named.is_dir() else None)
 
 
 def _make_mesh(e: Experiment) -> jax.sharding.Mesh:
-    count, axes = len(jax.devices()), e.mesh
-    rest = axes.fsdp * axes.tensor
-    require(rest > 0, f"mesh: fsdp={axes.fsdp}, tensor={axes.tensor}: each is 1 or more")
-    require(
-        axes.data > 0 or count % rest == 0,
-        f"mesh: {count} devices do not divide into fsdp={axes.fsdp} × tensor={axes.tensor}",
+    num_devices, axes = len(jax.devices()), e.mesh
+    size = axes.fsdp * axes.tensor
+    ExperimentError.require(
+        axes.data > 0 or num_devices % size == 0,
+        f"mesh: {num_devices} devices do not divide into fsdp={axes.fsdp} × tensor={axes.tensor}",
     )
-    return make_mesh(axes.data or count // rest, axes.fsdp, axes.tensor)
+    return make_mesh(axes.data or num_devices // size, axes.fsdp, axes.tensor)
 
 
 def _make_games(e: Experiment, run_folder: Path | None) -> tuple[Game[Any], ...]:
     if run_folder is not None:
-        return kept.read_games(run_folder, e.games)
-    return tuple(kept.resolved(envs.make(name, preset=e.preset or None, **e.levels.get(name, {}))) for name in e.games)
+        return saved_setup.read_games(run_folder, e.games)
+    return tuple(
+        saved_setup.resolved(envs.make(name, preset=e.preset or None, **e.levels.get(name, {}))) for name in e.games
+    )
 
 
-def _make_policy(e: Experiment, run_folder: Path | None) -> Policy:
-    sampling = vlm.Sampling(temperature=e.sampling.temperature, top_k=e.sampling.top_k, top_p=e.sampling.top_p)
-    folder, source = (None, "") if run_folder is None else (run_folder / kept.MODEL, str(run_folder / kept.MODEL))
-    if folder is None:
+def _make_policy(e: Experiment, games: tuple[Game[Any], ...], run_folder: Path | None) -> Policy:
+    if run_folder is not None:
+        folder: Path | None = run_folder / saved_setup.MODEL
+        source = str(folder)
+    else:
         folder = _folder_of(e.model)
         source = e.tokenizer or ("games" if folder is None or not (folder / "tokenizer.json").exists() else str(folder))
     tokenizer = vlm.Tokenizer.load(source)
@@ -225,7 +211,8 @@ def _make_policy(e: Experiment, run_folder: Path | None) -> Policy:
         config = vlm.preset(e.model, vocab_size=tokenizer.vocab_size, **changes)
     else:
         config = dataclasses.replace(vlm.load_config(folder), **changes)
-    return Policy(config, tokenizer, sampling, e.max_new_tokens)
+    budgets = () if e.max_new_tokens else token_budgets(tokenizer, games)
+    return Policy(config, tokenizer, e.sampling, e.max_new_tokens, budgets)
 
 
 def _folder_of(model: str) -> Path | None:
@@ -235,32 +222,25 @@ def _folder_of(model: str) -> Path | None:
     if model in vlm.preset_names():
         return None
     known = ["base", *vlm.preset_names()]
-    near = difflib.get_close_matches(model, known, n=2)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    require(Path(model).is_dir(), f"model={model!r}: not one of {', '.join(known)}, and no such folder{hint}")
+    ExperimentError.require(Path(model).is_dir(), unknown("model, and no folder", model, known))
     return Path(model)
 
 
-def _make_weights(e: Experiment, game: Game[Any]) -> RewardWeights:
-    weights: Mapping[str, Any] = dataclasses.asdict(e.rl.weights_by_game.get(game.id, e.rl.weights))
-    return RewardWeights(**weights)
-
-
-def _make_vecs(games: tuple[Game[Any], ...], num_states: int, max_steps: int) -> tuple[VecEnv, ...]:
-    return tuple(envs.make_vec(game, num_states, autoreset="same_step", max_steps=max_steps) for game in games)
+def _make_envs(games: tuple[Game[Any], ...], num_states: int, max_steps: int) -> tuple[Batch, ...]:
+    return tuple(Batch(game, num_states, max_steps=max_steps) for game in games)
 
 
 def _make_levels(e: Experiment, game: Game[Any]) -> TracedLevel:
-    """The level of each of the cold start's states: leaves [states]."""
-    kinds = [game.traced_level(**changes) for changes in e.cold_start.mixed_levels.get(game.id, ({},))]
-    index = np.arange(e.cold_start.states) % len(kinds)
-    return {key: jnp.stack([kind[key] for kind in kinds])[index] for key in kinds[0]}
+    """The levels of the cold start's states: leaves [states]."""
+    levels = [game.traced_level(**changes) for changes in e.cold_start.mixed_levels.get(game.id, ({},))]
+    index = np.arange(e.cold_start.states) % len(levels)
+    return {key: jnp.stack([level[key] for level in levels])[index] for key in levels[0]}
 
 
-def _check_divides(key: str, count: int, portions: int, parts: int) -> None:
-    require(portions > 0 and count > 0, f"{key}={count} in {portions} portions: each is 1 or more")
-    require(
-        count % (portions * parts) == 0,
-        f"{key}={count} does not divide into {portions} minibatches × microbatches on {parts} devices (data × fsdp): "
-        f"the next that does is {-(-count // (portions * parts)) * portions * parts}",
+def _check_divides(key: str, num_states: int, num_batches: int, shards: int) -> None:
+    divisor = num_batches * shards
+    ExperimentError.require(
+        num_states % divisor == 0,
+        f"{key}={num_states} does not divide into {num_batches} minibatches × microbatches on {shards} devices "
+        f"(data × fsdp): the next number that does is {-(-num_states // divisor) * divisor}",
     )

@@ -1,16 +1,9 @@
 """The policy: a vision-language model of the Qwen2.5-VL architecture, from under 1M to billions of parameters."""
 
-from g1jax.vlm import lora, master, memory, sharding
+from g1jax.errors import ConfigError, WeightsError
+from g1jax.vlm import lora, master, memory_plan, sharding
 from g1jax.vlm.accumulation import accumulated_grad
-from g1jax.vlm.config import (
-    SPECIAL_TOKENS,
-    Config,
-    ConfigError,
-    TextConfig,
-    VisionConfig,
-    preset,
-    preset_names,
-)
+from g1jax.vlm.config import SPECIAL_TOKENS, Config, TextConfig, VisionConfig, preset, preset_names
 from g1jax.vlm.config_hf import from_hf, to_hf
 from g1jax.vlm.generation import Response, generate
 from g1jax.vlm.model import (
@@ -30,7 +23,6 @@ from g1jax.vlm.model import (
     see,
 )
 from g1jax.vlm.preprocess import grid_of, patches, pixel_values
-from g1jax.vlm.safetensors import WeightsError
 from g1jax.vlm.sampling import GREEDY, PLAIN, Sampling, log_distribution, sample
 from g1jax.vlm.scoring import Score, score
 from g1jax.vlm.sharding import make_mesh
@@ -75,7 +67,7 @@ __all__ = [
     "lora",
     "make_mesh",
     "master",
-    "memory",
+    "memory_plan",
     "num_visual_tokens",
     "param_paths",
     "param_shapes",

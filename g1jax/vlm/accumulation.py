@@ -1,4 +1,4 @@
-"""Gradients of a large batch, a part at a time: less memory, and on a CPU faster, for the parts stay in its caches."""
+"""Gradient accumulation: less memory, and faster on a CPU, because microbatches fit in its caches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,26 +7,26 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from g1jax.errors import ConfigError
 from g1jax.typing import Array, Pytree
-from g1jax.vlm.config import require
 
 Loss = Callable[[Any, Any], tuple[Array, Any]]
-"""(params, batch) -> a scalar, and a tree of further scalars or arrays to be averaged."""
+"""(params, batch) -> a scalar, and a tree of auxiliary arrays to be averaged."""
 
 
 def accumulated_grad(loss: Loss, num_parts: int) -> Callable[[Pytree, Pytree], tuple[tuple[Array, Any], Pytree]]:
-    """As `jax.value_and_grad(loss, has_aux=True)`, over equal parts of the batch one after another.
+    """Like `jax.value_and_grad(loss, has_aux=True)`, computed over equal parts of the batch in sequence.
 
-    Value, auxiliaries and gradient are the means over the parts. So they are those of the whole batch if `loss` is a
-    mean over rows, or a sum over tokens divided by a number that does not depend on the part (put it into the batch, a
-    copy a row). Part i is the rows i, i + num_parts, …: rows split among devices stay where they are. All of them are
-    float32, if params or loss have fewer bits.
+    Value, auxiliaries and gradient are means over the parts. They equal those of the whole batch if `loss` is a mean
+    over rows, or a sum over tokens divided by a number that does not depend on the part (put it in the batch, one copy
+    per row). Part i has the rows i, i + num_parts, …, so that sharded rows stay on their devices. Results are float32
+    if params or loss have fewer bits.
 
     Raises:
-        ConfigError: when traced, if the arrays have different numbers of rows, as frames of several games have (take a
-            part of every game then), or the rows do not divide.
+        ConfigError: when traced, if the rows do not divide or the arrays have different numbers of rows, as frames of
+            several games do (take a part of every game then).
     """
-    require(num_parts > 0, f"num_parts={num_parts}: 1 or more")
+    ConfigError.require(num_parts > 0, f"num_parts={num_parts}: expected 1 or more")
     gradient = jax.value_and_grad(loss, has_aux=True)
 
     def accumulate(params: Pytree, batch: Pytree) -> tuple[tuple[Array, Any], Pytree]:
@@ -42,37 +42,37 @@ def accumulated_grad(loss: Loss, num_parts: int) -> Callable[[Pytree, Pytree], t
 
 
 def empty_sums(shapes: Pytree) -> Pytree:
-    """Zeros to which arrays of these shapes are added up: float32 where they have fewer bits, which sums would lose."""
+    """Zeros to accumulate arrays of these shapes in: float32 where they have fewer bits."""
     return jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32 if is_narrow(x) else x.dtype), shapes)
 
 
 def add_to(sums: Pytree, part: Pytree) -> Pytree:
-    """The sums, and a part more."""
-    return jax.tree.map(lambda so_far, x: so_far + x.astype(so_far.dtype), sums, part)
+    """The sums plus a part."""
+    return jax.tree.map(lambda total, x: total + x.astype(total.dtype), sums, part)
 
 
 def widened(tree: Pytree) -> Pytree:
-    """Arrays of float32 where they had fewer bits; the others as they are."""
+    """Floats with fewer than 32 bits as float32; other arrays unchanged."""
     return jax.tree.map(lambda x: x.astype(jnp.float32) if is_narrow(x) else x, tree)
 
 
 def is_narrow(x: Any) -> bool:
-    """Whether an array, or its shape, is of floats with less than 32 bits."""
+    """Whether an array, or a shape, has floats with fewer than 32 bits."""
     return bool(jnp.issubdtype(x.dtype, jnp.floating)) and x.dtype.itemsize < 4
 
 
 def _split(batch: Pytree, num_parts: int) -> Pytree:
-    """[B, …] -> [num_parts, B / num_parts, …], every array."""
+    """[B, …] -> [num_parts, B / num_parts, …] for every array."""
     rows = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
-    require(len(rows) == 1, f"arrays of a batch with different numbers of rows: {sorted(rows)}")
+    ConfigError.require(len(rows) == 1, f"the arrays of a batch have different numbers of rows: {sorted(rows)}")
     count = rows.pop()
-    require(count % num_parts == 0, f"a batch of {count} rows does not divide into {num_parts} parts")
-    return jax.tree.map(lambda x: deal(x, num_parts), batch)
+    ConfigError.require(count % num_parts == 0, f"a batch of {count} rows does not divide into {num_parts} parts")
+    return jax.tree.map(lambda x: split_rows(x, num_parts), batch)
 
 
-def deal(x: Array, num_parts: int) -> Array:
-    """[B, …] -> [num_parts, B / num_parts, …], part i the rows i, i + num_parts, …
+def split_rows(x: Array, num_parts: int) -> Array:
+    """[B, …] -> [num_parts, B / num_parts, …]; part i has the rows i, i + num_parts, …
 
-    Rows that are split among devices stay where they are.
+    Sharded rows stay on their devices.
     """
     return jnp.moveaxis(x.reshape(-1, num_parts, *x.shape[1:]), 1, 0)

@@ -1,21 +1,19 @@
-"""The one config of the policy: its shapes, its positions, how it computes. From a preset or a config.json."""
+"""The config of the policy: shapes, positions and computation. From a preset or a config.json."""
 
 import dataclasses
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from g1jax.errors import G1Error
+from g1jax.errors import ConfigError, unknown
 
 Positions = Literal["mrope", "sequence"]
-"""What a token's rotary position is.
+"""A token's rotary position.
 
-`mrope`: Qwen2.5-VL's (time, row, column). `sequence`: its place in the sequence, image tokens too, so that the next
-cell of a row and the cell below are constant offsets: small models learn to read a board from it in a minute.
+`mrope`: Qwen2.5-VL's (time, row, column). `sequence`: its index in the sequence, also for image tokens, so that the
+cells to the right and below are at constant offsets: small models learn to read a board with it in a minute.
 """
 MAX_PARAMS = 10**12
-_MOST = {
+_LIMITS = {
     "depth": 128,
     "num_layers": 128,
     "hidden_size": 2**16,
@@ -32,8 +30,7 @@ _MOST = {
     "rope_theta": 1e12,
     "rms_norm_eps": 1.0,
 }
-"""The most a number may be, well above every known model's: what is computed of a config, before anything is allocated,
-takes time and memory as these are."""
+"""Upper limits, well above every known model: they bound the time and memory spent on a config before it is used."""
 DType = Literal["float32", "bfloat16"]
 Attention = Literal["xla", "cudnn"]
 
@@ -46,35 +43,31 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-"""The special tokens of the presets; a token's id is its place here. The names are Qwen2.5-VL's."""
-
-
-class ConfigError(G1Error):
-    """A config that no model can have, or one this package does not know; the message names the key and says why."""
+"""The special tokens of the presets; a token's id is its index here. The names are Qwen2.5-VL's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """The vision tower: patches of pixels to one visual token per merge_size × merge_size patches."""
+    """The vision tower: one visual token per merge_size × merge_size patches of pixels."""
 
     depth: int
     hidden_size: int
     intermediate_size: int
     num_heads: int
     full_attention_blocks: tuple[int, ...]
-    """Blocks in which a patch sees the whole image; in the others it sees its window."""
+    """Blocks in which a patch attends to the whole image; in the others it attends to its window."""
     window_size: int = 112
-    """Side of an attention window in pixels."""
+    """Side of an attention window, in pixels."""
     patch_size: int = 14
-    """Side of a patch in pixels."""
+    """Side of a patch, in pixels."""
     merge_size: int = 2
-    """Side of a visual token in patches."""
+    """Side of a visual token, in patches."""
     temporal_patch_size: int = 2
-    """Frames of a patch. A still image is repeated, which the model computes as one frame with the weights summed."""
+    """Frames per patch. A still image is repeated, which is computed as one frame with summed weights."""
     rope_theta: float = 10_000.0
     num_places: int = 0
-    """Rows and columns that have an embedding of their own, added to their visual tokens, so that a small model finds
-    where a tile stands in one look; 0: none, as in Qwen2.5-VL, whose positions are rotary alone.
+    """Rows and columns with a learned embedding that is added to their visual tokens, so that a small model locates
+    tiles easily; 0: none, as in Qwen2.5-VL, which has only rotary positions.
     """
 
     def __post_init__(self) -> None:
@@ -82,15 +75,17 @@ class VisionConfig:
         _require_integers("vision", "full_attention_blocks", self.full_attention_blocks, self.depth)
         _require_heads("vision", self.hidden_size, self.num_heads, multiple=4)
         for block in self.full_attention_blocks:
-            require(0 <= block < self.depth, f"vision: full_attention_blocks names block {block} of {self.depth}")
-        require(
+            ConfigError.require(
+                0 <= block < self.depth, f"vision: full_attention_blocks has block {block} of {self.depth}"
+            )
+        ConfigError.require(
             self.window_size >= self.token_size,
-            f"vision: window_size={self.window_size} is less than a visual token, {self.token_size} pixels",
+            f"vision: window_size={self.window_size} is smaller than a visual token, {self.token_size} pixels",
         )
 
     @property
     def token_size(self) -> int:
-        """Side of a visual token in pixels."""
+        """Side of a visual token, in pixels."""
         return self.patch_size * self.merge_size
 
     @property
@@ -100,7 +95,7 @@ class VisionConfig:
 
     @property
     def patch_dim(self) -> int:
-        """Numbers in a patch of one frame: 3 · patch_size²."""
+        """Values in a patch of one frame: 3 · patch_size²."""
         return 3 * self.patch_size**2
 
 
@@ -116,31 +111,31 @@ class TextConfig:
     num_kv_heads: int
     positions: Positions
     mrope_section: tuple[int, ...] = ()
-    """Rotary frequencies that turn by time, row and column; they add up to half a head. Only for `mrope`."""
+    """Numbers of rotary frequencies for time, row and column; they sum to half a head. Only for `mrope`."""
     is_tied: bool = True
-    """Whether the embedding is also the output layer."""
+    """Whether the output layer is the embedding."""
     max_length: int = 32_768
-    """Tokens a sequence may have."""
+    """Context length, in tokens."""
     rms_norm_eps: float = 1e-6
     rope_theta: float = 1_000_000.0
 
     def __post_init__(self) -> None:
         _check_numbers(self, "text")
         _require_integers("text", "mrope_section", self.mrope_section, 3)
-        require(type(self.is_tied) is bool, f"text: is_tied={self.is_tied!r}: true or false")
+        ConfigError.require(type(self.is_tied) is bool, f"text: is_tied={self.is_tied!r}: expected true or false")
         _require_heads("text", self.hidden_size, self.num_heads, multiple=2)
-        require(
+        ConfigError.require(
             self.num_heads % self.num_kv_heads == 0,
             f"text: num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}",
         )
-        require(
+        ConfigError.require(
             self.positions in ("mrope", "sequence"), unknown("text: positions", self.positions, ["mrope", "sequence"])
         )
         if self.positions == "mrope":
             section, half = self.mrope_section, self.head_dim // 2
-            require(
+            ConfigError.require(
                 len(section) == 3 and sum(section) == half and min(section) >= 0,
-                f"text: mrope_section={list(section)}: three parts that add up to {half}, half a head",
+                f"text: mrope_section={list(section)}: expected three parts that add up to {half}, half a head",
             )
 
     @property
@@ -167,87 +162,74 @@ class Config:
     vision_start_token_id: int = SPECIAL_TOKENS.index("<|vision_start|>")
     vision_end_token_id: int = SPECIAL_TOKENS.index("<|vision_end|>")
     dtype: DType = "float32"
-    """What it computes in; norms, softmax and logits are float32 all the same."""
+    """The compute dtype; norms, softmax and logits are always float32."""
     param_dtype: DType = "float32"
-    """What its weights are held in."""
+    """The dtype of the params."""
     is_remat: bool = False
-    """Whether a gradient computes each layer's inside again instead of holding it."""
+    """Whether gradients recompute each layer's activations."""
     is_scanned: bool = False
-    """Whether the decoder is one layer compiled once and run over stacked params: large models compile sooner."""
+    """Whether the decoder scans one compiled layer over stacked params, so that large models compile faster."""
     attention: Attention = "xla"
-    """`cudnn`: the fused attention of NVIDIA cards, where one can be used (bfloat16); `xla`: plain, anywhere."""
+    """`cudnn`: fused attention on NVIDIA GPUs, bfloat16 only; `xla`: plain, on any device."""
 
     def __post_init__(self) -> None:
-        for key, known in (
+        for key, names in (
             ("dtype", ["float32", "bfloat16"]),
             ("param_dtype", ["float32", "bfloat16"]),
             ("attention", ["xla", "cudnn"]),
         ):
-            require(getattr(self, key) in known, unknown(key, getattr(self, key), known))
-        require(self.attention == "xla" or self.dtype == "bfloat16", "attention='cudnn' computes in bfloat16 only")
+            ConfigError.require(getattr(self, key) in names, unknown(key, getattr(self, key), names))
+        ConfigError.require(
+            self.attention == "xla" or self.dtype == "bfloat16", "attention='cudnn' needs dtype='bfloat16'"
+        )
         for key in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
             token, size = getattr(self, key), self.text.vocab_size
             is_token = type(token) is int and 0 <= token < size
-            require(is_token, f"{key}={_shown(token)}: not in the vocabulary of {size} tokens")
+            ConfigError.require(is_token, f"{key}={_excerpt(token)}: not in the vocabulary of {size} tokens")
         count = _estimated_params(self.vision, self.text)
-        require(count <= MAX_PARAMS, f"a model of {count:.1e} params, and the largest has {MAX_PARAMS:.0e}")
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises ConfigError(message) unless the condition holds."""
-    if not condition:
-        raise ConfigError(message)
-
-
-def unknown(what: str, name: object, known: Iterable[str]) -> str:
-    """The message for an unknown name: it, the near ones, and all there are."""
-    known = list(known)
-    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
-    return f"unknown {what} {name!r}{hint} There are: {', '.join(known)}"
+        ConfigError.require(count <= MAX_PARAMS, f"a model of {count:.1e} params: expected at most {MAX_PARAMS:.0e}")
 
 
 def _check_numbers(part: VisionConfig | TextConfig, name: str, can_be_zero: tuple[str, ...] = ()) -> None:
-    """Whether each number has its type and its range."""
+    """Raises `ConfigError` for a number with a wrong type or out of range."""
     for field in dataclasses.fields(part):
-        value, most = getattr(part, field.name), _MOST.get(field.name)
-        if most is not None:
-            kinds = (int, float) if type(most) is float else (int,)
-            require(type(value) in kinds, f"{name}: {field.name}={_shown(value)}: a number above 0")
-            is_least = value > 0 or (field.name in can_be_zero and value == 0)
+        value, limit = getattr(part, field.name), _LIMITS.get(field.name)
+        if limit is not None:
+            types = (int, float) if type(limit) is float else (int,)
             least = "0 or more" if field.name in can_be_zero else "a number above 0"
-            require(is_least, f"{name}: {field.name}={_shown(value)}: {least}")
-            require(value <= most, f"{name}: {field.name}={_shown(value)}: {most} at most")
+            is_valid = type(value) in types and (value > 0 or (field.name in can_be_zero and value == 0))
+            ConfigError.require(is_valid, f"{name}: {field.name}={_excerpt(value)}: expected {least}")
+            ConfigError.require(value <= limit, f"{name}: {field.name}={_excerpt(value)}: expected at most {limit}")
 
 
 def _require_integers(name: str, key: str, values: tuple[int, ...], most: int) -> None:
-    is_right = type(values) is tuple and len(values) <= most and all(type(value) is int for value in values)
-    require(is_right, f"{name}: {key}={_shown(values)}: up to {most} whole numbers")
+    is_valid = type(values) is tuple and len(values) <= most and all(type(value) is int for value in values)
+    ConfigError.require(is_valid, f"{name}: {key}={_excerpt(values)}: expected up to {most} whole numbers")
 
 
-def _shown(value: object) -> str:
+def _excerpt(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _estimated_params(vision: VisionConfig, text: TextConfig) -> int:
-    """How many numbers the matrices have, without building the model."""
+    """The number of matrix params, without building the model."""
     width, inner = vision.hidden_size, vision.token_size**2 * 3
     merged = vision.hidden_size * vision.merge_size**2
-    seen = vision.depth * (4 * width**2 + 3 * width * vision.intermediate_size)
-    seen += inner * width // vision.merge_size**2 + merged * (merged + text.hidden_size)
+    tower = vision.depth * (4 * width**2 + 3 * width * vision.intermediate_size)
+    tower += inner * width // vision.merge_size**2 + merged * (merged + text.hidden_size)
     width, kv_width = text.hidden_size, text.head_dim * text.num_kv_heads
     layer = 2 * width * (width + kv_width) + 3 * width * text.intermediate_size
-    return seen + text.num_layers * layer + text.vocab_size * width * (1 if text.is_tied else 2)
+    return tower + text.num_layers * layer + text.vocab_size * width * (1 if text.is_tied else 2)
 
 
 def _require_heads(name: str, hidden_size: int, num_heads: int, multiple: int) -> None:
-    require(
+    ConfigError.require(
         hidden_size % num_heads == 0,
         f"{name}: hidden_size={hidden_size} must be a multiple of num_heads={num_heads}",
     )
     head_dim = hidden_size // num_heads
-    require(
+    ConfigError.require(
         head_dim % multiple == 0,
         f"{name}: a head is {head_dim} wide (hidden_size / num_heads); rotary positions need a multiple of {multiple}",
     )
@@ -302,24 +284,24 @@ _PRESETS: dict[str, tuple[VisionConfig, TextConfig]] = {
 def preset(name: str, *, vocab_size: int | None = None, **changes: Any) -> Config:
     """A small model: `nano` (0.8M), `mini` (1.8M), `micro` (5M) or `small` (26M), one visual token per 28×28 pixels.
 
-    `mini` is a plain Qwen2.5-VL, without places or positions of our own. Half of its params are in the vision tower:
-    four blocks that see the whole board, one patch a visual token.
+    `mini` is a plain Qwen2.5-VL, without `num_places` or `sequence` positions. Half of its params are in the vision
+    tower: four full-attention blocks, one patch per visual token.
 
-    `vocab_size` is the tokenizer's, whose special tokens are `SPECIAL_TOKENS`; `changes` are fields of Config.
+    `vocab_size` is that of a tokenizer with the special tokens `SPECIAL_TOKENS`; `changes` are fields of Config.
 
     Raises:
-        ConfigError: no such preset or field.
+        ConfigError: an unknown preset or field.
     """
-    require(name in _PRESETS, unknown("preset", name, _PRESETS))
+    ConfigError.require(name in _PRESETS, unknown("preset", name, _PRESETS))
     vision, text = _PRESETS[name]
     if vocab_size is not None:
         text = dataclasses.replace(text, vocab_size=vocab_size)
     known = [field.name for field in dataclasses.fields(Config)]
     for key in changes:
-        require(key in known, unknown("field of Config", key, known))
+        ConfigError.require(key in known, unknown("field of Config", key, known))
     return Config(**{"vision": vision, "text": text, **changes})
 
 
 def preset_names() -> tuple[str, ...]:
-    """The names that `preset` knows."""
+    """The names of the presets."""
     return tuple(_PRESETS)

@@ -1,37 +1,38 @@
-"""Hugging Face's `config.json` of Qwen2.5-VL, to and from our `Config`."""
+"""The Hugging Face `config.json` of Qwen2.5-VL, to and from `Config`."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from g1jax.errors import ConfigError, unknown
 from g1jax.foreign import excerpt
-from g1jax.vlm.config import Config, ConfigError, TextConfig, VisionConfig, require, unknown
+from g1jax.vlm.config import Config, TextConfig, VisionConfig
 
 
 def from_hf(hf: Mapping[str, Any], **changes: Any) -> Config:
-    """The config of a Qwen2.5-VL `config.json`, read as a dict: the hub's flat form or the nested one.
+    """The config of a Qwen2.5-VL `config.json`, given as a dict: the hub's flat form or the nested one.
 
-    `changes` are fields of Config, such as dtype. A folder that `weights.export` wrote gives back its own config.
+    `changes` are fields of Config, such as dtype.
 
     Raises:
-        ConfigError: another architecture, a key that is missing or of the wrong type, a size that no model has, or an
-            option this package does not have.
+        ConfigError: another architecture, a key that is missing or of the wrong type, a size out of range, or an
+            unsupported option.
     """
-    require(isinstance(hf, Mapping), f"a JSON object is wanted, not {type(hf).__name__}")
+    ConfigError.require(isinstance(hf, Mapping), f"expected a JSON object, not {type(hf).__name__}")
     model_type = hf.get("model_type")
-    require(model_type == "qwen2_5_vl", f"model_type={excerpt(model_type)}: only qwen2_5_vl is known here")
+    ConfigError.require(model_type == "qwen2_5_vl", f"model_type={excerpt(model_type)}: only qwen2_5_vl is supported")
     vision_hf, text_hf = hf.get("vision_config"), hf.get("text_config", hf)
     if not isinstance(vision_hf, Mapping) or not isinstance(text_hf, Mapping):
         raise ConfigError("vision_config and text_config must be dicts")
     is_tied = [bool(_get(part, "config", "tie_word_embeddings", _is_flag, None)) for part in (hf, text_hf)]
     text = _text_from_hf(text_hf, is_tied=any(is_tied))
     positions = hf.get("g1jax_positions", "mrope")
-    known = ["mrope", "sequence"]
-    require(positions in known, unknown("g1jax_positions", str(positions)[:80], known))
+    names = ["mrope", "sequence"]
+    ConfigError.require(positions in names, unknown("g1jax_positions", str(positions)[:80], names))
     if positions == "sequence":
         text = dataclasses.replace(text, positions="sequence", mrope_section=())
     out_size = _get(vision_hf, "vision_config", "out_hidden_size", _is_integer)
-    require(
+    ConfigError.require(
         out_size == text.hidden_size,
         f"vision_config: out_hidden_size={excerpt(out_size)}, but the text model is {text.hidden_size} wide",
     )
@@ -51,7 +52,7 @@ def _vision_from_hf(hf: Mapping[str, Any]) -> VisionConfig:
     where = "vision_config"
     _require_value(hf, where, "hidden_act", "silu")
     channels = hf.get("in_channels", hf.get("in_chans", 3))
-    require(channels == 3, f"{where}: in_channels={excerpt(channels)}: frames have 3")
+    ConfigError.require(channels == 3, f"{where}: in_channels={excerpt(channels)}: frames have 3")
     rope = _get(hf, where, "rope_parameters", _is_object, None) or {}
     return VisionConfig(
         depth=_get(hf, where, "depth", _is_integer),
@@ -76,13 +77,13 @@ def _text_from_hf(hf: Mapping[str, Any], *, is_tied: bool) -> TextConfig:
     ropes = [_get(hf, where, key, _is_object, None) or {} for key in ("rope_scaling", "rope_parameters")]
     rope = {**ropes[0], **ropes[1]}
     kind = rope.get("rope_type", rope.get("type", "default"))
-    known = ("default", "mrope")
-    require(kind in known, f"{where}: rope_type={excerpt(kind)}: only 'default' and 'mrope' are known here")
+    is_supported = kind in ("default", "mrope")
+    ConfigError.require(is_supported, f"{where}: rope_type={excerpt(kind)}: only 'default' and 'mrope' are supported")
     num_heads = _get(hf, where, "num_attention_heads", _is_integer)
     hidden_size = _get(hf, where, "hidden_size", _is_integer)
-    require(num_heads > 0, f"{where}: num_attention_heads={excerpt(num_heads)}: a number above 0")
+    ConfigError.require(num_heads > 0, f"{where}: num_attention_heads={excerpt(num_heads)}: expected a number above 0")
     head_dim = _get(hf, where, "head_dim", _is_integer, None) or hidden_size // num_heads
-    require(
+    ConfigError.require(
         head_dim * num_heads == hidden_size,
         f"{where}: hidden_size={excerpt(hidden_size)} is not num_attention_heads={excerpt(num_heads)} × "
         f"head_dim={excerpt(head_dim)}",
@@ -124,8 +125,8 @@ def _is_object(value: object) -> str:
 
 
 def _is_integers(value: object) -> str:
-    is_right = isinstance(value, list | tuple) and all(type(item) is int for item in value)
-    return "" if is_right else "a list of whole numbers"
+    is_valid = isinstance(value, list | tuple) and all(type(item) is int for item in value)
+    return "" if is_valid else "a list of whole numbers"
 
 
 _MISSING = object()
@@ -134,31 +135,32 @@ _MISSING = object()
 def _get(
     hf: Mapping[str, Any], where: str, key: str, check: Callable[[object], str], default: object = _MISSING
 ) -> Any:
-    """The value of a key, or its default. A null is a default of None, and otherwise of a wrong type.
+    """The value of a key, or its default. A null is valid only if the default is None.
+
+    `check` returns what is expected, or an empty string for a valid value.
 
     Raises:
-        ConfigError: it is missing, or `check` says what it should be.
+        ConfigError: the key is missing or its value is invalid.
     """
-    require(key in hf or default is not _MISSING, f"{where}: {key} is missing")
+    ConfigError.require(key in hf or default is not _MISSING, f"{where}: {key} is missing")
     value = hf.get(key, default)
     if value is None and default is None:
         return None
-    wanted = "" if key not in hf else check(value)
-    require(not wanted, f"{where}: {key}={excerpt(value)}: {wanted} is wanted")
+    expected = "" if key not in hf else check(value)
+    ConfigError.require(not expected, f"{where}: {key}={excerpt(value)}: expected {expected}")
     return value
 
 
 def _require_value(hf: Mapping[str, Any], where: str, key: str, value: object) -> None:
     found = hf.get(key, value)
-    is_known = found == value or (found is None and not value)
-    require(is_known, f"{where}: {key}={excerpt(found)}: only {value!r} is known here")
+    is_supported = found == value or (found is None and not value)
+    ConfigError.require(is_supported, f"{where}: {key}={excerpt(found)}: only {value!r} is supported")
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    """The `config.json` of a config, in the nested form; `from_hf` is its inverse but for dtype and the like.
+    """The `config.json` of a config, in the nested form. `from_hf` is its inverse, except for compute settings.
 
-    With `sequence` positions transformers loads the weights too, and computes the same if it is given no
-    `mm_token_type_ids`: then its positions are the sequence's.
+    With `sequence` positions, transformers computes the same if it is given no `mm_token_type_ids`.
     """
     vision, text = config.vision, config.text
     third = text.head_dim // 6

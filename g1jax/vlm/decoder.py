@@ -1,4 +1,4 @@
-"""The decoder: embeddings in, hidden states out, over a whole sequence or one token at a time with a cache."""
+"""The decoder: embeddings to hidden states, for a whole sequence or a token at a time with a KV cache."""
 
 from typing import Any, cast
 
@@ -15,13 +15,13 @@ from g1jax.vlm.sharding import BATCH, constrain
 KeyValue = tuple[Array, Array]
 """The keys and values of one layer, [B, g, S, d] each."""
 Cache = tuple[KeyValue, ...]
-"""The keys and values of all layers, one a layer; of a scanned decoder a single one, [layers, B, g, S, d] each."""
-Turn = tuple[Array, Array]
+"""The keys and values of each layer; of a scanned decoder, a single stacked pair, [layers, B, g, S, d] each."""
+Rotation = tuple[Array, Array]
 """Cosine and sine of the tokens' rotary angles, float32[B, 1, S, d / 2] each."""
 
 
 class SelfAttention(nnx.Module):
-    """Causal attention in which several heads share keys and values."""
+    """Causal grouped-query attention."""
 
     def __init__(self, config: Config) -> None:
         text = config.text
@@ -33,16 +33,18 @@ class SelfAttention(nnx.Module):
         self.o_proj = Linear(config, text.hidden_size, text.hidden_size)
 
     def __call__(
-        self, x: Array, turn: Turn, mask: Array, cache: KeyValue | None, slot: Array | int, start: int = 0
+        self, x: Array, rotation: Rotation, mask: Array, cache: KeyValue | None, slot: Array | int, start: int = 0
     ) -> tuple[Array, KeyValue]:
-        """[B, S, D] -> [B, S - start, D] and the keys and values it looked at.
+        """[B, S, D] -> [B, S - start, D] and the keys and values.
 
-        mask: bool[B, S, T]. Without a cache T is S; with one, the tokens' own keys and values are put at `slot` first,
-        and T is the cache's length. Tokens before `start` are looked at, but do not look themselves.
+        mask: bool[B, S, T]. Without a cache T is S. With one, new keys and values are first written to it at `slot`,
+        and T is its length. Tokens before `start` have keys and values but no queries.
         """
         text = self.config.text
-        query = rotate(split_heads(self.q_proj(x[:, start:]), text.num_heads), *(part[:, :, start:] for part in turn))
-        key = rotate(split_heads(self.k_proj(x), text.num_kv_heads), *turn)
+        query = rotate(
+            split_heads(self.q_proj(x[:, start:]), text.num_heads), *(part[:, :, start:] for part in rotation)
+        )
+        key = rotate(split_heads(self.k_proj(x), text.num_kv_heads), *rotation)
         value = split_heads(self.v_proj(x), text.num_kv_heads)
         query, key, value = (constrain(part, BATCH, "tensor", None, None) for part in (query, key, value))
         if cache is not None:
@@ -62,10 +64,10 @@ class DecoderLayer(nnx.Module):
         self.mlp = SwiGLU(config, text.hidden_size, text.intermediate_size, use_bias=False)
 
     def __call__(
-        self, x: Array, turn: Turn, mask: Array, cache: KeyValue | None, slot: Array | int, start: int = 0
+        self, x: Array, rotation: Rotation, mask: Array, cache: KeyValue | None, slot: Array | int, start: int = 0
     ) -> tuple[Array, KeyValue]:
         """As `SelfAttention`."""
-        attended, key_value = self.self_attn(self.input_layernorm(x), turn, mask, cache, slot, start)
+        attended, key_value = self.self_attn(self.input_layernorm(x), rotation, mask, cache, slot, start)
         x = constrain(x[:, start:] + attended, BATCH, None, None)
         return constrain(x + self.mlp(self.post_attention_layernorm(x)), BATCH, None, None), key_value
 
@@ -92,20 +94,22 @@ class Decoder(nnx.Module):
         slot: Array | int = 0,
         start: int = 0,
     ) -> tuple[Array, Cache]:
-        """Embeddings [B, S, D] to normed hidden states [B, S - start, D], and each layer's keys and values.
+        """Embeddings [B, S, D] to normalized hidden states [B, S - start, D], and each layer's keys and values.
 
-        positions: int32[B, S, P]. mask: bool[B, S, T]. cache, slot: see `SelfAttention`. start: the first place whose
-        hidden state is wanted; the last layer leaves out what only those before it would need.
+        positions: int32[B, S, P]. mask: bool[B, S, T]. cache, slot: see `SelfAttention`. start: the first token whose
+        hidden state is returned; the last layer skips the queries before it.
         """
         angles = text_angles(self.config.text, positions)[:, None]
-        turn = jnp.cos(angles), jnp.sin(angles)
+        rotation = jnp.cos(angles), jnp.sin(angles)
         if self.config.is_scanned:
-            x, stacked = self._scan(x, turn, mask) if cache is None else self._step(x, turn, mask, cache[0], slot)
+            x, stacked = (
+                self._scan(x, rotation, mask) if cache is None else self._step(x, rotation, mask, cache[0], slot)
+            )
             return self.norm(x[:, start:]), (stacked,)
         key_values = []
         for i, layer in enumerate(self.layers):
-            own, is_last = None if cache is None else cache[i], i == self.config.text.num_layers - 1
-            x, key_value = self._run(layer, x, turn, mask, own, slot, start if is_last else 0)
+            layer_cache, is_last = None if cache is None else cache[i], i == self.config.text.num_layers - 1
+            x, key_value = self._run(layer, x, rotation, mask, layer_cache, slot, start if is_last else 0)
             key_values.append(key_value)
         return self.norm(x), tuple(key_values)
 
@@ -113,59 +117,62 @@ class Decoder(nnx.Module):
         self,
         layer: DecoderLayer,
         x: Array,
-        turn: Turn,
+        rotation: Rotation,
         mask: Array,
         cache: KeyValue | None,
         slot: Array | int,
         start: int,
     ) -> tuple[Array, KeyValue]:
         if not self.config.is_remat or cache is not None:
-            return layer(x, turn, mask, cache, slot, start)
+            return layer(x, rotation, mask, cache, slot, start)
         graph, state = nnx.split(layer)
 
-        def inside(state: Pytree, x: Array, turn: Turn, mask: Array) -> tuple[Array, KeyValue]:
-            return nnx.merge(graph, state)(x, turn, mask, None, 0, start)
+        def run(state: Pytree, x: Array, rotation: Rotation, mask: Array) -> tuple[Array, KeyValue]:
+            return nnx.merge(graph, state)(x, rotation, mask, None, 0, start)
 
-        return cast(tuple[Array, KeyValue], jax.checkpoint(inside)(state, x, turn, mask))
+        return cast(tuple[Array, KeyValue], jax.checkpoint(run)(state, x, rotation, mask))
 
-    def _scan(self, x: Array, turn: Turn, mask: Array) -> tuple[Array, KeyValue]:
-        """One layer after another over a whole sequence: their keys and values are [layers, B, g, S, d]."""
+    def _scan(self, x: Array, rotation: Rotation, mask: Array) -> tuple[Array, KeyValue]:
+        """All layers over a whole sequence; keys and values are [layers, B, g, S, d]."""
         graph, state = nnx.split(self.layers)
 
-        def read(x: Array, state: Pytree) -> tuple[Array, KeyValue]:
-            return nnx.merge(graph, state)(x, turn, mask, None, 0)
+        def run(x: Array, state: Pytree) -> tuple[Array, KeyValue]:
+            return nnx.merge(graph, state)(x, rotation, mask, None, 0)
 
-        read = jax.checkpoint(read, prevent_cse=False) if self.config.is_remat else read
-        return jax.lax.scan(read, x, state)
+        run = jax.checkpoint(run, prevent_cse=False) if self.config.is_remat else run
+        return jax.lax.scan(run, x, state)
 
-    def _step(self, x: Array, turn: Turn, mask: Array, cache: KeyValue, slot: Array | int) -> tuple[Array, KeyValue]:
-        """One layer after another over new tokens. The cache is carried, so that it is written in its place."""
+    def _step(
+        self, x: Array, rotation: Rotation, mask: Array, cache: KeyValue, slot: Array | int
+    ) -> tuple[Array, KeyValue]:
+        """All layers over new tokens. The cache is part of the carry, so that it is updated in place."""
         graph, state = nnx.split(self.layers)
 
-        def read(carry: tuple[Array, KeyValue], layer: tuple[Array, Pytree]) -> tuple[tuple[Array, KeyValue], None]:
+        def run(carry: tuple[Array, KeyValue], layer: tuple[Array, Pytree]) -> tuple[tuple[Array, KeyValue], None]:
             x, cache = carry
             i, state = layer
-            own = jax.tree.map(lambda part: jax.lax.dynamic_index_in_dim(part, i, keepdims=False), cache)
-            x, own = nnx.merge(graph, state)(x, turn, mask, own, slot)
-            cache = jax.tree.map(lambda part, new: jax.lax.dynamic_update_index_in_dim(part, new, i, 0), cache, own)
+            layer_cache = jax.tree.map(lambda part: jax.lax.dynamic_index_in_dim(part, i, keepdims=False), cache)
+            x, layer_cache = nnx.merge(graph, state)(x, rotation, mask, layer_cache, slot)
+            update = jax.lax.dynamic_update_index_in_dim
+            cache = jax.tree.map(lambda part, new: update(part, new, i, 0), cache, layer_cache)
             return (x, cache), None
 
-        places = jnp.arange(self.config.text.num_layers, dtype=jnp.int32)
-        carry, _ = jax.lax.scan(read, (x, cache), (places, state))
+        indices = jnp.arange(self.config.text.num_layers, dtype=jnp.int32)
+        carry, _ = jax.lax.scan(run, (x, cache), (indices, state))
         return carry
 
 
 def _stacked(config: Config) -> DecoderLayer:
-    """A layer whose params have a leading axis of layers: to be split, and merged with a part of them at a time."""
+    """A layer whose params have a leading axis of layers, to be split, scanned over and merged."""
     graph, state = nnx.split(DecoderLayer(config))
     layers = config.text.num_layers
     return nnx.merge(graph, jax.tree.map(lambda x: jnp.broadcast_to(x[None], (layers, *x.shape)), state))
 
 
 def causal_mask(mask: Array) -> Array:
-    """What each token may see, bool[B, S] -> bool[B, S, S]: itself and what stands before it, but no padding.
+    """The attention mask, bool[B, S] -> bool[B, S, S]: each token and earlier ones, without padding.
 
-    Two tokens of padding, then three of text; a row is what one token sees::
+    Two tokens of padding, then three of text; one row per query::
 
         · · · · ·
         · · · · ·
@@ -174,5 +181,5 @@ def causal_mask(mask: Array) -> Array:
         · · x x x
     """
     length = mask.shape[1]
-    place = jnp.arange(length, dtype=jnp.int32)
-    return (place[:, None] >= place[None])[None] & mask[:, None, :]
+    index = jnp.arange(length, dtype=jnp.int32)
+    return (index[:, None] >= index[None])[None] & mask[:, None, :]

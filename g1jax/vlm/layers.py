@@ -1,4 +1,4 @@
-"""The parts that the vision tower and the decoder share: linear maps, RMSNorm, SwiGLU, attention."""
+"""Layers that the vision tower and the decoder share: linear maps, RMSNorm, SwiGLU, attention."""
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +9,16 @@ from g1jax.typing import Array
 from g1jax.vlm.config import Config
 from g1jax.vlm.sharding import BATCH, constrain
 
-_UNSEEN = float(np.finfo(np.float32).min)
+_MASKED_SCORE = float(np.finfo(np.float32).min)
 
 
 def zeros(config: Config, *shape: int) -> nnx.Param[Array]:
-    """A param to be filled: `model.init` draws the weights, `weights.load` reads them."""
+    """A placeholder param: `model.init` or `weights.load` gives the values."""
     return nnx.Param(jnp.zeros(shape, jnp.dtype(config.param_dtype)))
 
 
 class Linear(nnx.Module):
-    """A linear map, computed in the type of its input, plus one of low rank where `add_lora` asked for it."""
+    """A linear map, computed in the dtype of its input, plus a low-rank one after `add_lora`."""
 
     def __init__(self, config: Config, inputs: int, outputs: int, *, use_bias: bool = False) -> None:
         self.kernel = zeros(config, inputs, outputs)
@@ -27,12 +27,12 @@ class Linear(nnx.Module):
         self.lora_b: nnx.Param[Array] | None = nnx.data(None)
 
     def add_lora(self) -> None:
-        """Makes places for the params of `lora.attach`; their shapes are those of what is put there."""
+        """Adds placeholders for the params of `lora.attach`, of any shape."""
         self.lora_a, self.lora_b = (nnx.data(nnx.Param(jnp.zeros(()))) for _ in range(2))
 
     def __call__(self, x: Array) -> Array:
         """[..., inputs] -> [..., outputs]."""
-        # As one matrix: on a CPU 1.4 times as fast as with a batch and a sequence, its gradient too.
+        # Flattened to a matrix: 1.4 times as fast on a CPU, also for gradients.
         flat = x.reshape(-1, x.shape[-1])
         out = flat @ self.kernel[...].astype(x.dtype)
         if self.lora_a is not None and self.lora_b is not None:
@@ -50,24 +50,24 @@ class Embed(nnx.Module):
 
     def __call__(self, tokens: Array) -> Array:
         """int32[...] -> [..., D]."""
-        table = constrain(self.embedding[...], "tensor", None)  # whole rows, before rows of the batch meet them
+        table = constrain(self.embedding[...], "tensor", None)  # whole rows, before the lookup by a sharded batch
         return constrain(table[tokens].astype(self.dtype), BATCH, *[None] * tokens.ndim)
 
 
 def _along_last(vector: Array, like: Array) -> Array:
-    """[D] -> [1, …, 1, D], of like's rank and type."""
+    """[D] -> [1, …, 1, D], with the rank and dtype of `like`."""
     return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + (-1,))
 
 
 class RMSNorm(nnx.Module):
-    """Scales a vector to length √D, and then each number by its weight; in float32."""
+    """Scales a vector to length √D in float32, then each element by its weight."""
 
     def __init__(self, config: Config, size: int, eps: float) -> None:
         self.scale = zeros(config, size)
         self.eps = eps
 
     def __call__(self, x: Array) -> Array:
-        """[..., D] -> [..., D] of x's type."""
+        """[..., D] -> [..., D], with x's dtype."""
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
         return wide.astype(x.dtype) * _along_last(self.scale[...], x)
@@ -102,18 +102,18 @@ def join_heads(x: Array) -> Array:
 def attend(config: Config, query: Array, key: Array, value: Array, mask: Array | None) -> Array:
     """Attention of queries [B, h, S, d] over keys and values [B, g, T, d], h a multiple of g: [B, h, S, d].
 
-    mask: bool[B, S, T], [B, 1, T] or [1, …], what a query may see; None is all. Scores and softmax are float32. A query
-    that may see nothing gets the mean of all values: finite, and of no use.
+    mask: bool[B, S, T], [B, 1, T] or [1, …]; None: no mask. Scores and softmax are float32. A fully masked query gets
+    the mean of all values, which is finite but meaningless.
     """
     if config.attention == "cudnn":
         return _attend_fused(query, key, value, mask)
     batch, num_heads, length, size = query.shape
     groups = key.shape[1]
-    query = query.reshape(batch, groups, num_heads // groups * length, size)  # a group's heads as rows of one product
+    query = query.reshape(batch, groups, num_heads // groups * length, size)  # the heads of a group in one product
     scores = jnp.einsum("bgsd,bgtd->bgst", query, key, preferred_element_type=jnp.float32) * size**-0.5
     scores = scores.reshape(batch, groups, num_heads // groups, length, -1)
     if mask is not None:
-        scores = jnp.where(mask[:, None, None], scores, _UNSEEN)
+        scores = jnp.where(mask[:, None, None], scores, _MASKED_SCORE)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     weights = weights.reshape(batch, groups, num_heads // groups * length, -1)
     return jnp.einsum("bgst,bgtd->bgsd", weights, value).reshape(batch, num_heads, length, size)
@@ -121,8 +121,7 @@ def attend(config: Config, query: Array, key: Array, value: Array, mask: Array |
 
 def _attend_fused(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
-    full = None
     if mask is not None:
-        full = jnp.broadcast_to(mask[:, None], (query.shape[0], 1, query.shape[1], key.shape[1]))
-    out = jax.nn.dot_product_attention(query, key, value, mask=full, implementation="cudnn")
+        mask = jnp.broadcast_to(mask[:, None], (query.shape[0], 1, query.shape[1], key.shape[1]))
+    out = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
     return out.transpose(0, 2, 1, 3)

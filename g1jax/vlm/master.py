@@ -1,15 +1,15 @@
 """Float32 master weights for params of fewer bits, such as bfloat16.
 
-A step of 1e-6 is lost in a bfloat16 weight, whose neighbours lie a 256th of it apart, and so is the decay of a second
-moment by a thousandth. Here the optimizer's rule sees float32 alone: its state holds the weights in float32 and its
-moments, gradients come in float32, and the params the model computes with are the master weights, rounded::
+A step of 1e-6 is lost in a bfloat16 weight, whose neighbors are a 256th of it apart, and so is the decay of a second
+moment by a thousandth. Here the optimizer only sees float32: its state holds float32 weights and moments, gradients are
+float32, and the params of the model are the rounded master weights::
 
-    rule = with_master(optax.adamw(1e-6))
-    state = rule.init(params)
-    updates, state = rule.update(grads, state, params)
+    optimizer = with_master(optax.adamw(1e-6))
+    state = optimizer.init(params)
+    updates, state = optimizer.update(grads, state, params)
     params = apply_updates(params, updates, state)
 
-Of float32 params there is no second copy, and nothing about the rule or its state changes.
+Float32 params have no second copy; the optimizer and its state do not change.
 """
 
 from collections.abc import Callable
@@ -27,34 +27,34 @@ from g1jax.vlm.accumulation import is_narrow, widened
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Master:
-    """An optimizer's state for params of which some have less than 32 bits."""
+    """An optimizer's state where some params have fewer than 32 bits."""
 
     weights: Pytree
-    """Their float32 weights, in the params' places; None in the place of a param that is float32 itself."""
+    """Their float32 weights, in the structure of the params; None for a param that is float32 itself."""
     rule: Pytree
-    """The state of the rule that moves them."""
+    """The state of the wrapped optimizer."""
 
 
-def with_master(rule: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same rule, applied to float32 weights whatever the params' type.
+def with_master(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same optimizer, applied to float32 weights whatever the params' dtype.
 
-    The updates of params with less than 32 bits are float32 differences to the rounded master weights:
-    `optax.apply_updates` gets there up to the rounding of one float32 sum, `apply_updates` of this module exactly.
+    Updates of params with fewer than 32 bits are float32 differences to the rounded master weights. This module's
+    `apply_updates` applies them exactly, `optax.apply_updates` up to the rounding of a float32 sum.
     """
 
     def init(params: Pytree) -> Any:
         weights = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if is_narrow(leaf) else None, params)
         if not jax.tree.leaves(weights):
-            return rule.init(params)
-        return Master(weights, rule.init(_or_else(params, weights)))
+            return optimizer.init(params)
+        return Master(weights, optimizer.init(_or_else(params, weights)))
 
     def update(grads: Pytree, state: Any, params: Any = None) -> tuple[Pytree, Any]:
         if not isinstance(state, Master):
-            return rule.update(grads, state, params)
+            return optimizer.update(grads, state, params)
         if params is None:
             raise ValueError("with_master: update needs the params")
         wide = _or_else(params, state.weights)
-        steps, inner = rule.update(widened(grads), state.rule, wide)
+        steps, inner = optimizer.update(widened(grads), state.rule, wide)
         weights = jax.tree.map(lambda step, old: None if old is None else old + step, steps, state.weights)
 
         def difference(step: Array, new: Array | None, param: Array) -> Array:
@@ -66,7 +66,7 @@ def with_master(rule: optax.GradientTransformation) -> optax.GradientTransformat
 
 
 def apply_updates(params: Pytree, updates: Pytree, state: Any) -> Pytree:
-    """The params after an update that gave this state: the rounded master weights, or the sum where there are none."""
+    """The params after the update that returned `state`: the rounded master weights, or sums where there are none."""
     if not isinstance(state, Master):
         return optax.apply_updates(params, updates)
 
@@ -77,22 +77,22 @@ def apply_updates(params: Pytree, updates: Pytree, state: Any) -> Pytree:
 
 
 def weights_of(params: Pytree, state: Any) -> Pytree:
-    """The params at the precision they are trained in: the master weights where there are some."""
+    """The params at training precision: the master weights where they exist."""
     return _or_else(params, state.weights) if isinstance(state, Master) else params
 
 
 def without_rule(state: Any) -> Any:
-    """What `continued` reads of an optimizer's state: the master weights, and none of its moments."""
+    """The part of an optimizer's state that `continued` needs: the master weights, without moments."""
     return Master(state.weights, None) if isinstance(state, Master) else None
 
 
 def continued(fresh: Any, before: Any) -> Any:
-    """A new optimizer's first state with the master weights of the one before, so that no bit of them is lost."""
+    """A new optimizer's initial state with the master weights of the previous one, at full precision."""
     return Master(before.weights, fresh.rule) if isinstance(before, Master) else fresh
 
 
 def mapped(function: Callable[[Pytree], Pytree], state: Any) -> Any:
-    """An optimizer's state with a function applied to its master weights, such as one that leaves some out."""
+    """An optimizer's state with a function applied to its master weights, such as one that drops some."""
     return Master(function(state.weights), state.rule) if isinstance(state, Master) else state
 
 
@@ -101,5 +101,5 @@ def _rounded(weight: Array, like: Array) -> Array:
 
 
 def _or_else(params: Pytree, weights: Pytree) -> Pytree:
-    """The master weights, and the params where these are None."""
+    """The master weights, or the params where these are None."""
     return jax.tree.map(lambda param, weight: param if weight is None else weight, params, weights)

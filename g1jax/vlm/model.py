@@ -1,7 +1,7 @@
-"""The policy as pure functions of a plain dict of params: `init`, `apply`, and what they are made of.
+"""The policy as pure functions of a plain dict of params: `init`, `apply` and their building blocks.
 
-The modules are defined with nnx and taken apart once: `init` gives a dict of arrays, keyed as in Qwen2.5-VL's own
-checkpoints, and inside a jit `bind` puts dict and modules together again, which costs nothing once compiled.
+The modules are defined with nnx and split once: `init` returns a dict of arrays, keyed as in Qwen2.5-VL's checkpoints,
+and inside a jit `bind` merges dict and modules again, which costs nothing once compiled.
 """
 
 import functools
@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from g1jax.errors import ConfigError
 from g1jax.typing import Array, ArrayLike, Key
-from g1jax.vlm.config import Config, require
+from g1jax.vlm.config import Config
 from g1jax.vlm.decoder import Cache, Decoder, causal_mask
 from g1jax.vlm.layers import Linear
 from g1jax.vlm.preprocess import grid_of, patches
@@ -28,26 +29,25 @@ from g1jax.vlm.stacking import layer_paths
 from g1jax.vlm.vision import VisionTower
 
 Params = dict[str, Any]
-"""The weights: nested dicts of arrays; a list of layers is a dict keyed 0, 1, … Scanned layers: see `stacking`."""
+"""Nested dicts of arrays; a list of layers is a dict keyed 0, 1, … For scanned layers see `stacking`."""
 Frames = ArrayLike | Sequence[ArrayLike]
-"""The images of a batch: uint8[B, H, W, 3], one a row; or uint8[B, I, H, W, 3], I a row; or a sequence of these, each
-the rows of one game after those of the game before, in its own size. If there are n times as many rows as frames, the
-n rows that share a frame stand together.
+"""The images of a batch: uint8[B, H, W, 3], one per row; or uint8[B, I, H, W, 3], I per row; or a sequence of these,
+one per game, with their rows in this order. With n times as many rows as frames, the n rows of a frame are adjacent.
 """
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Reading:
-    """What the decoder made of a sequence."""
+class DecoderOutput:
+    """Hidden states and cache of a sequence."""
 
     hidden: Array  # [B, S - start, D]
-    cache: Cache  # one a layer, [B, g, S, d] each
-    following: Array  # int32[B], the position of the token that comes next
+    cache: Cache  # of each layer, [B, g, S, d]
+    next_position: Array  # int32[B], the position of the next token
 
 
 class VLM(nnx.Module):
-    """The whole policy, made with zeros: its params come from `init` or `weights.load`, through `bind`."""
+    """The whole policy. It is created with zeros; `bind` sets params from `init` or `weights.load`."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -56,13 +56,13 @@ class VLM(nnx.Module):
         if not config.text.is_tied:
             self.lm_head = Linear(config, config.text.hidden_size, config.text.vocab_size)
 
-    def see(self, frames: Frames) -> Array:
+    def encode_images(self, frames: Frames) -> Array:
         """Frames to visual tokens, in reading order: [B, T, D]. Rows of smaller images are padded with zeros."""
-        groups = [self._see_group(group) for group in _groups(frames)]
+        groups = [self._encode_group(group) for group in _groups(frames)]
         longest = max(group.shape[1] for group in groups)
         return jnp.concatenate([jnp.pad(g, ((0, 0), (0, longest - g.shape[1]), (0, 0))) for g in groups])
 
-    def _see_group(self, frames: ArrayLike) -> Array:
+    def _encode_group(self, frames: ArrayLike) -> Array:
         rows = frames.shape[0]
         if frames.ndim == 5:
             frames = frames.reshape(-1, *frames.shape[2:])
@@ -70,37 +70,37 @@ class VLM(nnx.Module):
         tokens = self.visual(patches(self.config.vision, frames), grid)
         return tokens.reshape(rows, -1, tokens.shape[-1])
 
-    def embed(self, tokens: Array, is_image: Array, frames: Frames, seen: Array | None = None) -> Array:
-        """Embeddings of tokens, visual ones in the places of image tokens: int32[B, S] -> [B, S, D]."""
+    def embed(self, tokens: Array, is_image: Array, frames: Frames, visual_tokens: Array | None = None) -> Array:
+        """Embeddings of tokens, with visual tokens in place of image tokens: int32[B, S] -> [B, S, D]."""
         text = self.model.embed_tokens(tokens)
-        seen = _for_rows(self.see(frames) if seen is None else seen, tokens.shape[0])
-        place = jnp.cumsum(is_image.astype(jnp.int32), axis=1) - 1
-        place = jnp.clip(place, 0, seen.shape[1] - 1)
-        mixed = jnp.where(is_image[:, :, None], jnp.take_along_axis(seen, place[:, :, None], axis=1), text)
+        visual = _for_rows(self.encode_images(frames) if visual_tokens is None else visual_tokens, tokens.shape[0])
+        index = jnp.cumsum(is_image.astype(jnp.int32), axis=1) - 1
+        index = jnp.clip(index, 0, visual.shape[1] - 1)
+        mixed = jnp.where(is_image[:, :, None], jnp.take_along_axis(visual, index[:, :, None], axis=1), text)
         return constrain(mixed, BATCH, None, None)
 
-    def read(
+    def forward(
         self,
         tokens: Array,
         mask: Array,
         frames: Frames,
         prompt_length: int | None = None,
         start: int = 0,
-        seen: Array | None = None,
-    ) -> Reading:
-        """Looks at frames and reads tokens: int32[B, S], bool[B, S].
+        visual_tokens: Array | None = None,
+    ) -> DecoderOutput:
+        """Frames and tokens, int32[B, S], bool[B, S], to hidden states.
 
-        Only the first `prompt_length` tokens may stand for visual ones: a policy that writes the image token has
-        written text. None: all may. start: the first place whose hidden state is wanted. seen: the visual tokens of
-        the frames, where the caller has them already.
+        Only the first `prompt_length` tokens can be replaced by visual ones, since an image token in a response is
+        text; None: all can. start: the first token whose hidden state is returned. visual_tokens: those of the frames,
+        if already computed.
         """
         is_image = (tokens == self.config.image_token_id) & mask
         if prompt_length is not None:
             is_image &= (jnp.arange(tokens.shape[1], dtype=jnp.int32) < prompt_length)[None]
         grids = (_for_rows(grid, tokens.shape[0]) for grid in row_grids(self.config, frames))
-        positions, following = token_positions(self.config, is_image, mask, *grids)
-        embeddings = self.embed(tokens, is_image, frames, seen)
-        return Reading(*self.model(embeddings, positions, causal_mask(mask), start=start), following)
+        positions, next_position = token_positions(self.config, is_image, mask, *grids)
+        embeddings = self.embed(tokens, is_image, frames, visual_tokens)
+        return DecoderOutput(*self.model(embeddings, positions, causal_mask(mask), start=start), next_position)
 
     def logits(self, hidden: Array) -> Array:
         """The output layer: [..., D] -> float32[..., V]."""
@@ -112,36 +112,36 @@ class VLM(nnx.Module):
 
 
 def apply(config: Config, params: Params, tokens: Array, mask: Array, frames: Frames) -> Array:
-    """The logits of the next token after each token: int32[B, S], bool[B, S] -> float32[B, S, V].
+    """The logits of the token after each token: int32[B, S], bool[B, S] -> float32[B, S, V].
 
-    mask: False for padding, which may stand on either side. Where `tokens` has the image token, the visual tokens of
-    the row's frames come in order; `check_prompts` tells whether they are as many. To be jitted, `config` static.
+    mask: False for padding, on either side. The image tokens of a row are replaced by the visual tokens of its frames;
+    `check_prompts` checks that their numbers match. To be jitted with `config` static.
     """
     model = bind(config, params)
-    return model.logits(model.read(tokens, mask, frames).hidden)
+    return model.logits(model.forward(tokens, mask, frames).hidden)
 
 
 def see(config: Config, params: Params, frames: Frames) -> Array:
-    """The visual tokens of frames, as `score` takes them: [B, T, D]. To be jitted, `config` static."""
-    return bind(config, params).see(frames)
+    """The visual tokens of frames, which `score` accepts: [B, T, D]. To be jitted with `config` static."""
+    return bind(config, params).encode_images(frames)
 
 
 def init(config: Config, key: Key, *, place: Callable[[ParamPath, Array], Array] | None = None) -> Params:
-    """Random params: matrices normal with deviation 0.02, biases 0, norms 1. The same key gives the same params.
+    """Random params: matrices normal with standard deviation 0.02, biases 0, norms 1.
 
-    A param depends on the key and its path alone, so a scanned decoder gets the numbers of a plain one. `place` is
-    given each param as it is made, for example to spread it over devices: see `sharding.placer`.
+    A param depends only on the key and its path, so a scanned decoder has the values of a plain one. `place` is called
+    with each param, for example to shard it: see `sharding.placer`.
     """
-    shapes, structure = jax.tree.flatten(param_shapes(config))
+    shapes = param_shapes(config)
     leaves = []
-    for path, shape in zip(param_paths(param_shapes(config)), shapes, strict=True):
+    for path, shape in zip(param_paths(shapes), jax.tree.leaves(shapes), strict=True):
         parts = layer_paths(config, path)
-        if len(parts) == 1 and parts[0] == path:
+        if parts == [path]:
             leaf = _init_leaf(path, shape.shape, shape.dtype, key)
         else:
             leaf = jnp.stack([_init_leaf(part, shape.shape[1:], shape.dtype, key) for part in parts])
         leaves.append(leaf if place is None else place(path, leaf))
-    params: Params = jax.tree.unflatten(structure, leaves)
+    params: Params = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
     return params
 
 
@@ -149,19 +149,19 @@ def _init_leaf(path: ParamPath, shape: tuple[int, ...], dtype: Any, key: Key) ->
     if path[-1] in ("scale", "bias"):
         return jnp.full(shape, 1.0 if path[-1] == "scale" else 0.0, dtype)
     count = math.prod(shape)
-    own = jax.random.fold_in(key, zlib.crc32(".".join(map(str, path)).encode()))
-    normals = _draw(own, max(2**16, 1 << (count - 1).bit_length()))  # few lengths, so few programs to compile
+    path_key = jax.random.fold_in(key, zlib.crc32(".".join(map(str, path)).encode()))
+    normals = _normal(path_key, max(2**16, 1 << (count - 1).bit_length()))  # few lengths, so few programs to compile
     leaf: Array = (normals[:count].reshape(shape) * 0.02).astype(dtype)
     return leaf
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _draw(key: Key, count: int) -> Array:
+def _normal(key: Key, count: int) -> Array:
     return jax.random.normal(key, (count,), jnp.float32)
 
 
 def bind(config: Config, params: Params) -> VLM:
-    """The model with these params, for use within one jit; with LoRA where they have it, see `lora.attach`."""
+    """The model with these params, for use within one jit; with LoRA where the params have it, see `lora.attach`."""
     with_lora = frozenset(path[:-1] for path in param_paths(params) if path[-1] == "lora_a")
     return nnx.merge(_abstract(config, with_lora)[0], params)
 
@@ -180,10 +180,8 @@ def _abstract(config: Config, with_lora: frozenset[ParamPath]) -> tuple[nnx.Grap
 
 
 def param_shapes(config: Config) -> Params:
-    """The params as shapes and dtypes, `jax.ShapeDtypeStruct`; allocates nothing."""
-    shapes: Params = jax.tree.map(
-        lambda leaf: leaf, _abstract(config, frozenset())[1]
-    )  # a copy: the dicts are the caller's
+    """The shapes and dtypes of the params, `jax.ShapeDtypeStruct`; allocates nothing."""
+    shapes: Params = jax.tree.map(lambda leaf: leaf, _abstract(config, frozenset())[1])  # a copy of cached dicts
     return shapes
 
 
@@ -193,7 +191,7 @@ def param_paths(params: Params) -> list[ParamPath]:
 
 
 def count_params(config: Config) -> int:
-    """How many numbers the params are."""
+    """The number of params."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(param_shapes(config)))
 
 
@@ -201,10 +199,12 @@ def count_params(config: Config) -> int:
 
 
 def _for_rows(values: Array, num_rows: int) -> Array:
-    """What belongs to each row's frames, [I, …] -> [B, …]. Rows that share frames, seen once, stand together."""
+    """Values of frames, repeated for the adjacent rows that share them: [I, …] -> [B, …]."""
     if values.shape[0] == num_rows:
         return values
-    require(num_rows % values.shape[0] == 0, f"{num_rows} rows cannot share the frames of {values.shape[0]} evenly")
+    ConfigError.require(
+        num_rows % values.shape[0] == 0, f"{num_rows} rows are not a multiple of the frames of {values.shape[0]}"
+    )
     return jnp.repeat(values, num_rows // values.shape[0], axis=0)
 
 
@@ -213,14 +213,14 @@ def _groups(frames: Frames) -> list[ArrayLike]:
 
 
 def row_grids(config: Config, frames: Frames) -> tuple[Array, Array]:
-    """Rows and columns of each row's images in visual tokens: int32[B], int32[B]."""
+    """Rows and columns of each row's images, in visual tokens: int32[B], int32[B]."""
     grids = [(*grid_of(config.vision, *group.shape[-3:-1]), group.shape[0]) for group in _groups(frames)]
     heights, widths = (np.repeat([g[i] for g in grids], [g[2] for g in grids]).astype(np.int32) for i in (0, 1))
     return jnp.asarray(heights), jnp.asarray(widths)
 
 
 def num_visual_tokens(config: Config, frames: Frames) -> np.ndarray:
-    """How many image tokens each row's prompt must have: int64[B]."""
+    """The number of image tokens that each row's prompt must have: int64[B]."""
     counts = []
     for group in _groups(frames):
         images = group.shape[1] if group.ndim == 5 else 1
@@ -229,38 +229,45 @@ def num_visual_tokens(config: Config, frames: Frames) -> np.ndarray:
 
 
 def check_prompts(config: Config, tokens: ArrayLike, mask: ArrayLike, frames: Frames, num_new: int = 0) -> None:
-    """Refuses on the host, before any device work, prompts that do not fit the model or their frames.
+    """Checks on the host, before any device work, that prompts fit the model and their frames.
 
     Raises:
-        ConfigError: an unknown token, a row with more or fewer image tokens than its images have, or a sequence that
-            with `num_new` more tokens is longer than the context.
+        ConfigError: an unknown token, a row whose image tokens do not match its images, or a sequence that with
+            `num_new` more tokens is longer than the context.
     """
     tokens, mask = np.asarray(tokens), np.asarray(mask, bool)
-    require(tokens.ndim == 2 and tokens.shape == mask.shape, f"tokens and mask: {tokens.shape} and {mask.shape}")
-    wanted = num_visual_tokens(config, frames)
-    require(len(wanted) == len(tokens), f"{len(tokens)} prompts, but frames for {len(wanted)}")
+    ConfigError.require(
+        tokens.ndim == 2 and tokens.shape == mask.shape,
+        f"tokens and mask: expected equal shapes [B, S], not {tokens.shape} and {mask.shape}",
+    )
+    expected = num_visual_tokens(config, frames)
+    ConfigError.require(len(expected) == len(tokens), f"{len(tokens)} prompts, but frames for {len(expected)}")
     check_length(config, int(mask.sum(axis=1).max(initial=0)), num_new)
     for row, (line, line_mask) in enumerate(zip(tokens, mask, strict=True)):
         line = line[line_mask]
         is_known = (line >= 0) & (line < config.text.vocab_size)
-        require(bool(is_known.all()), f"row {row}: token {line[~is_known][:1]} is not in the vocabulary")
+        ConfigError.require(bool(is_known.all()), f"row {row}: token {line[~is_known][:1]} is not in the vocabulary")
         found = int((line == config.image_token_id).sum())
-        require(found == wanted[row], f"row {row}: {found} image tokens, but its images have {wanted[row]}")
+        ConfigError.require(
+            found == expected[row], f"row {row}: {found} image tokens, but its images have {expected[row]}"
+        )
 
 
 def check_length(config: Config, prompt_length: int, num_new: int) -> None:
-    """Refuses prompts that with `num_new` more tokens are longer than the context; needs no arrays, so a trace can.
+    """Checks that prompt and new tokens fit the context; needs no arrays, so it works while tracing.
 
     Raises:
-        ConfigError: they are.
+        ConfigError: they do not fit.
     """
     longest, limit = prompt_length + num_new, config.text.max_length
     parts = f"{prompt_length} of the prompt and {num_new} new ones"
-    require(longest <= limit, f"a sequence of {longest} tokens is longer than the context, {limit}: {parts}")
+    ConfigError.require(
+        longest <= limit, f"a sequence of {longest} tokens is longer than the context, {limit}: {parts}"
+    )
 
 
 def left_pad(tokens: Array, mask: Array) -> tuple[Array, Array]:
-    """Moves the padding of every row to its left: int32[B, S], bool[B, S].
+    """Moves the padding of every row to the left: int32[B, S], bool[B, S].
 
     `[7 8 · 9 ·] -> [· · 7 8 9]`
     """

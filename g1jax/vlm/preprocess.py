@@ -1,26 +1,27 @@
-"""Frames to patches on the device, as `Qwen2VLImageProcessor` makes them of frames that need no resizing."""
+"""Frames to patches on the device, equal to `Qwen2VLImageProcessor` for frames that need no resizing."""
 
 import jax.numpy as jnp
 import numpy as np
 
+from g1jax.errors import ConfigError
 from g1jax.typing import Array, ArrayLike
-from g1jax.vlm.config import VisionConfig, require
+from g1jax.vlm.config import VisionConfig
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def grid_of(config: VisionConfig, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of an image in visual tokens.
+    """Rows and columns of an image, in visual tokens.
 
     Raises:
-        ConfigError: the image is not made of whole visual tokens.
+        ConfigError: the image does not divide into whole visual tokens.
     """
     size = config.token_size
-    require(
+    ConfigError.require(
         height > 0 and width > 0 and height % size == 0 and width % size == 0,
         f"an image of {height}×{width} pixels is not made of whole visual tokens, {size}×{size} pixels each; "
-        f"the next size that is: {-(-max(height, 1) // size) * size}×{-(-max(width, 1) // size) * size}",
+        f"the next larger size is {-(-max(height, 1) // size) * size}×{-(-max(width, 1) // size) * size}",
     )
     return height // size, width // size
 
@@ -28,28 +29,28 @@ def grid_of(config: VisionConfig, height: int, width: int) -> tuple[int, int]:
 def patches(config: VisionConfig, frames: ArrayLike) -> Array:
     """The patches of frames: uint8[n, H, W, 3] -> float32[n, p, 3 · patch_size²].
 
-    Patches of one visual token stand together, and visual tokens from left to right, top to bottom. A patch's numbers
-    are ordered by color, row, column.
+    The patches of a visual token are adjacent, visual tokens are in reading order, and a patch's values are ordered by
+    color, row, column.
     """
-    require(
+    ConfigError.require(
         frames.ndim == 4 and frames.shape[3] == 3 and frames.dtype == jnp.uint8,
-        f"frames are uint8[n, H, W, 3], not {frames.dtype}{list(frames.shape)}",
+        f"frames: expected uint8[n, H, W, 3], not {frames.dtype}{list(frames.shape)}",
     )
     count, height, width, _ = frames.shape
     rows, columns = grid_of(config, height, width)
     merge, side = config.merge_size, config.patch_size
     split = jnp.asarray(frames).reshape(count, rows, merge, side, columns, merge, side, 3)
     split = split.transpose(0, 1, 4, 2, 5, 7, 3, 6).reshape(count, rows * columns * merge**2, 3, side**2)
-    # Rescaled to [0, 1], then normalized, each rounded to float32 as the host version does.
+    # Rescaled to [0, 1], then normalized, each rounded to float32 as in the host version.
     scaled = split.astype(jnp.float32) * np.float32(1 / 255)
     mean, std = (np.array(x, np.float32)[None, None, :, None] for x in (IMAGE_MEAN, IMAGE_STD))
     return ((scaled - mean) / std).reshape(count, rows * columns * merge**2, config.patch_dim)
 
 
 def pixel_values(config: VisionConfig, frames: ArrayLike) -> Array:
-    """What `Qwen2VLImageProcessor` calls so: uint8[n, H, W, 3] -> float32[n · p, 3 · frames · patch_size²].
+    """`pixel_values` of `Qwen2VLImageProcessor`: uint8[n, H, W, 3] -> float32[n · p, 3 · frames · patch_size²].
 
-    A still image is a clip of equal frames. The model takes `patches`, without the repeats.
+    A still image is a clip of equal frames. The model takes `patches`, without repeats.
     """
     flat = patches(config, frames)
     flat = flat.reshape(-1, 3, 1, config.patch_size**2)

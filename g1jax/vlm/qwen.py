@@ -1,8 +1,9 @@
-"""The published shapes of Qwen2.5-VL, for estimates and random weights; real weights bring their own config.json."""
+"""The published shapes of Qwen2.5-VL, for estimates and random weights; real weights have their own config.json."""
 
 from typing import Any
 
-from g1jax.vlm.config import Config, TextConfig, VisionConfig, require, unknown
+from g1jax.errors import ConfigError, unknown
+from g1jax.vlm.config import Config, TextConfig, VisionConfig
 
 _VISION = VisionConfig(
     depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, full_attention_blocks=(7, 15, 23, 31)
@@ -29,7 +30,7 @@ def shape_of(name: str, **changes: Any) -> Config:
     """The config of Qwen2.5-VL `3B` or `7B`; `changes` are fields of Config, such as dtype.
 
     Raises:
-        ConfigError: no such size.
+        ConfigError: an unknown size.
     """
-    require(name in _TEXT, unknown("size of Qwen2.5-VL", name, _TEXT))
+    ConfigError.require(name in _TEXT, unknown("size of Qwen2.5-VL", name, _TEXT))
     return Config(**{"vision": _VISION, "text": _TEXT[name], **_TOKENS, **changes})

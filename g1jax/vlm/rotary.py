@@ -1,4 +1,4 @@
-"""Rotary positions: which position a token has, and turning queries and keys by it."""
+"""Rotary position embeddings: the position of each token, and the rotation of queries and keys."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +10,12 @@ from g1jax.vlm.config import Config, TextConfig, VisionConfig
 def token_positions(
     config: Config, is_image: Array, mask: Array, grid_height: Array, grid_width: Array
 ) -> tuple[Array, Array]:
-    """The positions of a batch's tokens and of the token that would come next: int32[B, S, P], int32[B].
+    """The positions of a batch's tokens and of the token after them: int32[B, S, P], int32[B].
 
-    is_image, mask: bool[B, S], visual tokens and tokens that are not padding. grid_*: int32[B], rows and columns of an
-    image in visual tokens. P is 3 for `mrope` (time, row, column), else 1. Padding may stand anywhere.
+    is_image, mask: bool[B, S], image tokens and tokens that are not padding. grid_*: int32[B], rows and columns of an
+    image, in visual tokens. P is 3 for `mrope` (time, row, column), else 1. Padding may be anywhere.
 
-    Two text tokens, a 2×3 image, two text tokens, by `mrope`, where an image takes as much as its longer side::
+    With `mrope` an image advances the position by its longer side. Two text tokens, a 2×3 image, two text tokens::
 
         token   t t [i i i i i i] t t
         time    0 1  2 2 2 2 2 2  5 6
@@ -23,22 +23,22 @@ def token_positions(
         column  0 1  2 3 4 2 3 4  5 6
     """
     if config.text.positions == "sequence":
-        return jnp.maximum(_count_to(mask) - 1, 0)[:, :, None], _count(mask)
+        return jnp.maximum(_cumulative_count(mask) - 1, 0)[:, :, None], _count(mask)
     is_image &= mask
     is_text = mask & ~is_image
     height, width = grid_height[:, None], grid_width[:, None]
     size, longer_side = height * width, jnp.maximum(height, width)
-    place = _count_to(is_image) - is_image.astype(jnp.int32)  # among the row's visual tokens, of one image or several
-    within = place % size
-    start = _count_to(is_text) - is_text.astype(jnp.int32) + (place // size) * longer_side
-    row, column = jnp.where(is_image, within // width, 0), jnp.where(is_image, within % width, 0)
+    index = _cumulative_count(is_image) - is_image.astype(jnp.int32)  # among the row's image tokens, of all images
+    offset = index % size
+    start = _cumulative_count(is_text) - is_text.astype(jnp.int32) + (index // size) * longer_side
+    row, column = jnp.where(is_image, offset // width, 0), jnp.where(is_image, offset % width, 0)
     positions = jnp.stack([start, start + row, start + column], axis=2)
-    following = _count(is_text) + _count(is_image) // size[:, 0] * longer_side[:, 0]
-    return jnp.where(mask[:, :, None], positions, 0), following
+    next_position = _count(is_text) + _count(is_image) // size[:, 0] * longer_side[:, 0]
+    return jnp.where(mask[:, :, None], positions, 0), next_position
 
 
-def _count_to(is_counted: Array) -> Array:
-    """How many so far, itself too: bool[B, S] -> int32[B, S]."""
+def _cumulative_count(is_counted: Array) -> Array:
+    """The number of True values up to and including each position: bool[B, S] -> int32[B, S]."""
     return jnp.cumsum(is_counted.astype(jnp.int32), axis=1)
 
 
@@ -47,17 +47,17 @@ def _count(is_counted: Array) -> Array:
 
 
 def text_angles(config: TextConfig, positions: Array) -> Array:
-    """The angles of half a head: int32[B, S, P] -> float32[B, S, head_dim / 2]."""
+    """Rotary angles: int32[B, S, P] -> float32[B, S, head_dim / 2]."""
     half = config.head_dim // 2
     frequencies = jnp.asarray(_frequencies(half, config.rope_theta))
     if config.positions == "mrope":
-        axis_of = np.repeat(np.arange(3), config.mrope_section)  # which of time, row, column turns a frequency
+        axis_of = np.repeat(np.arange(3), config.mrope_section)  # the axis (time, row, column) of each frequency
         return positions[:, :, axis_of].astype(jnp.float32) * frequencies[None, None]
     return positions.astype(jnp.float32) * frequencies[None, None]
 
 
 def patch_angles(config: VisionConfig, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """The angles of half a head, the row's and the column's: int[p], int[p] -> float32[p, head_dim / 2]."""
+    """Rotary angles, half for the row and half for the column: int[p], int[p] -> float32[p, head_dim / 2]."""
     frequencies = _frequencies(config.head_dim // 4, config.rope_theta)
     return np.concatenate([rows[:, None] * frequencies, columns[:, None] * frequencies], axis=1, dtype=np.float32)
 
@@ -67,10 +67,10 @@ def _frequencies(count: int, theta: float) -> np.ndarray:
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:
-    """Turns the pairs (i, i + head_dim / 2) of a head: [..., head_dim], by float32[..., head_dim / 2].
+    """Rotates the pairs (i, i + head_dim / 2) of a head, [..., head_dim], by angles float32[..., head_dim / 2].
 
-    Computed in float32, given back in x's type.
+    Computed in float32; the result has x's dtype.
     """
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x.dtype)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)

@@ -1,7 +1,7 @@
-"""The safetensors format: eight bytes of length, a JSON header, raw numbers. Read and written one tensor at a time.
+"""The safetensors format: eight bytes of length, a JSON header, raw data. Read and written one tensor at a time.
 
-Written here because the `safetensors` package reads bfloat16 into NumPy only by way of torch, and so that a damaged
-file is an error which names the file and the tensor.
+The `safetensors` package reads bfloat16 into NumPy only through torch; and here, errors name the damaged file and
+tensor.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from g1jax.errors import G1Error
+from g1jax.errors import WeightsError
 from g1jax.foreign import excerpt, parse_json, read_bytes
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -30,16 +30,12 @@ _EXPONENT: dict[str, tuple[Any, int]] = {
 }
 _MAX_HEADER = 2**24  # bytes; a tensor takes about a hundred
 _MAX_RANK = 8
-_CHUNK = 1 << 24  # numbers looked at together
-
-
-class WeightsError(G1Error):
-    """Weights that are damaged or belong to another model; the message names files and tensors."""
+_CHUNK = 1 << 24  # elements checked at a time
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a tensor lies in a file."""
+    """The location of a tensor in a file."""
 
     file: Path
     dtype: str
@@ -48,44 +44,44 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """How many numbers it has."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
     def num_bytes(self) -> int:
-        """How many bytes it takes."""
+        """The size in bytes."""
         return self.size * DTYPES[self.dtype].itemsize
 
 
 def read_header(file: Path) -> dict[str, Entry]:
     """The tensors of a file, by name; reads no weights.
 
-    As the format wants it, the tensors fill the rest of the file, without gaps and each in bytes of its own.
+    As the format demands, the tensors must fill the rest of the file without gaps or overlaps.
 
     Raises:
-        WeightsError: the file cannot be read, is cut short, or is no safetensors file.
+        WeightsError: the file cannot be read, is truncated, or is not a safetensors file.
     """
     head = read_bytes(file, limit=8, error=WeightsError)
     length = file.stat().st_size
     size = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
     if not 0 < size <= min(length - 8, _MAX_HEADER):
-        raise WeightsError(f"{file}: cut short or no safetensors file: {length} bytes, a header of {size}")
+        raise WeightsError(f"{file}: truncated or not a safetensors file: {length} bytes, a header of {size}")
     raw = read_bytes(file, limit=8 + size, error=WeightsError)[8:]
-    header = parse_json(raw, f"{file}: the header is no safetensors header", max_depth=4, error=WeightsError)
+    header = parse_json(raw, f"{file}: not a safetensors header", max_depth=4, error=WeightsError)
     if not isinstance(header, dict):
-        raise WeightsError(f"{file}: the header is no safetensors header: not an object")
+        raise WeightsError(f"{file}: not a safetensors header: not an object")
     header.pop("__metadata__", None)
     entries = {name: _entry(file, name, fields, 8 + size) for name, fields in header.items()}
-    _check_places(file, entries, 8 + size, length)
+    _check_offsets(file, entries, 8 + size, length)
     return entries
 
 
-def _check_places(file: Path, entries: dict[str, Entry], start: int, length: int) -> None:
-    """Refuses tensors that share bytes or leave some out."""
+def _check_offsets(file: Path, entries: dict[str, Entry], start: int, length: int) -> None:
+    """Raises `WeightsError` if tensors overlap or leave gaps."""
     ends = {name: entry.start + entry.num_bytes for name, entry in entries.items()}
-    cut = [name for name, end in ends.items() if end > length]
-    if cut:
-        raise WeightsError(f"{file}: cut short: {length} bytes of {max(ends.values())}; without {join_names(cut)}")
+    missing = [name for name, end in ends.items() if end > length]
+    if missing:
+        raise WeightsError(f"{file}: truncated: {length} of {max(ends.values())} bytes; without {join_names(missing)}")
     before, end = "the header", start
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].num_bytes)):
         if entry.start != end:
@@ -99,10 +95,10 @@ def _check_places(file: Path, entries: dict[str, Entry], start: int, length: int
 def _entry(file: Path, name: str, fields: Any, base: int) -> Entry:
     where = f"{file}: {join_names([name])}"
     if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
-        raise WeightsError(f"{where} has not exactly a dtype, a shape and data_offsets: no safetensors header")
+        raise WeightsError(f"{where}: expected exactly a dtype, a shape and data_offsets")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise WeightsError(f"{where} has type {excerpt(dtype)}; known are {', '.join(DTYPES)}")
+        raise WeightsError(f"{where} has type {excerpt(dtype)}: expected one of {', '.join(DTYPES)}")
     lists = [part for part in (shape, offsets) if isinstance(part, list) and len(part) <= _MAX_RANK]
     if len(lists) < 2 or len(offsets) != 2 or not all(type(n) is int and n >= 0 for n in (*shape, *offsets)):
         raise WeightsError(f"{where} has shape {excerpt(shape)} at {excerpt(offsets)}")
@@ -113,24 +109,24 @@ def _entry(file: Path, name: str, fields: Any, base: int) -> Entry:
 
 
 def read_tensor(entry: Entry, name: str) -> np.ndarray:
-    """A tensor, in memory of its own.
+    """A copy of a tensor.
 
     Raises:
-        WeightsError: the file has been cut short, or the tensor holds an infinity or NaN.
+        WeightsError: the file is truncated, or the tensor has an infinity or NaN.
     """
-    numbers = np.fromfile(entry.file, DTYPES[entry.dtype], entry.size, offset=entry.start)
-    if numbers.size != entry.size:
-        raise WeightsError(f"{entry.file}: cut short in {name}")
+    values = np.fromfile(entry.file, DTYPES[entry.dtype], entry.size, offset=entry.start)
+    if values.size != entry.size:
+        raise WeightsError(f"{entry.file}: truncated in {name}")
     bits, exponent = _EXPONENT[entry.dtype]
-    for start in range(0, numbers.size, _CHUNK):
-        part = numbers[start : start + _CHUNK].view(bits)
+    for start in range(0, values.size, _CHUNK):
+        part = values[start : start + _CHUNK].view(bits)
         if np.any((part & bits(exponent)) == bits(exponent)):
-            raise WeightsError(f"{entry.file}: {name} holds an infinity or NaN")
-    return numbers.reshape(entry.shape)
+            raise WeightsError(f"{entry.file}: {name} has an infinity or NaN")
+    return values.reshape(entry.shape)
 
 
 def write(file: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, tensor: Callable[[str], np.ndarray]) -> None:
-    """Writes a file; `tensor(name)` is asked for one tensor after another, in the order of `shapes`."""
+    """Writes a file; `tensor(name)` is called for one tensor at a time, in the order of `shapes`."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
@@ -142,14 +138,14 @@ def write(file: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, tensor:
     with unfinished.open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
         for name, shape in shapes.items():
-            numbers = np.ascontiguousarray(tensor(name), DTYPES[dtype])
-            assert numbers.shape == shape, (name, numbers.shape, shape)
-            stream.write(numbers.reshape(-1).view(np.uint8).data)
+            values = np.ascontiguousarray(tensor(name), DTYPES[dtype])
+            assert values.shape == shape, (name, values.shape, shape)
+            stream.write(values.reshape(-1).view(np.uint8).data)
     unfinished.replace(file)
 
 
 def join_names(names: list[str], limit: int = 8) -> str:
-    """The first of some names, and how many more there are."""
+    """The first names, and the number of others."""
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return (
         ", ".join(name if name.isprintable() and len(name) <= 120 else excerpt(name) for name in names[:limit]) + rest

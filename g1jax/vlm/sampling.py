@@ -1,4 +1,4 @@
-"""From logits to a token: temperature, top-k, top-p, and the log-probabilities of what was sampled from."""
+"""From logits to a token: temperature, top-k, top-p, and log-probabilities under the sampling distribution."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -7,21 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from g1jax.errors import ConfigError
 from g1jax.settings import CountOrNone, Range, Temperature, check
 from g1jax.typing import Array, ArrayLike, Key
-from g1jax.vlm.config import ConfigError, require
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a token is drawn: logits / temperature, of those the `top_k` likeliest, of those the likeliest that together
-    have `top_p` of the probability. A static argument of jit.
+    """Sampling settings: logits are divided by the temperature, then restricted to the `top_k` likeliest tokens, then
+    to the likeliest tokens that have `top_p` of the probability. A static argument of jit.
     """
 
     temperature: Temperature = 1.0
-    """0 is greedy: always the likeliest token."""
+    """0: greedy, always the likeliest token."""
     top_k: CountOrNone = 0
-    """0 is all."""
+    """0: all tokens."""
     top_p: Annotated[float, Range(0, 1, is_above=True)] = 1.0
 
     def __post_init__(self) -> None:
@@ -33,9 +33,9 @@ GREEDY = Sampling(temperature=0.0)
 
 
 def log_distribution(sampling: Sampling, logits: Array) -> Array:
-    """The log-probabilities that `sampling` draws from, -inf for what it never draws: float32[..., V] both.
+    """The log-probabilities of the sampling distribution, -inf for excluded tokens: float32[..., V] -> [..., V].
 
-    Greedy is certain: 0 for the likeliest token. Tokens as likely as the last that is kept are kept too.
+    For greedy sampling it is 0 for the likeliest token. Tokens tied with the last one kept are kept.
     """
     if sampling.temperature == 0:
         best = jnp.argmax(logits, axis=-1, keepdims=True)
@@ -43,22 +43,22 @@ def log_distribution(sampling: Sampling, logits: Array) -> Array:
         return jnp.where(is_kept, 0.0, -jnp.inf)
     scaled = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
-        weakest = jax.lax.top_k(scaled, sampling.top_k)[0][..., -1:]
-        scaled = jnp.where(scaled >= weakest, scaled, -jnp.inf)
+        threshold = jax.lax.top_k(scaled, sampling.top_k)[0][..., -1:]
+        scaled = jnp.where(scaled >= threshold, scaled, -jnp.inf)
     if sampling.top_p < 1:
         ordered = -jnp.sort(-scaled, axis=-1)
         probabilities = jax.nn.softmax(ordered, axis=-1)
-        before = jnp.cumsum(probabilities, axis=-1) - probabilities  # of the likelier ones
+        before = jnp.cumsum(probabilities, axis=-1) - probabilities  # of likelier tokens
         num_kept = jnp.sum((before < sampling.top_p).astype(jnp.int32), axis=-1, keepdims=True)
-        weakest = jnp.take_along_axis(ordered, jnp.maximum(num_kept, 1) - 1, axis=-1)
-        scaled = jnp.where(scaled >= weakest, scaled, -jnp.inf)
+        threshold = jnp.take_along_axis(ordered, jnp.maximum(num_kept, 1) - 1, axis=-1)
+        scaled = jnp.where(scaled >= threshold, scaled, -jnp.inf)
     return jax.nn.log_softmax(scaled, axis=-1)
 
 
 def sample(sampling: Sampling, logits: Array, key: Key) -> tuple[Array, Array]:
-    """A token a row and its log-probability: float32[B, V] -> int32[B], float32[B].
+    """A token for each row, and its log-probability: float32[B, V] -> int32[B], float32[B].
 
-    `key` is one for all rows, or key[B], one a row: then a row's token does not depend on who shares its batch.
+    `key` is one for all rows, or key[B], one per row: then a row's token does not depend on the rest of its batch.
     """
     key = typed_key(key)
     if sampling.temperature == 0:
@@ -67,52 +67,54 @@ def sample(sampling: Sampling, logits: Array, key: Key) -> tuple[Array, Array]:
     logprobs = log_distribution(sampling, logits)
     rows = logprobs.shape[0]
     uniform = jax.vmap(jax.random.uniform)(key) if key.ndim else jax.random.uniform(key, (rows,))
-    tokens = _invert(jnp.exp(logprobs), uniform)
-    return tokens, take(logprobs, tokens)
+    tokens = _inverse_cdf(jnp.exp(logprobs), uniform)
+    return tokens, token_logprobs(logprobs, tokens)
 
 
 def typed_key(key: ArrayLike) -> Key:
-    """Keys in the form of `jax.random.key`, whether they come in it or in that of `jax.random.PRNGKey`, uint32[..., 2].
+    """Typed keys, from typed or raw `jax.random.PRNGKey` ones, uint32[..., 2].
 
     Raises:
-        ConfigError: it is no key.
+        ConfigError: not a key.
     """
     key = jnp.asarray(key)
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key
     is_raw = key.dtype == jnp.uint32 and key.ndim > 0
-    require(is_raw, f"key: {key.dtype}{list(key.shape)} is no random key: make one with jax.random.key(seed)")
+    ConfigError.require(
+        is_raw, f"key: {key.dtype}{list(key.shape)} is not a random key: create one with jax.random.key(seed)"
+    )
     return jax.random.wrap_key_data(key)
 
 
 _BLOCK = 32
 
 
-def _invert(probabilities: Array, uniform: Array) -> Array:
-    """The token at which the running sum of probabilities passes a uniform number: [B, V], [B] in [0, 1) -> int32[B].
+def _inverse_cdf(probabilities: Array, uniform: Array) -> Array:
+    """The token at which the cumulative probability exceeds a uniform number: [B, V], [B] in [0, 1) -> int32[B].
 
-    One random number a row, where the Gumbel trick takes V of them, each with two logarithms. First the block of tokens
-    is found, then the token in it; within a block the running sum is a product with a triangle.
+    This needs one random number per row; the Gumbel trick needs V, each with two logarithms. It finds a block of
+    tokens, then the token in it; the cumulative sum within a block is a product with a triangular matrix.
     """
     rows, size = probabilities.shape
     blocks = jnp.pad(probabilities, ((0, 0), (0, -size % _BLOCK))).reshape(rows, -1, _BLOCK)
     triangle = np.triu(np.ones((_BLOCK, _BLOCK), np.float32))
     inside = jnp.einsum("bnk,kl->bnl", blocks, triangle, precision=jax.lax.Precision.HIGHEST)
-    until = jnp.cumsum(inside[:, :, -1], axis=1)  # [B, n]
-    mark = (uniform * until[:, -1])[:, None]
-    block = jnp.minimum(_count(until <= mark), blocks.shape[1] - 1)[:, None]
-    before = jnp.where(block == 0, 0.0, jnp.take_along_axis(until, jnp.maximum(block - 1, 0), axis=1))
-    sums, own = (jnp.take_along_axis(x, block[:, :, None], axis=1)[:, 0] for x in (inside, blocks))
-    # Sums of sums round differently: if the mark lies beyond the block's own end, its last possible token is meant.
-    last = jnp.max(jnp.where(own > 0, np.arange(_BLOCK, dtype=np.int32)[None], 0), axis=1)
-    return block[:, 0] * _BLOCK + jnp.minimum(_count(sums <= mark - before), last)
+    ends = jnp.cumsum(inside[:, :, -1], axis=1)  # [B, n], of blocks
+    target = (uniform * ends[:, -1])[:, None]
+    block = jnp.minimum(_count(ends <= target), blocks.shape[1] - 1)[:, None]
+    start = jnp.where(block == 0, 0.0, jnp.take_along_axis(ends, jnp.maximum(block - 1, 0), axis=1))
+    sums, values = (jnp.take_along_axis(x, block[:, :, None], axis=1)[:, 0] for x in (inside, blocks))
+    # Sums round differently: a target beyond the end of its block means the last possible token of the block.
+    last = jnp.max(jnp.where(values > 0, np.arange(_BLOCK, dtype=np.int32)[None], 0), axis=1)
+    return block[:, 0] * _BLOCK + jnp.minimum(_count(sums <= target - start), last)
 
 
 def _count(is_counted: Array) -> Array:
     return jnp.sum(is_counted.astype(jnp.int32), axis=1)
 
 
-def take(logprobs: Array, tokens: Array) -> Array:
+def token_logprobs(logprobs: Array, tokens: Array) -> Array:
     """The log-probability of each token: float32[..., V], int32[...] -> float32[...]."""
     return jnp.take_along_axis(logprobs, tokens[..., None], axis=-1)[..., 0]
 

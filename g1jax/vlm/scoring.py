@@ -1,4 +1,4 @@
-"""Scoring responses: what the policy thinks of tokens already written, all of them read at once."""
+"""Scoring: log-probabilities and entropies of given responses, in one forward pass."""
 
 import math
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from jax import lax
 from g1jax.typing import Array
 from g1jax.vlm.config import Config
 from g1jax.vlm.model import Frames, Params, bind, check_length, left_pad
-from g1jax.vlm.sampling import PLAIN, Sampling, entropy, log_distribution, take
+from g1jax.vlm.sampling import PLAIN, Sampling, entropy, log_distribution, token_logprobs
 
-_CHUNK_NUMBERS = 1 << 25  # logits held at a time
+_CHUNK_SIZE = 1 << 25  # logits computed at a time
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Score:
-    """What the policy thinks of given responses."""
+    """Log-probabilities and entropies of responses; 0 outside the response mask."""
 
-    logprobs: Array  # float32[B, N], 0 outside of the response mask
-    entropy: Array  # float32[B, N], of the distribution before each token, in nats; 0 outside of the mask
+    logprobs: Array  # float32[B, N]
+    entropy: Array  # float32[B, N], of the distribution of each token, in nats
 
 
 def score(
@@ -34,13 +34,13 @@ def score(
     frames: Frames,
     *,
     sampling: Sampling = PLAIN,
-    seen: Array | None = None,
+    visual_tokens: Array | None = None,
 ) -> Score:
-    """Log-probabilities of given responses, int32[B, N], bool[B, N], under the distribution that `sampling` draws from.
+    """Log-probabilities of responses, int32[B, N], bool[B, N], under the sampling distribution.
 
-    They equal those that `generate` gave. If B·N·V is large, the logits are made for a part of the tokens at a time,
-    and once more for a gradient. `seen`: the visual tokens of the frames, where `see` has made them already. To be
-    jitted, with `config` and `sampling` static.
+    They equal those of `generate`. If B·N·V is large, logits are computed for a chunk of tokens at a time, and
+    recomputed for a gradient. `visual_tokens`: those of the frames, if already computed by `see`. To be jitted with
+    `config` and `sampling` static.
     """
     check_length(config, prompt_tokens.shape[1], response_tokens.shape[1])
     model = bind(config, params)
@@ -48,20 +48,21 @@ def score(
     prompt_length = prompt_tokens.shape[1]
     tokens = jnp.concatenate([prompt_tokens, response_tokens], axis=1)
     mask = jnp.concatenate([prompt_mask, response_mask], axis=1)
-    hidden = model.read(tokens, mask, frames, prompt_length, start=prompt_length - 1, seen=seen).hidden[:, :-1]
+    out = model.forward(tokens, mask, frames, prompt_length, start=prompt_length - 1, visual_tokens=visual_tokens)
+    hidden = out.hidden[:, :-1]
 
-    def score_some(hidden: Array, tokens: Array) -> tuple[Array, Array]:
+    def score_chunk(hidden: Array, tokens: Array) -> tuple[Array, Array]:
         logprobs = log_distribution(sampling, model.logits(hidden))
-        return take(logprobs, tokens), entropy(logprobs)
+        return token_logprobs(logprobs, tokens), entropy(logprobs)
 
     rows, length = response_tokens.shape
-    num_chunks = min(length, math.ceil(rows * length * config.text.vocab_size / _CHUNK_NUMBERS))
+    num_chunks = min(length, math.ceil(rows * length * config.text.vocab_size / _CHUNK_SIZE))
     if num_chunks == 1:
-        logprobs, entropies = score_some(hidden, response_tokens)
+        logprobs, entropies = score_chunk(hidden, response_tokens)
     else:
         size = math.ceil(length / num_chunks)
         chunks = (_split(hidden, size), _split(response_tokens, size))
-        parts = lax.map(jax.checkpoint(lambda chunk: score_some(*chunk)), chunks)
+        parts = lax.map(jax.checkpoint(lambda chunk: score_chunk(*chunk)), chunks)
         logprobs, entropies = (part.transpose(1, 0, 2).reshape(rows, -1)[:, :length] for part in parts)
     return Score(jnp.where(response_mask, logprobs, 0.0), jnp.where(response_mask, entropies, 0.0))
 

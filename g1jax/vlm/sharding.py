@@ -1,8 +1,7 @@
-"""Spreading the policy over devices: a mesh of (data, fsdp, tensor), and which axis of which param goes along which.
+"""Sharding: a mesh of (data, fsdp, tensor) devices, and the mesh axis of each axis of each param.
 
-Batches are split over `data` and `fsdp`, so both divide the work. `fsdp` splits the weights too, which are gathered
-where they are used; `tensor` splits the heads, the inside of an MLP and the vocabulary. The same programs run with and
-without a mesh::
+Batches are sharded over `data` and `fsdp`. `fsdp` also shards weights, which are gathered where they are used; `tensor`
+shards heads, the hidden units of MLPs and the vocabulary. The same programs run with and without a mesh::
 
     mesh = make_mesh(data=1, fsdp=4, tensor=2)
     config, params = load(folder, place=placer(config, mesh))
@@ -18,16 +17,17 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from g1jax.errors import ConfigError
 from g1jax.typing import Array, ArrayLike, Pytree
-from g1jax.vlm.config import Config, require
+from g1jax.vlm.config import Config
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
-"""What the rows of a batch are split over."""
+"""The mesh axes that the rows of a batch are sharded over."""
 Axis = str | tuple[str, ...] | None
 
 _RULES: dict[str, tuple[Axis, Axis]] = {
-    # inputs, outputs of the kernel of a linear map, by its name; the embedding's are vocabulary and width
+    # Axes of (inputs, outputs) of a linear map's kernel, by name; of an embedding, (vocabulary, width).
     **dict.fromkeys(("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "qkv", "up", "lm_head"), ("fsdp", "tensor")),
     **dict.fromkeys(("o_proj", "down_proj", "proj", "down"), ("tensor", "fsdp")),
     "embed_tokens": ("tensor", "fsdp"),
@@ -36,42 +36,42 @@ _RULES: dict[str, tuple[Axis, Axis]] = {
 
 
 def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices, or of those given.
+    """A mesh of all devices, or of the given ones.
 
     Raises:
-        ConfigError: the axes do not multiply to the number of devices.
+        ConfigError: the product of the axes is not the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
     shape = (data, fsdp, tensor)
     text = " × ".join(f"{name}={size}" for name, size in zip(AXES, shape, strict=True))
-    require(min(shape) > 0, f"a mesh of {text}: every axis is 1 or more")
+    ConfigError.require(min(shape) > 0, f"a mesh of {text}: expected 1 or more for every axis")
     needed = math.prod(shape)
-    require(needed == len(devices), f"a mesh of {text} is {needed} devices, and there are {len(devices)}")
+    ConfigError.require(needed == len(devices), f"a mesh of {text} is {needed} devices, and there are {len(devices)}")
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def param_sharding(
     config: Config, mesh: Mesh | jax.sharding.AbstractMesh, path: Sequence[Any], shape: Sequence[int]
 ) -> NamedSharding:
-    """How a param, or a moment of it, is spread; `path` may have other keys before the param's own.
+    """The sharding of a param, or a moment of it; `path` may have other keys before the param's own.
 
-    Matrices are split along both axes, by the rules above, where an axis divides; heads are never cut. Vectors are
-    everywhere.
+    Matrices are sharded by the rules above along the axes that divide, but heads are never split. Vectors are
+    replicated.
     """
     *owner, leaf = (str(key) for key in path)
-    known = [name for name in (".".join(owner[-2:]), *owner[-1:]) if name in _RULES]
-    if leaf not in ("kernel", "embedding", "lora_a", "lora_b") or not known or len(shape) < 2:
+    names = [name for name in (".".join(owner[-2:]), *owner[-1:]) if name in _RULES]
+    if leaf not in ("kernel", "embedding", "lora_a", "lora_b") or not names or len(shape) < 2:
         return NamedSharding(mesh, PartitionSpec())
-    inputs, outputs = _RULES[known[0]]
-    if _num_heads(config, known[0]) % mesh.shape["tensor"]:
+    inputs, outputs = _RULES[names[0]]
+    if _num_heads(config, names[0]) % mesh.shape["tensor"]:
         inputs, outputs = (None if axis == "tensor" else axis for axis in (inputs, outputs))
     axes: tuple[Axis, ...] = {"lora_a": (inputs, None), "lora_b": (None, outputs)}.get(leaf, (inputs, outputs))
-    axes = (None,) * (len(shape) - 2) + axes  # stacked layers are not split among devices
+    axes = (None,) * (len(shape) - 2) + axes  # the layer axis is not sharded
     return NamedSharding(mesh, _fit(mesh.shape, shape, axes))
 
 
 def _num_heads(config: Config, name: str) -> int:
-    """Heads that a projection's split axis is made of; 0 where there are none, which any axis divides."""
+    """Heads along a projection's `tensor` axis; 0 if there are none, so that any number of devices divides."""
     if name in ("q_proj", "o_proj"):
         return config.text.num_heads
     if name in ("k_proj", "v_proj"):
@@ -80,7 +80,7 @@ def _num_heads(config: Config, name: str) -> int:
 
 
 def tree_shardings(config: Config, mesh: Mesh | jax.sharding.AbstractMesh, tree: Pytree) -> Pytree:
-    """The sharding of every array or shape in a tree of params, LoRA params, gradients or an optimizer's state."""
+    """The sharding of each array or shape in a tree of params, LoRA params, gradients or optimizer state."""
 
     def sharding_of(path: Any, leaf: Any) -> NamedSharding:
         return param_sharding(config, mesh, [_key(entry) for entry in path], leaf.shape)
@@ -89,7 +89,7 @@ def tree_shardings(config: Config, mesh: Mesh | jax.sharding.AbstractMesh, tree:
 
 
 def _key(entry: Any) -> Any:
-    """The name or number in an entry of a tree's path."""
+    """The key, index or name in an entry of a tree path."""
     for attribute in ("key", "idx", "name"):
         if hasattr(entry, attribute):
             return getattr(entry, attribute)
@@ -97,11 +97,11 @@ def _key(entry: Any) -> Any:
 
 
 def placer(config: Config, mesh: Mesh) -> Callable[[Sequence[Any], ArrayLike], Array]:
-    """The `place` of `init` and `weights.load`: puts each param where it belongs as soon as it is there."""
+    """The `place` argument of `init` and `weights.load`, which shards each param as soon as it exists."""
 
     def place(path: Sequence[Any], leaf: ArrayLike) -> Array:
         sharding = param_sharding(config, mesh, path, leaf.shape)
-        if isinstance(leaf, np.ndarray):  # of several hosts each takes its own part
+        if isinstance(leaf, np.ndarray):  # each host takes its own part
             return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
         return jax.device_put(leaf, sharding)
 
@@ -109,26 +109,26 @@ def placer(config: Config, mesh: Mesh) -> Callable[[Sequence[Any], ArrayLike], A
 
 
 def batch_sharding(mesh: Mesh | jax.sharding.AbstractMesh) -> NamedSharding:
-    """Rows split over `data` and `fsdp`."""
+    """Rows sharded over `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
 def shard_batch(mesh: Mesh, batch: Pytree) -> Pytree:
-    """Puts the rows of a batch's arrays on the devices they are for.
+    """Shards the rows of a batch's arrays over the mesh.
 
     Raises:
-        ConfigError: the rows do not divide among them.
+        ConfigError: the rows do not divide by the number of devices.
     """
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     for leaf in jax.tree.leaves(batch):
-        require(
-            leaf.shape[0] % parts == 0, f"a batch of {leaf.shape[0]} rows does not divide over data × fsdp = {parts}"
+        ConfigError.require(
+            leaf.shape[0] % parts == 0, f"a batch of {leaf.shape[0]} rows does not divide by data × fsdp = {parts}"
         )
     return jax.device_put(batch, batch_sharding(mesh))
 
 
 def constrain(x: Array, *axes: Axis) -> Array:
-    """Asks, within a jit under `jax.set_mesh`, for x to be split so, where its axes divide; elsewhere x as it is."""
+    """Constrains the sharding of x along axes that divide, in a jit under `jax.set_mesh`; a no-op without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.axis_names != AXES or any(kind != AxisType.Auto for kind in mesh.axis_types):
         return x
@@ -136,9 +136,9 @@ def constrain(x: Array, *axes: Axis) -> Array:
 
 
 def _fit(sizes: Mapping[str, int], shape: Sequence[int], axes: Sequence[Axis]) -> PartitionSpec:
-    """The axes that divide what they split; None for the others."""
-    fitting: list[Axis] = []
+    """The axes that divide their dimension, and None for the others."""
+    spec: list[Axis] = []
     for size, axis in zip(shape, axes, strict=True):
         names = (axis,) if isinstance(axis, str) else axis or ()
-        fitting.append(axis if size % math.prod(sizes[name] for name in names) == 0 else None)
-    return PartitionSpec(*fitting)
+        spec.append(axis if size % math.prod(sizes[name] for name in names) == 0 else None)
+    return PartitionSpec(*spec)

@@ -1,11 +1,12 @@
-"""The decoder's params in two forms: a dict of layers, and for `Config.is_scanned` one layer of stacked arrays."""
+"""The decoder's params in two forms: a dict of layers, or, for `Config.is_scanned`, one layer of stacked arrays."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from g1jax.vlm.config import Config, require
+from g1jax.errors import ConfigError
+from g1jax.vlm.config import Config
 
 _LAYERS = ("model", "layers")
 ParamPath = tuple[str | int, ...]
@@ -13,24 +14,24 @@ ParamPath = tuple[str | int, ...]
 
 
 def layer_paths(config: Config, path: ParamPath) -> list[ParamPath]:
-    """The paths of what a param is stacked from; of a param that is not stacked, its own."""
+    """The unstacked paths of a stacked param; for other params, their own path."""
     if not config.is_scanned or path[:2] != _LAYERS:
         return [path]
     return [(*_LAYERS, layer, *path[2:]) for layer in range(config.text.num_layers)]
 
 
 def stack_layers(params: dict[str, Any]) -> dict[str, Any]:
-    """Params, LoRA params or gradients as a scanned decoder has them: {0: layer, 1: layer, …} to one stacked layer.
+    """Params, LoRA params or gradients for a scanned decoder: {0: layer, 1: layer, …} to one stacked layer.
 
     Raises:
-        ConfigError: the layers do not all have the same params, as where only some have LoRA.
+        ConfigError: the layers do not all have the same params, for example if only some have LoRA.
     """
     layers = params.get("model", {}).get("layers")
     if layers is None:
         return params
     parts = [layers[i] for i in sorted(layers)]
-    alike = {jax.tree.structure(part) for part in parts}
-    require(len(alike) == 1, "layers with different params cannot be stacked")
+    structures = {jax.tree.structure(part) for part in parts}
+    ConfigError.require(len(structures) == 1, "layers with different params cannot be stacked")
     return _with_layers(params, jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts))
 
 

@@ -1,4 +1,4 @@
-"""The vision tower: patches of one image size to visual tokens, most blocks looking at windows, some at the image."""
+"""The vision tower: patches to visual tokens; most blocks attend within windows, some to the whole image."""
 
 import functools
 from dataclasses import dataclass
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from g1jax.errors import ConfigError
 from g1jax.typing import Array
-from g1jax.vlm.config import Config, VisionConfig, require
+from g1jax.vlm.config import Config, VisionConfig
 from g1jax.vlm.layers import Linear, RMSNorm, SwiGLU, attend, join_heads, split_heads, zeros
 from g1jax.vlm.rotary import patch_angles, rotate
 from g1jax.vlm.sharding import BATCH, constrain
@@ -20,7 +21,7 @@ _EPS = 1e-6
 
 @dataclass(frozen=True)
 class Layout:
-    """Patches of one image size, and the windows they stand in. Those at the edges may be partly empty.
+    """Patches of one image size, and their windows. Windows at the edges may be partly empty.
 
     A 3×3 image with windows of 2×2 visual tokens::
 
@@ -38,7 +39,7 @@ class Layout:
 
     @property
     def num_windows(self) -> int:
-        """How many windows."""
+        """The number of windows."""
         return self.windows[0] * self.windows[1]
 
     @property
@@ -56,7 +57,7 @@ class Layout:
         return x.reshape(count * down * across, side**2 * self.merge**2, size)
 
     def from_windows(self, x: Array) -> Array:
-        """The inverse: [n · windows, side² · merge², d] -> [n, p, d]."""
+        """The inverse of `to_windows`: [n · windows, side² · merge², d] -> [n, p, d]."""
         (rows, columns), (down, across), side = self.grid, self.windows, self.side
         size = x.shape[-1]
         x = x.reshape(-1, down, across, side, side, self.merge**2 * size).transpose(0, 1, 3, 2, 4, 5)
@@ -69,14 +70,14 @@ def layout_of(config: VisionConfig, rows: int, columns: int) -> Layout:
     """The layout of images of rows × columns visual tokens."""
     merge, side = config.merge_size, config.window_size // config.token_size
     row, column = np.indices((rows * merge, columns * merge))
-    blocks = (rows, merge, columns, merge)  # patches of a visual token stand together
+    blocks = (rows, merge, columns, merge)  # patches of a visual token are adjacent
     row, column = (index.reshape(blocks).transpose(0, 2, 1, 3).reshape(-1) for index in (row, column))
     windows = -(-rows // side), -(-columns // side)
     return Layout((rows, columns), windows, side, merge, patch_angles(config, row, column))
 
 
 class PatchEmbed(nnx.Module):
-    """A linear map of a patch; its frames are equal, so their weights are added up first."""
+    """A linear map of a patch; its frames are equal, so their weights are summed first."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -92,7 +93,7 @@ class PatchEmbed(nnx.Module):
 
 
 class VisionAttention(nnx.Module):
-    """Attention among the patches of a window, or of the image."""
+    """Attention among the patches of a window or of the image."""
 
     def __init__(self, config: Config, *, is_full: bool) -> None:
         size = config.vision.hidden_size
@@ -131,7 +132,7 @@ class VisionBlock(nnx.Module):
 
 
 class PatchMerger(nnx.Module):
-    """The patches of a visual token, side by side, to one vector of the decoder's width."""
+    """The concatenated patches of a visual token to one vector of the decoder's width."""
 
     def __init__(self, config: Config) -> None:
         self.size = config.vision.hidden_size * config.vision.merge_size**2
@@ -146,20 +147,23 @@ class PatchMerger(nnx.Module):
 
 
 class PlaceEmbed(nnx.Module):
-    """What tells a visual token's row and column: two learned vectors, added up."""
+    """Learned position embeddings of visual tokens: the sum of a row's and a column's vector."""
 
     def __init__(self, config: Config) -> None:
         self.num_places = config.vision.num_places
         self.rows, self.columns = (zeros(config, self.num_places, config.text.hidden_size) for _ in range(2))
 
     def __call__(self, grid: tuple[int, int]) -> Array:
-        """Of an image of `grid` = (rows, columns) visual tokens: [t, D].
+        """Embeddings for an image of `grid` = (rows, columns) visual tokens: [t, D].
 
         Raises:
-            ConfigError: there are fewer places than that.
+            ConfigError: the image has more rows or columns than there are embeddings.
         """
-        text = f"an image of {grid[0]} × {grid[1]} visual tokens, and the model knows {self.num_places} places a side"
-        require(max(grid) <= self.num_places, text)
+        ConfigError.require(
+            max(grid) <= self.num_places,
+            f"an image of {grid[0]} × {grid[1]} visual tokens, and the model has embeddings for {self.num_places} rows "
+            "and columns (num_places)",
+        )
         places = self.rows[: grid[0], None] + self.columns[None, : grid[1]]
         return places.reshape(grid[0] * grid[1], -1)
 
@@ -188,7 +192,7 @@ class VisionTower(nnx.Module):
 
 
 def run_block(config: Config, block: VisionBlock, x: Array, layout: Layout) -> Array:
-    """A block, its inside computed again by a gradient if the config says so."""
+    """A block, rematerialized if the config says so."""
     if not config.is_remat:
         return block(x, layout)
     graph, state = nnx.split(block)

@@ -1,4 +1,4 @@
-"""What the tests of g1jax.envs share."""
+"""Helpers for the tests of g1jax.envs."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ def to_lists(boards: ArrayLike) -> list[Board]:
 
 
 def row(tree: Pytree, *index: Any) -> Pytree:
-    """One of the things a tree is a batch of."""
+    """One row of a batched tree."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
@@ -43,10 +43,10 @@ def assert_trees_equal(actual: Pytree, expected: Pytree) -> None:
 
 
 def assert_fits(counts: npt.ArrayLike, expected: npt.ArrayLike) -> None:
-    """Chi-square far inside what chance gives: five standard deviations and more above the mean fail."""
+    """Chi-square test: fails at five standard deviations above the mean."""
     observed, wanted = np.asarray(counts, np.float64).reshape(-1), np.asarray(expected, np.float64).reshape(-1)
     assert observed.shape == wanted.shape
-    assert (observed[wanted == 0] == 0).all(), "what cannot happen happened"
+    assert (observed[wanted == 0] == 0).all(), "an impossible outcome occurred"
     observed, wanted = observed[wanted > 0], wanted[wanted > 0]
     assert wanted.min() >= 5, "too few draws for a chi-square"
     statistic, degrees = ((observed - wanted) ** 2 / wanted).sum(), len(wanted) - 1
@@ -54,21 +54,29 @@ def assert_fits(counts: npt.ArrayLike, expected: npt.ArrayLike) -> None:
 
 
 def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, which may be traced only once: what calls it compiles once, whatever the values are."""
+    """The function, which fails if it is traced a second time: its callers must compile only once."""
     traces = itertools.count()
 
     @functools.wraps(function)
     def run(*args: Any) -> Any:
-        assert next(traces) == 0, f"{function.__name__} is compiled again"
+        assert next(traces) == 0, f"{function.__name__} is recompiled"
         return function(*args)
 
     return run
 
 
+@functools.cache
+def make(game_id: str, **keys: Any) -> Any:
+    """A game, with the shipped digits as its pictures."""
+    if game_id == "shisen_sho_cifar10":
+        keys = {"images": "digits"} | keys
+    return envs.make(game_id, **keys)
+
+
 # Playing
 
 POLICIES = ("any", "legal", "random", "expert")
-"""`any`: half the moves legal, the others any number from one below the actions to two above them."""
+"""`any`: half of the moves are legal, the others any number from -1 to `num_actions + 1`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,13 +90,13 @@ class Played:
     results: Any
 
     def by(self, policy: str, most: int | None = None) -> "Played":
-        """The games this policy played, or the first so many."""
+        """The games of a policy, or the first `most` of these."""
         chosen = np.flatnonzero(np.asarray(self.states.seed)[:, 0] % len(POLICIES) == POLICIES.index(policy))[:most]
         assert len(chosen) >= 4
         return self._map(lambda leaf: leaf[chosen])
 
     def flat(self) -> "Played":
-        """All moves one after another; leaves [games · steps, …]."""
+        """All moves; leaves [games · steps, …]."""
         return self._map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]))
 
     def _map(self, function: Callable[[Any], Any]) -> "Played":
@@ -98,7 +106,7 @@ class Played:
 
 @functools.cache
 def play(game: envs.Game[Any], num_games: int, num_steps: int) -> Played:
-    """Games to look at, all policies in one program; the seed of a game says who plays it."""
+    """Plays games, with all policies in one program; the seed of a game determines its policy."""
 
     def choose(state: Any, key: Array) -> Array:
         legal_key, any_key, coin_key = jax.random.split(key, 3)

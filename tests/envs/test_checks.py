@@ -1,4 +1,4 @@
-"""What is no action, text, state or seed is refused in one line before anything is traced; no integer wraps."""
+"""Invalid actions, texts, states and seeds are rejected in one line before tracing; integers never wrap."""
 
 from collections.abc import Callable
 from typing import Any
@@ -61,15 +61,15 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "another batch's state": (of_state(lambda s: VEC.step(s, ZEROS, KEY), OTHER), r"state: .*4.* has .*3"),
     "another batch's frames": (of_state(VEC.render, OTHER), r"state: environments by game"),
     "another batch's texts": (of_state(VEC.describe, OTHER), r"state: environments by game"),
-    "a state without pools": (of_state(lambda s: POOLED.step(s, ZEROS, KEY)), "state: without pools"),
-    "levels of three games": (lambda: VEC.reset(KEY, [GAME.traced_level()] * 3), "levels: 3 of them for 2 games"),
+    "a state without pools": (of_state(lambda s: POOLED.step(s, ZEROS, KEY)), "state: no pool"),
+    "levels of three games": (lambda: VEC.reset(KEY, [GAME.traced_level()] * 3), "levels: 3 for 2 games"),
     "a seed of 33 bits": (lambda: GAME.from_text("1 | -", seed=2**32), r"seed=4294967296: .* 0 to 2\^32 - 1"),
     "a seed below 0": (lambda: GAME.from_text("1 | -", seed=-1), "seed=-1"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_meant_is_refused_in_one_line(case: str) -> None:
+def test_invalid_input_is_rejected_in_one_line(case: str) -> None:
     call, message = REFUSED[case]
     with pytest.raises(envs.InputError, match=message) as caught:
         call()

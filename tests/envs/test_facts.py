@@ -1,4 +1,4 @@
-"""What games say can be seen of a cell is true, by the oracles, fact by fact and by name."""
+"""The facts of games agree with the oracles, fact by fact."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,7 @@ STEPS = {"up": (-1, 0), "right": (0, 1), "down": (1, 0), "left": (0, -1)}
 
 
 def facts(game: envs.Game[Any], num_games: int, num_steps: int) -> list[tuple[list[list[int]], dict[str, np.ndarray]]]:
-    """Boards met in play, with their facts by name, bool[R, C] each."""
+    """Boards from play, with their facts by name, bool[R, C] each."""
     states = helpers.play(game, num_games, num_steps).flat().states
     boards, found = jax.jit(jax.vmap(lambda state: (game.cells(state), game.facts(state))))(states)
     assert found.shape == (len(boards), game.rows, game.cols, len(game.fact_names))
@@ -35,11 +35,11 @@ def check(game: envs.Game[Any], wanted_of: Callable[[list[list[int]]], Callable[
             for cell in np.ndindex(game.rows, game.cols):
                 assert bool(plane[cell]) == wanted(name, cell), (name, cell, board)
             held[name] += int(plane.any())
-    assert min(held.values()) > 0, held  # a fact that never holds tells nothing
+    assert min(held.values()) > 0, held  # a fact that never holds is not tested
 
 
 def next_tile(board: list[list[int]], cell: Cell, side: str) -> Cell | None:
-    """The next tile from a cell over empty ones."""
+    """The next tile from a cell across empty ones."""
     (r, c), (down, right) = cell, STEPS[side]
     while True:
         r, c = r + down, c + right
@@ -57,9 +57,9 @@ def at(board: list[list[int]], cell: Cell | None) -> int:
 def test_2048(size: tuple[int, int]) -> None:
     def wanted_of(board: list[list[int]]) -> Callable[[str, Cell], bool]:
         def moves(cell: Cell, side: str) -> bool:
-            """Whether the tile stays: then the line up to it slides to itself."""
-            way = list(STEPS).index(side)
-            line = next(line for line in game_2048.lines_from_wall(*size, way) if cell in line)
+            """Whether the tile moves: the line up to it then slides to another one."""
+            action = list(STEPS).index(side)
+            line = next(line for line in game_2048.lines_from_wall(*size, action) if cell in line)
             tiles = [2 ** at(board, each) if at(board, each) else 0 for each in line[: line.index(cell) + 1]]
             return at(board, cell) > 0 and game_2048.slide_line(tiles)[0] != tiles
 

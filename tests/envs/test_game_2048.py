@@ -1,4 +1,4 @@
-"""2048 against the rules in plain Python, the fast 4×4 path against the general one, and both against two peers."""
+"""2048 against the rules in plain Python, and the fast 4×4 path against the general one."""
 
 import functools
 import itertools
@@ -11,27 +11,26 @@ import numpy as np
 import pytest
 
 from g1jax import envs
-from g1jax.envs import game_2048
-from g1jax.envs import game_2048_packed as packed
+from g1jax.envs import packed_lines as packed
+from g1jax.envs.games import game_2048
 from g1jax.typing import Array
 from tests.envs import helpers
 from tests.oracles import game_2048 as oracle
 
-STILL = 4
+INVALID = 4
 SIZES = [(4, 4), (2, 2), (3, 5), (5, 3), (1, 6), (8, 8)]
 NUM_BOARDS = {(4, 4): 10_000, (8, 8): 600}
-PGX_ACTION = (1, 2, 3, 0)  # up, right, down, left
 
 
 def random_boards(rows: int, cols: int, num: int, seed: int = 0, highest: int = 17) -> np.ndarray:
-    """Boards from nearly empty to full, of a few tiles or of many, and some that are stuck: int8[num, R, C]."""
+    """Boards from nearly empty to full, of few or many kinds, some without a legal move: int8[num, R, C]."""
     rng = np.random.default_rng(seed)
     top = rng.integers(1, highest + 1, (num, 1, 1))
     lowest = np.maximum(1, top - rng.integers(0, 18, (num, 1, 1)))
     boards = rng.integers(lowest, top + 1, (num, rows, cols))
     is_filled = rng.random((num, rows, cols)) < rng.uniform(0.05, 1.25, (num, 1, 1))
     boards = np.where(is_filled, boards, 0)
-    # Nothing merges where even and odd exponents alternate; the first columns are full or, every other time, empty.
+    # Nothing merges if even and odd exponents alternate; on every other such board the first columns are empty.
     stuck = boards[::10]
     row, col = np.indices((rows, cols))
     stuck[:] = 1 + 2 * rng.integers(0, highest // 2, stuck.shape) + (row + col) % 2
@@ -48,7 +47,7 @@ def game_of(size: tuple[int, int], **keys: Any) -> Any:
 
 
 def general_slide(board: Array, action: Array) -> tuple[Array, Array]:
-    """As `slide` works on boards that are not 4×4."""
+    """As `slide` on boards that are not 4×4."""
     is_reversed = (action == oracle.RIGHT) | (action == oracle.DOWN)
     across, reward_across = game_2048.slide_lines(board, is_reversed)
     along, reward_along = game_2048.slide_lines(board.T, is_reversed)
@@ -110,8 +109,8 @@ def test_steps_follow_the_rules(size: tuple[int, int]) -> None:
         unchanged = tuple(map(tuple, board))
         if oracle.is_over(board):
             expected, allowed, kind = (0, False), {unchanged}, "frozen"
-        elif action == STILL:
-            expected, allowed, kind = (-1, False), {unchanged}, "still"
+        elif action == INVALID:
+            expected, allowed, kind = (-1, False), {unchanged}, "invalid"
         else:
             _, reward, changed = oracle.slide(board, action)
             expected, allowed, kind = (reward, changed), oracle.successors(board, action), str(changed)
@@ -119,13 +118,13 @@ def test_steps_follow_the_rules(size: tuple[int, int]) -> None:
         assert new in allowed, (board, action)
         assert terminated[i] == oracle.is_over([list(row) for row in new]), (board, action)
         seen.add(kind)
-    assert seen == {"frozen", "still", "True", "False"}
+    assert seen == {"frozen", "invalid", "True", "False"}
 
 
-def test_any_other_number_is_still() -> None:
+def test_any_other_number_is_the_invalid_action() -> None:
     game = envs.make("game_2048")
     state = jax.jit(game.reset)(jax.random.key(0))
-    actions = jnp.array([-(2**31), -1, STILL, STILL + 1, 2**31 - 1], jnp.int32)
+    actions = jnp.array([-(2**31), -1, INVALID, INVALID + 1, 2**31 - 1], jnp.int32)
     after, results = jax.jit(jax.vmap(game.step, (None, 0, None)))(state, actions, jax.random.key(1))
     assert np.asarray(results.reward).tolist() == [-1] * 5
     assert not np.asarray(results.is_legal).any()
@@ -181,7 +180,7 @@ def test_packed_moves_equal_cell_by_cell_moves() -> None:
         np.testing.assert_array_equal(is_new.sum((1, 2)), general_legal)
         assert (slid[is_new] == 0).all()
         assert set(spawned[is_new].tolist()) == {1, 2}
-    # The same key gives the same tile, though the places are counted in another order.
+    # The same key gives the same tile, although cells are counted in another order.
     multisets = [np.sort(np.asarray(after).reshape(-1, 16), axis=1) for after in (board, general_board)]
     np.testing.assert_array_equal(multisets[0], multisets[1])
     assert 0.5 < general_legal.mean() < 1
@@ -195,15 +194,15 @@ def test_packed_lines_unpack_to_what_was_packed() -> None:
     def round_trip(board: Array, is_vertical: bool, is_reversed: bool) -> Array:
         along = board.T if is_vertical else board
         along = along[:, ::-1] if is_reversed else along
-        words = jnp.sum(along.astype(jnp.uint32) << shifts[None, :], axis=1, dtype=jnp.uint32)
-        return packed.unpack(words, jnp.bool_(is_vertical), jnp.bool_(is_reversed))
+        lines = jnp.sum(along.astype(jnp.uint32) << shifts[None, :], axis=1, dtype=jnp.uint32)
+        return packed.unpack(lines, jnp.bool_(is_vertical), jnp.bool_(is_reversed))
 
     for is_vertical, is_reversed in itertools.product((False, True), repeat=2):
         unpacked = jax.jit(jax.vmap(functools.partial(round_trip, is_vertical=is_vertical, is_reversed=is_reversed)))
         np.testing.assert_array_equal(unpacked(board), board)
 
 
-# ---- Chance ----------------------------------------------------------------------------------------------------------
+# ---- Randomness ------------------------------------------------------------------------------------------------------
 
 
 def spawn_packed(board: Array, key: Array, spawn_four: Array) -> Array:
@@ -218,7 +217,7 @@ SPAWNS = {"packed": spawn_packed, "general": game_2048.spawn_tile}
 
 
 @pytest.mark.parametrize("spawn", SPAWNS.values(), ids=SPAWNS.keys())
-def test_a_tile_appears_in_any_empty_cell_alike_and_is_a_four_at_the_given_odds(
+def test_new_tiles_are_uniform_over_empty_cells_and_a_four_at_the_given_probability(
     spawn: Callable[[Array, Array, Array], Array],
 ) -> None:
     num_draws, spawn_four = 4000, 0.25
@@ -235,7 +234,7 @@ def test_a_tile_appears_in_any_empty_cell_alike_and_is_a_four_at_the_given_odds(
         helpers.assert_fits([twos, fours], [each * (1 - spawn_four) + 0 * twos, each * spawn_four + 0 * fours])
 
 
-def test_moves_of_the_game_spawn_at_the_papers_odds_in_every_empty_cell() -> None:
+def test_moves_spawn_at_the_papers_probability_in_every_empty_cell() -> None:
     game = envs.make("game_2048")
     state = game.from_text("2 | 2 | - | -\n4 | - | 8 | -\n- | - | - | 2\n16 | 8 | 4 | 2")
     slid = np.array([[2, 0, 0, 0], [2, 3, 0, 0], [1, 0, 0, 0], [4, 3, 2, 1]])
@@ -249,7 +248,7 @@ def test_moves_of_the_game_spawn_at_the_papers_odds_in_every_empty_cell() -> Non
 
 
 @pytest.mark.parametrize("size", [(4, 4), (3, 5)], ids=str)
-def test_spawn_odds_and_start_tiles_are_traced(size: tuple[int, int]) -> None:
+def test_spawn_probability_and_start_tiles_are_traced(size: tuple[int, int]) -> None:
     game = game_of(size)
 
     @jax.jit
@@ -271,7 +270,7 @@ def test_spawn_odds_and_start_tiles_are_traced(size: tuple[int, int]) -> None:
         helpers.assert_trees_equal(after.level, states.level)
 
 
-def test_start_tiles_stand_anywhere_and_a_full_start_is_over_only_if_nothing_merges() -> None:
+def test_start_tiles_are_anywhere_and_a_full_start_is_over_only_if_nothing_merges() -> None:
     game = envs.make("game_2048", start_tiles=1)
     reset = jax.jit(jax.vmap(game.reset, (0, None)))
     boards = np.asarray(reset(helpers.keys(8_000), game.traced_level()).board)
@@ -285,93 +284,6 @@ def test_start_tiles_stand_anywhere_and_a_full_start_is_over_only_if_nothing_mer
     over = [oracle.is_over(board) for board in helpers.to_lists(states.board)]
     assert np.asarray(states.terminated).tolist() == over
     assert 0 < sum(over) < 64
-
-
-# ---- Peers -----------------------------------------------------------------------------------------------------------
-
-
-def positions(num: int) -> np.ndarray:
-    """Different boards met in random play, not over: int8[num, 4, 4]."""
-    played = helpers.play(envs.make("game_2048"), 280, 100).by("legal").flat()
-    boards = np.unique(np.asarray(played.states.board)[~np.asarray(played.states.terminated)], axis=0)
-    return np.random.default_rng(0).permutation(boards)[:num]
-
-
-def our_moves(boards: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Slid boards [n, 4, 4, 4], rewards [n, 4] and legal moves [n, 4]."""
-
-    @jax.jit
-    @jax.vmap
-    def moves(board: Array) -> Any:
-        return *jax.vmap(game_2048.slide, (None, 0))(board, jnp.arange(4)), game_2048.legal_moves(board)
-
-    slid, rewards, legal = moves(boards)
-    return np.asarray(slid), np.asarray(rewards), np.asarray(legal)
-
-
-def our_legal_moves(boards: np.ndarray) -> np.ndarray:
-    return np.asarray(jax.jit(jax.vmap(game_2048.legal_moves))(boards.astype(np.int8)))
-
-
-def assert_one_tile_was_added(after: np.ndarray, slid: np.ndarray) -> None:
-    is_new = after != slid
-    assert (is_new.sum((-2, -1)) == 1).all()
-    assert (slid[is_new] == 0).all()
-    assert np.isin(after[is_new], (1, 2)).all()
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_pgx_plays_the_same_game() -> None:
-    pgx = pytest.importorskip("pgx")
-    boards = positions(2_000)
-    assert len(boards) == 2_000
-    slid, rewards, legal = our_moves(boards)
-    env = pgx.make("2048")
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        start = env.init(jax.random.key(0))
-
-        def step(board: Array, action: Array, key: Array) -> Any:
-            state = start.replace(_board=board.astype(jnp.int32).reshape(16), legal_action_mask=jnp.ones(4, bool))
-            return env.step(state, action, key)
-
-        keys = helpers.keys(len(boards) * 4).reshape(-1, 4)
-        actions = jnp.array(PGX_ACTION)
-        theirs = jax.jit(jax.vmap(jax.vmap(step, (None, 0, 0)), (0, None, 0)))(boards, actions, keys)
-    after = np.asarray(theirs._board).reshape(-1, 4, 4, 4)
-    np.testing.assert_array_equal(np.asarray(theirs.rewards)[..., 0][legal], rewards[legal])
-    assert_one_tile_was_added(after[legal], slid[legal])
-    their_mask = np.asarray(theirs.legal_action_mask)[legal][:, list(PGX_ACTION)]
-    ours = our_legal_moves(after[legal])
-    # An ended game's mask is all true in pgx, so that any action may follow.
-    is_over = np.asarray(theirs.terminated)[legal]
-    np.testing.assert_array_equal(is_over, ~ours.any(axis=1))
-    np.testing.assert_array_equal(their_mask[~is_over], ours[~is_over])
-    assert is_over.sum() > 10
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_jumanji_plays_the_same_game() -> None:
-    game_2048_of_jumanji = pytest.importorskip("jumanji.environments.logic.game_2048")
-    boards = positions(2_000)
-    slid, rewards, legal = our_moves(boards)
-    env = game_2048_of_jumanji.Game2048()
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        start, _ = env.reset(jax.random.PRNGKey(0))
-
-        def step(board: Array, mask: Array, action: Array, key: Array) -> Any:
-            state = start.replace(board=board.astype(jnp.int32), action_mask=mask, key=key)
-            after, timestep = env.step(state, action)
-            return after.board, timestep.reward, after.action_mask, timestep.step_type
-
-        keys = jax.random.split(jax.random.PRNGKey(1), len(boards) * 4).reshape(-1, 4, 2)
-        batched = jax.vmap(jax.vmap(step, (None, None, 0, 0)), (0, 0, None, 0))
-        after, their_rewards, masks, step_type = map(np.asarray, jax.jit(batched)(boards, legal, jnp.arange(4), keys))
-    np.testing.assert_array_equal(their_rewards, rewards)
-    np.testing.assert_array_equal(after[~legal], slid[~legal])
-    assert_one_tile_was_added(after[legal], slid[legal])
-    ours = our_legal_moves(after.reshape(-1, 4, 4)).reshape(masks.shape)
-    np.testing.assert_array_equal(masks, ours)
-    np.testing.assert_array_equal(step_type == 2, ~ours.any(axis=-1))
 
 
 # ---- The expert ------------------------------------------------------------------------------------------------------
@@ -394,10 +306,10 @@ def test_the_expert_moves_legally_and_far_outscores_random_play() -> None:
 def test_the_expert_moves_legally_on_boards_of_any_shape() -> None:
     boards = random_boards(3, 5, 600, seed=4, highest=12)
     chosen = np.asarray(jax.jit(jax.vmap(game_2048.best_move, (0, None)))(boards, jnp.float32(0.1)))
-    legal = our_legal_moves(boards)
+    legal = np.asarray(jax.jit(jax.vmap(game_2048.legal_moves))(boards))
     is_on = legal.any(axis=1)
     assert legal[is_on, chosen[is_on]].all()
-    assert (chosen[~is_on] == STILL).all()
+    assert (chosen[~is_on] == INVALID).all()
     assert 0 < is_on.mean() < 1
 
 
@@ -409,4 +321,4 @@ def test_the_expert_takes_the_only_legal_move() -> None:
     boards = np.concatenate([np.where(is_tile, stuck, 0) for is_tile in walls.values()] + [stuck])
     best = jax.jit(jax.vmap(game_2048.best_move, (0, None)))
     chosen = np.asarray(best(boards, jnp.float32(0.1)))
-    np.testing.assert_array_equal(chosen, np.repeat([*walls, STILL], 30))
+    np.testing.assert_array_equal(chosen, np.repeat([*walls, INVALID], 30))

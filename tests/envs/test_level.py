@@ -1,4 +1,4 @@
-"""Levels: what cannot be played is refused with the reason, and what changes no shape can change without compiling."""
+"""Levels: unplayable ones are refused with the reason, and traced keys change without recompiling."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from g1jax import envs
-from g1jax.envs import looks
+from g1jax.envs import appearance
 from g1jax.envs.level import Level, make_level, traced, traced_keys
 from tests.envs import helpers
 
@@ -24,7 +24,7 @@ def refused(message: str) -> Any:
     return pytest.raises(envs.LevelError, match=message)
 
 
-# ---- What cannot be played -------------------------------------------------------------------------------------------
+# ---- Unplayable levels -----------------------------------------------------------------------------------------------
 
 EVERYWHERE: list[tuple[dict[str, Any], str]] = [
     ({"rows": 0}, "rows=0: a board has 1 to 30 rows"),
@@ -35,7 +35,7 @@ EVERYWHERE: list[tuple[dict[str, Any], str]] = [
     ({"cell_size": 513}, "cell_size=513: a cell has 4 to 512 pixels"),
     ({"rows": 4, "cols": 4, "frame_size": (111, 112)}, r"frame_size=\(111, 112\): the board alone is 112×112 pixels"),
     ({"rows": 4, "cols": 4, "frame_size": (112, 111)}, "make the frame larger or cell_size smaller"),
-    ({"palette": "clasic"}, r"unknown palette 'clasic'; did you mean 'classic'\? There are: classic, pastel, deep"),
+    ({"palette": "clasic"}, r"unknown palette 'clasic'; did you mean 'classic'\? Available: classic, pastel, deep"),
     ({"palette": ("deep", "neon")}, "unknown palette 'neon'"),
     ({"palette": ()}, "palette: name at least one of classic"),
     ({"background": "drak"}, r"unknown background 'drak'; did you mean 'dark'"),
@@ -46,8 +46,8 @@ EVERYWHERE: list[tuple[dict[str, Any], str]] = [
     ({"jitter": -1}, "jitter=-1: 0 to a quarter of a cell, 7 pixels"),
     ({"jitter": 8}, "jitter=8: 0 to a quarter of a cell, 7 pixels"),
     ({"jitter": 2, "cell_size": 7}, "jitter=2: 0 to a quarter of a cell, 1 pixels"),
-    ({"distractors": 1.01}, "distractors=1.01: a chance, 0 to 1"),
-    ({"distractors": -0.1}, "distractors=-0.1: a chance, 0 to 1"),
+    ({"distractors": 1.01}, "distractors=1.01: a probability, 0 to 1"),
+    ({"distractors": -0.1}, "distractors=-0.1: a probability, 0 to 1"),
     ({"prompt": "@/no/such/file.txt"}, "prompt='@/no/such/file.txt': no such file"),
 ]
 
@@ -58,9 +58,9 @@ BY_GAME: list[tuple[str, dict[str, Any], str]] = [
     ("game_2048", {"start_tiles": 0}, "start_tiles=0: 1 to 16, the cells of a 4×4 board"),
     ("game_2048", {"start_tiles": 17}, "start_tiles=17: 1 to 16"),
     ("game_2048", {"rows": 2, "cols": 2, "start_tiles": 5}, "start_tiles=5: 1 to 4, the cells of a 2×2 board"),
-    ("game_2048", {"spawn_four": 1.5}, "spawn_four=1.5: a chance, 0 to 1"),
-    ("game_2048", {"spawn_four": math.inf}, "spawn_four=inf: a chance, 0 to 1"),
-    ("shisen_sho", {"rows": 3, "cols": 3}, "rows=3, cols=3: 9 tiles, an odd number, are not pairs"),
+    ("game_2048", {"spawn_four": 1.5}, "spawn_four=1.5: a probability, 0 to 1"),
+    ("game_2048", {"spawn_four": math.inf}, "spawn_four=inf: a probability, 0 to 1"),
+    ("shisen_sho", {"rows": 3, "cols": 3}, "rows=3, cols=3: 9 tiles, an odd number, cannot be pairs"),
     ("shisen_sho", {"rows": 1, "cols": 1}, "1 tiles, an odd number"),
     ("shisen_sho", {"colors": 17}, "colors=17: 1 to 16"),
     ("shisen_sho", {"colors": 0}, "colors=0: 1 to 16"),
@@ -68,7 +68,7 @@ BY_GAME: list[tuple[str, dict[str, Any], str]] = [
     ("shisen_sho", {"shapes": 0}, "shapes=0: 1 to 6"),
     ("shisen_sho", {"tile_types": -1}, "tile_types=-1: there are 36 types"),
     ("shisen_sho", {"colors": 2, "shapes": 2, "tile_types": 5}, r"tile_types=5: there are 4 types \(colors × shapes\)"),
-    ("shisen_sho", {"tile_types": 19}, "tile_types=19: 36 cells hold a pair of each of fewer"),
+    ("shisen_sho", {"tile_types": 19}, "tile_types=19: 36 cells are too few for a pair of each"),
     ("shisen_sho_cifar10", {"images": "digits", "rows": 5, "cols": 5}, "25 tiles, an odd number"),
     ("shisen_sho_cifar10", {"images": "digits", "classes": 0}, "classes=0: 1 to 10"),
     ("shisen_sho_cifar10", {"images": "digits", "classes": 5, "tile_types": 6}, r"there are 5 types \(classes\)"),
@@ -180,9 +180,9 @@ def test_traced_levels_hold_the_traced_keys_as_numbers() -> None:
 @pytest.mark.parametrize(
     ("game_id", "keys", "changes", "message"),
     [
-        ("game_2048", {}, {"rows": 5}, "game_2048: unknown traced level key 'rows'.*There are: palette"),
+        ("game_2048", {}, {"rows": 5}, "game_2048: unknown traced level key 'rows'.*Available: palette"),
         ("game_2048", {}, {"spawn_for": 0.2}, "unknown traced level key 'spawn_for'; did you mean 'spawn_four'"),
-        ("game_2048", {}, {"spawn_four": 1.2}, "game_2048: spawn_four=1.2: a chance, 0 to 1"),
+        ("game_2048", {}, {"spawn_four": 1.2}, "game_2048: spawn_four=1.2: a probability, 0 to 1"),
         ("game_2048", {}, {"spawn_four": "often"}, "spawn_four='often': expected float"),
         ("game_2048", {}, {"start_tiles": 17}, "start_tiles=17: 1 to 16"),
         ("game_2048", {}, {"start_tiles": 2.5}, "start_tiles=2.5: expected int"),
@@ -190,7 +190,7 @@ def test_traced_levels_hold_the_traced_keys_as_numbers() -> None:
         ("game_2048", {"noise": 1.0}, {"noise": 300.0}, "noise=300.0: a standard deviation"),
         ("game_2048", {}, {"distractors": 0.1}, "make the game with distractors above 0"),
         ("game_2048", {"jitter": 2}, {"jitter": 3}, "jitter=3: the game was made for at most 2"),
-        ("game_2048", {}, {"palette": "deep"}, "unknown palette of this game 'deep'.*There are: classic"),
+        ("game_2048", {}, {"palette": "deep"}, "unknown palette of this game 'deep'.*Available: classic"),
         ("game_2048", {}, {"palette": "classik"}, "unknown palette 'classik'; did you mean 'classic'"),
         ("swap", {}, {"background": "dark"}, "unknown background of this game 'dark'"),
         ("swap", {}, {"colors": 5}, "colors=5: the game was made for at most 4"),
@@ -210,7 +210,7 @@ def test_traced_levels_beyond_what_the_game_was_made_for_are_refused(
         envs.make(game_id, **keys).traced_level(**changes)
 
 
-def test_a_tuple_of_looks_is_no_traced_choice() -> None:
+def test_a_tuple_is_no_traced_choice() -> None:
     game = envs.make("swap", palette=("deep", "classic"))
     with refused("unknown palette of this game"):
         game.traced_level(palette=("deep", "classic"))
@@ -219,7 +219,13 @@ def test_a_tuple_of_looks_is_no_traced_choice() -> None:
 CURRICULA: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
     (
         "game_2048",
-        {"noise": 9.0, "jitter": 2, "distractors": 0.5, "palette": looks.PALETTES, "background": ("light", "dark")},
+        {
+            "noise": 9.0,
+            "jitter": 2,
+            "distractors": 0.5,
+            "palette": appearance.PALETTES,
+            "background": ("light", "dark"),
+        },
         [
             {},
             {"spawn_four": 0.5, "start_tiles": 4},
@@ -256,7 +262,7 @@ def test_a_curriculum_compiles_once(game_id: str, keys: dict[str, Any], curricul
     assert len(set(boards)) == len(boards)
 
 
-# ---- A level of one's own --------------------------------------------------------------------------------------------
+# ---- A user's own level ----------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -267,7 +273,7 @@ class OwnLevel(Level):
     share: float = 0.5
 
 
-def test_a_level_of_ones_own_is_checked_alike() -> None:
+def test_a_users_own_level_is_checked_too() -> None:
     level = make_level(OwnLevel, "mine", {"names": ["x", "y"], "share": 1, "limit": 7})
     assert level == OwnLevel(names=("x", "y"), share=1.0, limit=7)
     assert traced_keys(level)["depth"] == "at_most"
@@ -312,9 +318,7 @@ def test_a_prompt_may_be_a_string_or_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [lambda path, text: text, lambda path, text: f"@{path}"], ids=["string", "file"])
-def test_an_unknown_placeholder_is_refused_with_the_near_ones(
-    write: Callable[[Path, str], str], tmp_path: Path
-) -> None:
+def test_an_unknown_placeholder_is_refused_with_suggestions(write: Callable[[Path, str], str], tmp_path: Path) -> None:
     file = tmp_path / "prompt.txt"
     file.write_text("On {row} rows", "utf-8")
     with refused("game_2048: prompt: unknown placeholder 'row'; did you mean 'rows'"):

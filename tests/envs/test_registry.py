@@ -1,4 +1,4 @@
-"""`make`: games by name, presets from files, and errors that name what was meant."""
+"""`make`: games by name, presets from files, and errors with suggestions."""
 
 import tomllib
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 
 from g1jax import envs
 from g1jax.envs import registry
-from g1jax.envs.swap import Swap
+from g1jax.envs.games.swap import Swap
 from tests.conftest import REPOSITORY
 
 GAMES = ["game_2048", "shisen_sho", "shisen_sho_cifar10", "swap"]
@@ -69,11 +69,11 @@ def test_the_four_games_are_known() -> None:
         ("game_2084", "unknown game 'game_2084'; did you mean 'game_2048'"),
         ("shisen-sho", "unknown game 'shisen-sho'; did you mean 'shisen_sho' or 'shisen_sho_cifar10'"),
         ("Swap", "unknown game 'Swap'; did you mean 'swap'"),
-        ("tetris", r"unknown game 'tetris'\. There are: game_2048, shisen_sho, shisen_sho_cifar10, swap"),
+        ("tetris", r"unknown game 'tetris'\. Available: game_2048, shisen_sho, shisen_sho_cifar10, swap"),
         ("", "unknown game ''"),
     ],
 )
-def test_an_unknown_game_is_refused_with_the_near_ones(name: str, message: str) -> None:
+def test_an_unknown_game_is_refused_with_suggestions(name: str, message: str) -> None:
     with refused(message):
         envs.make(name)
 
@@ -81,14 +81,14 @@ def test_an_unknown_game_is_refused_with_the_near_ones(name: str, message: str) 
 @pytest.mark.parametrize(
     ("game_id", "key", "message"),
     [
-        ("swap", "colour", r"unknown level key 'colour'; did you mean 'colors'.*There are: rows, cols, cell_size"),
+        ("swap", "colour", r"unknown level key 'colour'; did you mean 'colors'.*Available: rows, cols, cell_size"),
         ("swap", "row", "unknown level key 'row'; did you mean 'rows'"),
         ("game_2048", "spawn_4", "unknown level key 'spawn_4'; did you mean 'spawn_four'"),
         ("game_2048", "colors", "unknown level key 'colors'"),
-        ("shisen_sho", "x", r"unknown level key 'x'\. There are"),
+        ("shisen_sho", "x", r"unknown level key 'x'\. Available"),
     ],
 )
-def test_an_unknown_key_is_refused_with_the_near_ones(game_id: str, key: str, message: str) -> None:
+def test_an_unknown_key_is_refused_with_suggestions(game_id: str, key: str, message: str) -> None:
     with refused(message):
         keys: dict[str, Any] = {key: 1}
         envs.make(game_id, **keys)
@@ -114,13 +114,13 @@ def test_presets_compose_from_left_to_right_and_keys_come_last() -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_presets_are_listed_without_what_they_say_about_themselves() -> None:
+def test_presets_are_listed_without_their_about_lines() -> None:
     presets = envs.presets("shisen_sho")
     assert list(presets) == ["base", "large", "noisy", "asking", "wrong_key", "unplayable"]
     assert presets["base"] == {"rows": 6}
 
 
-def test_a_prompt_file_lies_beside_its_presets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_file_is_relative_to_its_preset_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     assert envs.make("shisen_sho", preset="asking").prompt == "6 rows"
     elsewhere = folder / "elsewhere.txt"
@@ -135,7 +135,7 @@ def test_a_prompt_file_lies_beside_its_presets(folder: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("preset", "message"),
     [
-        ("larg", "shisen_sho: unknown preset 'larg'; did you mean 'large'.*There are: base, large, noisy"),
+        ("larg", "shisen_sho: unknown preset 'larg'; did you mean 'large'.*Available: base, large, noisy"),
         ("base+nosy", "unknown preset 'nosy'; did you mean 'noisy'"),
         ("base+", "unknown preset ''"),
         ("base large", "unknown preset 'base large'"),
@@ -148,7 +148,7 @@ def test_presets_that_cannot_be_used_are_refused(preset: str, message: str) -> N
         envs.make("shisen_sho", preset=preset)
 
 
-def test_a_missing_preset_file_is_named_with_the_places_looked_in(folder: Path) -> None:
+def test_a_missing_preset_file_is_named_with_its_folder(folder: Path) -> None:
     with refused(rf"no presets for swap: swap\.toml is not in {folder}.*variable G1JAX_ENVS"):
         envs.make("swap", preset="base")
     with refused("no presets for game_2084"):
@@ -164,7 +164,7 @@ def test_nothing_is_found_by_accident_in_the_working_directory(tmp_path: Path, m
     assert set(envs.presets("swap")) == set(tomllib.loads((REPOSITORY / "envs" / "swap.toml").read_text("utf-8")))
     with refused("unknown preset 'mine'"):
         envs.make("swap", preset="mine")
-    monkeypatch.setenv(registry.PRESETS_VARIABLE, "envs")  # asked for by its path
+    monkeypatch.setenv(registry.PRESETS_VARIABLE, "envs")  # by an explicit path
     assert envs.make("swap", preset="mine").level.rows == 5
 
 
@@ -172,7 +172,7 @@ def test_nothing_is_found_by_accident_in_the_working_directory(tmp_path: Path, m
     ("contents", "message"),
     [
         (b"[base\nrows = 6", r"swap\.toml: .*line 1"),
-        (b"rows = 6", r"swap\.toml: rows stands outside of a \[preset\]"),
+        (b"rows = 6", r"swap\.toml: rows is outside of a \[preset\] table"),
         (b"[base]\nrows = 6\n[base]\nrows = 7", r"swap\.toml: "),
         (b"[base]\nabout = '\xff'", r"swap\.toml"),
     ],
@@ -199,10 +199,10 @@ def test_every_shipped_preset_makes_a_game(game_id: str, preset: str, monkeypatc
     assert tomllib.loads((REPOSITORY / "envs" / f"{game_id}.toml").read_text("utf-8"))[preset]["about"]
 
 
-# ---- A game of one's own ---------------------------------------------------------------------------------------------
+# ---- A user's own game -----------------------------------------------------------------------------------------------
 
 
-def test_a_game_of_ones_own_is_made_by_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_own_game_is_made_by_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_GAMES", dict(registry._GAMES))
 
     @envs.register

@@ -1,4 +1,4 @@
-"""Frames against sprites put together cell by cell, and looks that change frames but no meaning."""
+"""Frames against sprites composed cell by cell, and appearances that change frames but not meaning."""
 
 import functools
 import itertools
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from g1jax import envs
-from g1jax.envs import looks
+from g1jax.envs import appearance
 from g1jax.typing import Array
 from tests.envs import helpers
 
@@ -27,7 +27,7 @@ def make(game_id: str, **keys: Any) -> Any:
 
 
 def random_states(game: Any, num: int, level: Any = None, seed: int = 0) -> Any:
-    """States of any cells at all, each with a seed of its own."""
+    """States of random cells, each with its own seed."""
     rng = np.random.default_rng(seed)
     cells = rng.integers(0, len(game.cell_names()), (num, game.rows, game.cols)).astype(np.int32)
     seeds = rng.integers(0, 2**32, num, np.uint32)
@@ -49,7 +49,7 @@ def compose(game: Any, tiles: np.ndarray, palette: str = "classic", background: 
     size = game.level.cell_size
     height, width, _ = game.frame_shape
     frame = np.empty((height, width, 3), np.uint8)
-    frame[:] = looks.BACKGROUNDS[background][2]
+    frame[:] = appearance.BACKGROUNDS[background][2]
     top, left = (height - game.rows * size) // 2, (width - game.cols * size) // 2
     for (row, col), tile in np.ndenumerate(tiles):
         y, x = top + row * size, left + col * size
@@ -84,7 +84,7 @@ def test_cells_of_any_size_make_frames(cell_size: int) -> None:
     [(84, 112), (140, 168), (140, 112), (85, 112), (84, 113), (141, 201), (640, 840), (420, 112)],
     ids=str,
 )
-def test_the_board_stands_in_the_middle_of_its_frame(frame_size: tuple[int, int]) -> None:
+def test_the_board_is_centered_in_its_frame(frame_size: tuple[int, int]) -> None:
     game = make("shisen_sho", frame_size=frame_size, background="slate")
     assert game.frame_shape == (*frame_size, 3)
     assert_composed(game, random_states(game, 4), background="slate")
@@ -92,7 +92,7 @@ def test_the_board_stands_in_the_middle_of_its_frame(frame_size: tuple[int, int]
 
 @pytest.mark.parametrize("game_id", GAMES)
 def test_a_frame_alone_is_the_frame_in_a_batch(game_id: str) -> None:
-    game = make(game_id, **EFFECTS, palette=looks.PALETTES)
+    game = make(game_id, **EFFECTS, palette=appearance.PALETTES)
     states = random_states(game, 5)
     frames = frames_of(game, states)
     alone = jax.jit(game.render)
@@ -115,19 +115,19 @@ def test_a_cell_changes_its_own_pixels_only(game_id: str) -> None:
 
 
 @pytest.mark.parametrize("cell_size", [28, 16])
-@pytest.mark.parametrize("background", looks.BACKGROUNDS)
-@pytest.mark.parametrize("palette", looks.PALETTES)
-def test_all_tiles_look_different(palette: str, background: str, cell_size: int) -> None:
+@pytest.mark.parametrize("background", appearance.BACKGROUNDS)
+@pytest.mark.parametrize("palette", appearance.PALETTES)
+def test_all_sprites_differ(palette: str, background: str, cell_size: int) -> None:
     tiles = {"game_2048": {}, "shisen_sho": {"colors": 16}, "swap": {}, "shisen_sho_cifar10": {}}
     for game_id, keys in tiles.items():
         sprites = make(game_id, cell_size=cell_size, **keys).draw_tiles(palette, background).astype(np.int16)
         flat = sprites.reshape(len(sprites), -1, 3)
         for i in range(1, len(flat)):
-            distance = np.abs(flat[:i] - flat[i]).max(axis=2)  # of each pixel to the same one in every earlier sprite
+            distance = np.abs(flat[:i] - flat[i]).max(axis=2)  # per pixel, to every earlier sprite
             assert ((distance > 8).sum(axis=1) >= 5).all(), (game_id, i)
 
 
-# ---- Looks that are choices ------------------------------------------------------------------------------------------
+# ---- Palettes and backgrounds ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("game_id", ["game_2048", "swap"])
@@ -144,7 +144,7 @@ def test_a_traced_palette_and_background_are_the_ones_shown(game_id: str) -> Non
         states = random_states(game, 4, game.traced_level(palette=palette, background=background))
         for frame, tiles in zip(np.asarray(render(states)), tiles_of(game, states), strict=True):
             np.testing.assert_array_equal(frame, compose(game, tiles, palette, background))
-    # Left open, an episode's seed draws one.
+    # By default, an episode's seed draws one.
     cells, seeds = np.ones((600, 3, 4), np.int32), np.arange(600, dtype=np.uint32)
     states = jax.jit(jax.vmap(game.from_cells, (0, 0, None)))(cells, seeds, game.traced_level())
     frames, counts = frames_of(game, states), []
@@ -154,12 +154,12 @@ def test_a_traced_palette_and_background_are_the_ones_shown(game_id: str) -> Non
     helpers.assert_fits(counts, np.full(6, 100))
 
 
-def test_a_choice_of_one_look_stays_itself_when_left_open() -> None:
+def test_a_single_palette_is_used_for_any() -> None:
     game = make("swap", palette=("deep",), background="dark")
     assert_composed(game, random_states(game, 4, game.traced_level(palette="any")), palette="deep", background="dark")
 
 
-# ---- Looks that are effects ------------------------------------------------------------------------------------------
+# ---- Effects ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("game_id", GAMES)
@@ -171,7 +171,7 @@ def test_effects_turned_to_zero_leave_plain_frames(game_id: str, frame_size: tup
 
 
 def shifted(sprite: np.ndarray, down: int, right: int) -> np.ndarray:
-    """The sprite moved, its edge repeated into what it leaves."""
+    """The sprite shifted, with its edge repeated into the uncovered pixels."""
     reach = max(abs(down), abs(right))
     wide = np.pad(sprite, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
     top, left = reach - down, reach - right
@@ -184,7 +184,7 @@ def cells_of(frames: np.ndarray, size: int = 28) -> np.ndarray:
     return frames.reshape(num, height // size, size, width // size, size, 3).transpose(0, 1, 3, 2, 4, 5)
 
 
-def test_jitter_moves_tiles_up_to_its_reach_and_everywhere_alike() -> None:
+def test_jitter_is_uniform_up_to_its_reach() -> None:
     game = make("swap", jitter=3)
     sprites = game.draw_tiles("classic", "light")
     frames = jax.jit(jax.vmap(game.render))
@@ -214,7 +214,7 @@ def test_distractors_mark_the_given_share_of_cells() -> None:
             assert (is_marked == share).all()
         else:
             helpers.assert_fits([is_marked.sum(), (~is_marked).sum()], [4800 * share, 4800 * (1 - share)])
-        # A mark is grey and small: it covers less than an eighth of the cell, and moves pixels towards grey.
+        # A mark is gray and small: it covers less than an eighth of the cell and moves pixels towards gray.
         covered = (cells != plain).any(axis=5).mean(axis=(3, 4))
         assert covered.max() < 1 / 8
         was, now = plain.astype(np.int16) - 128, cells.astype(np.int16) - 128
@@ -257,9 +257,11 @@ def test_noise_is_the_same_for_a_state_and_new_for_every_board_and_episode() -> 
 
 
 @pytest.mark.parametrize("game_id", ["game_2048", "swap"])
-def test_looks_change_no_meaning_and_stay_for_an_episode(game_id: str) -> None:
+def test_appearance_changes_no_meaning_and_is_constant_in_an_episode(game_id: str) -> None:
     plain = make(game_id)
-    dressed = make(game_id, **EFFECTS, palette=looks.PALETTES, background=tuple(looks.BACKGROUNDS), cell_size=16)
+    varied = make(
+        game_id, **EFFECTS, palette=appearance.PALETTES, background=tuple(appearance.BACKGROUNDS), cell_size=16
+    )
 
     def play(game: Any, keys: Array) -> Any:
         def one(key: Array) -> Any:
@@ -269,9 +271,9 @@ def test_looks_change_no_meaning_and_stay_for_an_episode(game_id: str) -> None:
 
         return jax.vmap(one)(keys)
 
-    seeds, later_seeds, *meaning = jax.jit(play, static_argnums=0)(dressed, helpers.keys(16))
-    plainly = jax.jit(play, static_argnums=0)(plain, helpers.keys(16))
-    helpers.assert_trees_equal([seeds, later_seeds, *meaning], list(plainly))
+    seeds, later_seeds, *meaning = jax.jit(play, static_argnums=0)(varied, helpers.keys(16))
+    expected = jax.jit(play, static_argnums=0)(plain, helpers.keys(16))
+    helpers.assert_trees_equal([seeds, later_seeds, *meaning], list(expected))
     np.testing.assert_array_equal(later_seeds, seeds)
     assert len(np.unique(seeds)) == 16
-    assert dressed.prompt == plain.prompt
+    assert varied.prompt == plain.prompt

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from g1jax import envs
-from g1jax.envs import shisen_sho
+from g1jax.envs.games import shisen_sho
 from g1jax.typing import Array
 from tests.envs import helpers
 from tests.oracles import shisen_sho as oracle
 
 CHUNK = 1000
-PLAY = (280, 30)  # games and steps
+PLAY = (80, 30)  # games and steps
 SIZES = [(1, 2), (2, 2), (1, 8), (9, 1), (2, 7), (5, 4), (3, 10), (1, 30), (30, 1)]
 
 
 def random_boards(rows: int, cols: int, num: int, seed: int) -> np.ndarray:
-    """Tiles dealt in pairs or not, of few kinds or of many, on boards from nearly empty to full: int8[num, R, C]."""
+    """Boards from nearly empty to full, of few or many kinds, in pairs or not: int8[num, R, C]."""
     rng = np.random.default_rng(seed)
     size = rows * cols
     num_kinds = rng.integers(1, max(2, size // 2), (num, 1))
@@ -33,7 +33,7 @@ def random_boards(rows: int, cols: int, num: int, seed: int) -> np.ndarray:
 
 
 def matching_pairs(board: helpers.Board) -> np.ndarray:
-    """By search: bool[R·C, R·C]. Only pairs of one kind need one, and only in one order."""
+    """By search, for pairs of one kind in one order: bool[R·C, R·C]."""
     padded, cols = oracle.pad(board), len(board[0])
     flat = [kind for row in board for kind in row]
     found = np.zeros((len(flat), len(flat)), bool)
@@ -166,7 +166,7 @@ def test_the_expert_clears_nearly_every_board_and_is_always_legal(size: tuple[in
     assert (returns[is_cleared] == size[0] * size[1] / 2).all()
 
 
-def test_a_cleared_board_is_over_and_stays_so() -> None:
+def test_a_cleared_board_stays_over() -> None:
     game = game_of((1, 4))
     state = game.from_text("Red circle | - | - | Red circle")
     step = jax.jit(game.step)
@@ -180,14 +180,14 @@ def test_a_cleared_board_is_over_and_stays_so() -> None:
     helpers.assert_trees_equal(frozen, cleared)
 
 
-def test_a_board_without_a_match_is_over_though_tiles_stand() -> None:
+def test_a_board_without_a_match_is_over_with_tiles_left() -> None:
     game = game_of((2, 2))
     state = game.from_text("Red circle | Blue star\nBlue star | Red circle")
     assert bool(state.terminated)
     assert not np.asarray(jax.jit(game.legal_actions)(state)).any()
 
 
-# ---- Dealing ---------------------------------------------------------------------------------------------------------
+# ---- New boards ------------------------------------------------------------------------------------------------------
 
 
 def counts_of_kinds(boards: np.ndarray, num_kinds: int) -> np.ndarray:
@@ -252,7 +252,7 @@ def test_levels_may_differ_within_a_batch() -> None:
     ],
     ids=str,
 )
-def test_every_deal_has_a_match(size: tuple[int, int], keys: dict[str, int]) -> None:
+def test_every_new_board_has_a_match(size: tuple[int, int], keys: dict[str, int]) -> None:
     game = game_of(size, **keys)
     states = jax.jit(jax.vmap(game.reset))(helpers.keys(500))
     assert not np.asarray(states.terminated).any()
@@ -260,7 +260,7 @@ def test_every_deal_has_a_match(size: tuple[int, int], keys: dict[str, int]) -> 
         assert matching_pairs(board).any()
 
 
-def test_the_largest_board_is_dealt_and_played() -> None:
+def test_the_largest_board_is_played() -> None:
     game = game_of((30, 30), colors=16)
     state = jax.jit(game.reset)(jax.random.key(0))
     counts = counts_of_kinds(np.asarray(state.board)[None], 96)[0]

@@ -1,4 +1,4 @@
-"""Shisen-Sho with pictures: which pictures a board shows, what they are called, and that they match by class."""
+"""Shisen-Sho with pictures: the pictures of a board, their names, and matching by class."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from g1jax import envs
-from g1jax.envs import images, shisen_sho_cifar10
-from tests.envs import helpers, test_images, test_shisen_sho
+from g1jax.envs import images
+from g1jax.envs.games import shisen_sho_cifar10
+from tests.envs import cifar10_files, helpers, test_shisen_sho
 
 FAKE_NAMES = tuple(f"kind {letter}" for letter in "abcdefghij")
 
@@ -33,9 +34,9 @@ def digits(**keys: Any) -> Any:
 
 
 def write_fake_cifar10(place: Path) -> Path:
-    """Twelve pictures a class, in the official binary version, with names of its own."""
-    files = test_images.binary_files() | {"batches.meta.txt": "\n".join(FAKE_NAMES).encode()}
-    return test_images.write_folder(place, files)
+    """Twelve pictures a class, in the official binary version, with its own names."""
+    files = cifar10_files.binary_files() | {"batches.meta.txt": "\n".join(FAKE_NAMES).encode()}
+    return cifar10_files.write_folder(place, files)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_tiles_of_a_class_always_show_different_pictures(keys: dict[str, int]) -
         assert (counts[:, 0] == 0).all()
 
 
-def test_every_picture_of_every_class_is_shown_alike() -> None:
+def test_pictures_of_a_class_are_uniform() -> None:
     game = digits(images_per_class=12)
     states = jax.jit(jax.vmap(game.reset))(helpers.keys(4000, seed=1))
     boards, pictures = np.asarray(states.board), np.asarray(states.images)
@@ -77,10 +78,10 @@ def test_every_picture_of_every_class_is_shown_alike() -> None:
     pairs = np.zeros((12, 12))
     np.add.at(pairs, tuple(np.array(first_two).T), 1)
     assert (np.diag(pairs) == 0).all()
-    assert ((pairs > 0).sum(axis=1) >= 4).all()  # not always the same neighbour in the set
+    assert ((pairs > 0).sum(axis=1) >= 4).all()  # not always the next one in the set
 
 
-def test_tiles_match_by_class_whatever_they_show() -> None:
+def test_tiles_match_by_class() -> None:
     game = digits()
     states = jax.jit(jax.vmap(game.reset))(helpers.keys(40))
     masks = np.asarray(jax.jit(jax.vmap(game.legal_actions))(states)).reshape(-1, 36, 36)
@@ -88,7 +89,7 @@ def test_tiles_match_by_class_whatever_they_show() -> None:
         np.testing.assert_array_equal(mask, test_shisen_sho.matching_pairs(board))
 
 
-def test_moves_follow_the_rules_and_leave_the_other_pictures_as_they_are() -> None:
+def test_moves_follow_the_rules_and_keep_the_other_pictures() -> None:
     game = digits()
     played = helpers.play(game, *test_shisen_sho.PLAY).by("any", most=10)
     test_shisen_sho.assert_played_by_the_rules(game, played)
@@ -122,7 +123,7 @@ def test_classes_and_types_are_traced() -> None:
 
 
 def assert_frame_shows_the_pictures(game: Any, state: Any, chosen: np.ndarray) -> None:
-    """Every cell is its picture, resized on its own, within the grid line."""
+    """Every cell is its picture, resized separately, within the grid line."""
     frame = np.asarray(jax.jit(game.render)(state))
     board, pictures = np.asarray(state.board), np.asarray(state.images)
     size = game.level.cell_size
@@ -153,7 +154,7 @@ def test_a_users_cifar10_is_shown_and_named(tmp_path: Path, monkeypatch: pytest.
     assert game.cell_names() == ["-", *FAKE_NAMES]
     assert all(name in game.prompt for name in FAKE_NAMES)
     state = game.reset(jax.random.key(3))
-    chosen = test_images.first_images(12)
+    chosen = cifar10_files.first_images(12)
     assert_frame_shows_the_pictures(game, state, chosen)
     rows = [" | ".join(FAKE_NAMES[kind - 1] for kind in row) for row in np.asarray(state.board)]
     assert bytes(np.asarray(game.describe(state))).rstrip(b"\0").decode() == "\n".join(rows)
@@ -198,8 +199,11 @@ def test_a_text_shows_the_same_pictures_for_the_same_seed_only() -> None:
         ({"images": "cifar10"}, "shisen_sho_cifar10: images='cifar10': .*G1JAX_CIFAR10"),
         ({"images": "/no/such/place"}, "No CIFAR-10 at '/no/such/place'.*G1JAX_CIFAR10"),
         ({"images": "digits", "images_per_class": 175}, "digits has 174 images of each class"),
-        ({"images": "digits", "images_per_class": 3}, "images_per_class=3: up to 4 tiles of a class"),
-        ({"images": "digits", "tile_types": 1, "images_per_class": 35}, "images_per_class=35: up to 36 tiles"),
+        ({"images": "digits", "images_per_class": 3}, "images_per_class=3: a board has up to 4 tiles of a class"),
+        (
+            {"images": "digits", "tile_types": 1, "images_per_class": 35},
+            "images_per_class=35: a board has up to 36 tiles",
+        ),
         ({"images": "digits", "tile_types": 11}, "tile_types=11: there are 10 types"),
         ({"images": "digits", "classes": 11}, "classes=11: 1 to 10"),
         ({"images": "digits", "rows": 3, "cols": 3}, "9 tiles, an odd number"),
@@ -218,7 +222,7 @@ def test_a_damaged_set_is_refused_with_its_name(tmp_path: Path) -> None:
         envs.make("shisen_sho_cifar10", images=str(folder), images_per_class=12)
 
 
-def test_a_curriculum_cannot_ask_for_more_pictures_than_there_are() -> None:
+def test_a_curriculum_cannot_need_more_pictures_than_exist() -> None:
     game = digits(images_per_class=4)
     with pytest.raises(envs.LevelError, match="up to 6 tiles of a class"):
         game.traced_level(classes=6)

@@ -11,7 +11,7 @@ import pytest
 
 from g1jax import envs
 from g1jax.envs import registry, testing
-from g1jax.envs.game_2048 import Game2048
+from g1jax.envs.games.game_2048 import Game2048
 from g1jax.envs.testing import check_game
 
 _DOCS = Path(__file__).parents[2] / "docs"
@@ -20,7 +20,7 @@ _DOCS = Path(__file__).parents[2] / "docs"
 @pytest.mark.parametrize("game_id", ["game_2048", "shisen_sho", "shisen_sho_cifar10", "swap"])
 def test_shipped_game(game_id: str) -> None:
     keys = {"images": "digits"} if game_id == "shisen_sho_cifar10" else {}
-    check_game(envs.make(game_id, **keys))
+    check_game(envs.make(game_id, **keys), num_games=8, num_steps=20)
 
 
 @pytest.mark.slow
@@ -49,15 +49,15 @@ def test_the_game_of_the_docs() -> None:
     assert scope["frames"].shape == (1024, 140, 140, 3)
 
 
-class _GoesOn(Game2048):
+class _NeverEnds(Game2048):
     """Moves after its end."""
 
     def step(self, state: Any, action: Any, key: Any) -> Any:
         return super().step(dataclasses.replace(state, terminated=jnp.bool_(False)), action, key)
 
 
-class _SaysWrong(Game2048):
-    """Says every move is legal."""
+class _AlwaysLegal(Game2048):
+    """Reports every move as legal."""
 
     def move(self, state: Any, action: Any, key: Any) -> Any:
         after, reward, _ = super().move(state, action, key)
@@ -65,21 +65,21 @@ class _SaysWrong(Game2048):
 
 
 class _Blind(Game2048):
-    """Draws 2 and 4 alike."""
+    """Draws 2 and 4 the same."""
 
     def tiles(self, state: Any) -> Any:
         return jnp.where(state.board == 2, 1, state.board.astype(jnp.int32))
 
 
 class _Secretive(Game2048):
-    """Its text hides what counts."""
+    """Its text omits the values of tiles."""
 
     def cells(self, state: Any) -> Any:
         return jnp.minimum(state.board.astype(jnp.int32), 1)
 
 
 class _Callback(Game2048):
-    """Asks the host for its moves."""
+    """Computes its legal moves on the host."""
 
     def legal_actions(self, state: Any) -> Any:
         shape = jax.ShapeDtypeStruct((4,), jnp.bool_)
@@ -89,8 +89,8 @@ class _Callback(Game2048):
 @pytest.mark.parametrize(
     ("game_type", "check", "complaint"),
     [
-        (_GoesOn, testing._check_endings, "a finished game"),
-        (_SaysWrong, testing._check_legal_actions, "is_legal differs"),
+        (_NeverEnds, testing._check_endings, "a finished game"),
+        (_AlwaysLegal, testing._check_legal_actions, "is_legal differs"),
         (_Blind, testing._check_frames, "different frames"),
         (_Secretive, testing._check_board_text, "other legal actions"),
         (_Callback, testing._check_runs_on_accelerators, "calls back"),

@@ -1,7 +1,7 @@
-"""Countdown: a game so small that tests of batches compile in a moment, with an end and with luck to look at.
+"""Countdown: a tiny game that compiles fast in tests of batches, with an end and random outcomes.
 
-A number from 1 to 9 and a mark. Action a takes a + 1 off the number and earns a + 1; it is legal if that much is left,
-and else costs 1. A legal move draws the mark anew, from its key, if the level has luck. At 0 the game is over.
+A number from 1 to 9 and a mark. Action a subtracts a + 1 from the number and earns a + 1. It is legal if the number is
+large enough, and otherwise costs 1. If the level is random, a legal move draws a new mark. At 0 the game is over.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from g1jax.envs import core, random
+from g1jax.envs import core, prng
 from g1jax.envs import level as level_keys
 from g1jax.envs.level import traced
 from g1jax.typing import Array, HostImages, Key
@@ -32,9 +32,9 @@ class Level(level_keys.Level):
     rows: int = 1
     cols: int = 2
     most: int = 3
-    """The most that an action takes."""
+    """The most that an action subtracts."""
     start: int = traced(0)
-    """The number to begin with; 0: any."""
+    """The initial number; 0: random."""
     luck: float = traced(1.0)
 
 
@@ -54,14 +54,14 @@ class Countdown(core.Game[State]):
         return np.stack([np.full((size, size, 3), 20 * kind, np.uint8) for kind in range(10)])
 
     def begin(self, key: Key, seed: Array, level: core.TracedLevel) -> State:
-        number, _ = random.dice(jax.random.bits(key), 9)
+        number, _ = prng.dice(jax.random.bits(key), 9)
         number = jnp.where(level["start"] > 0, level["start"], number + 1)
         return State(_board(number, jnp.int32(0)), jnp.bool_(False), seed, level)
 
     def move(self, state: State, action: Array, key: Key) -> tuple[State, Array, Array]:
         number, mark = state.board[0].astype(jnp.int32)
         is_legal = (action < self.num_actions) & (action + 1 <= number)
-        drawn, _ = random.dice(jax.random.bits(key), 9)
+        drawn, _ = prng.dice(jax.random.bits(key), 9)
         mark = jnp.where(is_legal & (state.level["luck"] > 0), drawn + 1, mark)
         number = jnp.where(is_legal, number - action - 1, number)
         reward = jnp.where(is_legal, action + 1, -1).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""Headless Chromium, driven over its debugging pipe: opens a page, runs scripts in it, takes pictures of it."""
+"""Headless Chromium, controlled over its debugging pipe: opens pages, runs scripts, takes screenshots."""
 
 import base64
 import json
@@ -28,13 +28,13 @@ _FLAGS = (
 
 
 class Page:
-    """One page. `complaints`: whatever the console, the log or an uncaught exception said. `asked`: addresses asked."""
+    """One page. `messages`: console, log and uncaught exceptions. `requests`: URLs requested."""
 
     def __init__(self, to_browser: int, from_browser: int) -> None:
         self._to, self._from = to_browser, from_browser
         self._buffer, self._number, self._session = b"", 0, ""
-        self.complaints: list[str] = []
-        self.asked: list[str] = []
+        self.messages: list[str] = []
+        self.requests: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Runtime", "Log", "Page", "Network"):
@@ -63,7 +63,7 @@ class Page:
             time.sleep(0.05)
 
     def run(self, script: str) -> Any:
-        """The value of an expression in the page, promises waited for."""
+        """The value of an expression in the page; promises are awaited."""
         out = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in out, out
         return out["result"].get("value")
@@ -73,18 +73,18 @@ class Page:
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
 
     def picture(self, path: Path, *, width: int, height: int, dark: bool) -> None:
-        """A picture of the whole page."""
+        """A screenshot of the whole page."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        look = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[look])
+        feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[feature])
         data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
         path.write_bytes(base64.b64decode(data))
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
-            assert select.select([self._from], [], [], 60)[0], "the browser is silent"
+            assert select.select([self._from], [], [], 60)[0], "the browser does not respond"
             got = os.read(self._from, 2**20)
-            assert got, "the browser is gone"
+            assert got, "the browser has exited"
             self._buffer += got
         raw, _, self._buffer = self._buffer.partition(b"\0")
         return dict(json.loads(raw))
@@ -92,14 +92,14 @@ class Page:
     def _note(self, event: dict[str, Any]) -> None:
         method, params = event.get("method"), event.get("params", {})
         if method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
-            self.complaints.append(json.dumps(params))
+            self.messages.append(json.dumps(params))
         if method == "Network.requestWillBeSent":
-            self.asked.append(params["request"]["url"])
+            self.requests.append(params["request"]["url"])
 
 
 @contextmanager
 def browsing() -> Iterator[Page]:
-    """A page of a browser of its own."""
+    """A page in a new browser."""
     assert CHROMIUM is not None
     child_in, to_browser = os.pipe()
     from_browser, child_out = os.pipe()

@@ -1,4 +1,4 @@
-"""Episodes made by hand."""
+"""Hand-made episodes."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def episodes_of(
     game: Any = GAME,
     seed: int = 0,
 ) -> Episodes:
-    """Episodes with these rewards, [E][T], all moves legal unless unreadable."""
+    """Episodes with these rewards, [E][T], all moves legal unless invalid."""
     rewards = np.array(reward, np.float32)
     invalid = np.zeros(rewards.shape, bool) if is_invalid is None else np.array(is_invalid, bool)
     written: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Films: the games side by side, as they come back from the files."""
+"""Films: episodes side by side, written and read back."""
 
 from pathlib import Path
 
@@ -15,11 +15,11 @@ def film_of(num_steps: int = 3) -> np.ndarray:
     frames = np.zeros((3, num_steps, 112, 112, 3), np.uint8)
     frames[0], frames[1], frames[2] = RED, BLUE, (255, 255, 255)
     frames[0, -1] = BLUE
-    frames[2, 0] = (0, 0, 0)  # equal frames would be one long one in a GIF
+    frames[2, 0] = (0, 0, 0)  # a GIF merges equal frames
     return side_by_side(frames)
 
 
-def test_games_stand_in_rows() -> None:
+def test_games_are_laid_out_in_rows() -> None:
     film = film_of()
     assert film.shape == (3, 232, 232, 3)
     assert tuple(film[0, 0, 0]) == RED
@@ -34,7 +34,7 @@ def test_small_and_odd_frames_are_enlarged_and_even() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["gif", "mp4"])
-def test_films_come_back(suffix: str, tmp_path: Path) -> None:
+def test_films_can_be_read_back(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / "films" / f"games.{suffix}"
     film = film_of()
     write_film(path, film)
@@ -61,7 +61,7 @@ def decode(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(raw, np.uint8).reshape(shape)
 
 
-def test_what_cannot_be_filmed_is_told(tmp_path: Path) -> None:
+def test_invalid_films(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"\.gif or an \.mp4"):
         write_film(tmp_path / "film.avi", film_of())
     (tmp_path / "taken.mp4").mkdir()

@@ -1,4 +1,4 @@
-"""Playing: the same figures whatever the batch, the same boards for all players, and what is known of a step."""
+"""Playing: results independent of batching, equal boards for all players, and the metrics of a step."""
 
 import functools
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 from g1jax import envs, vlm
 from g1jax.envs import text
 from g1jax.evaluation import EvaluationError, Player, expert_player, play, policy_player, random_player
-from g1jax.evaluation.players import _most_tokens, _perception
+from g1jax.evaluation.players import _max_perception_tokens, _perception
 from g1jax.evaluation.protocol import Answers, Episodes, Judged, _advance, judge, step_score
 from g1jax.rl.policy import Policy
 from tests.envs.helpers import assert_trees_equal
@@ -27,7 +27,7 @@ def play_in(batch_size: int, steps_per_call: int, *, game: Any = GAME, seed: int
 
 
 @pytest.mark.parametrize("game", [GAME, SMALL], ids=lambda game: game.id)
-def test_neither_batches_nor_calls_change_anything(game: Any) -> None:
+def test_results_do_not_depend_on_batching(game: Any) -> None:
     whole = play_in(7, 12, game=game)
     other = play_in(3, 5, game=game)
     assert_trees_equal(other.steps, whole.steps)
@@ -40,8 +40,8 @@ def test_neither_batches_nor_calls_change_anything(game: Any) -> None:
     assert not np.array_equal(play_in(7, 12, game=game, seed=1).steps.reward, whole.steps.reward)
 
 
-def beginnings(played: Episodes, episode: int) -> list[list[int]]:
-    """The boards of an episode as they began."""
+def first_boards(played: Episodes, episode: int) -> list[list[int]]:
+    """The initial boards of an episode."""
     assert played.recorded is not None
     boards, ends = played.recorded.states.board[episode], np.asarray(played.steps.is_end)[episode]
     return [boards[0].tolist(), *(boards[t + 1].tolist() for t in np.flatnonzero(ends[:-1]))]
@@ -53,15 +53,15 @@ def test_all_players_meet_the_same_boards() -> None:
     slow = play(game, random_player(), 4, 40, num_recorded=4)
     num_shared = 0
     for episode in range(4):
-        ours, theirs = beginnings(quick, episode), beginnings(slow, episode)
-        assert len(ours) >= 10, "boards that are cleared are followed by fresh ones"
+        ours, theirs = first_boards(quick, episode), first_boards(slow, episode)
+        assert len(ours) >= 10, "cleared boards are replaced"
         assert ours[: len(theirs)] == theirs
         num_shared += len(theirs)
     assert num_shared > 4, "the random player cleared some too"
-    assert len({str(board) for episode in range(4) for board in beginnings(quick, episode)}) > 5
+    assert len({str(board) for episode in range(4) for board in first_boards(quick, episode)}) > 5
 
 
-def test_chance_is_the_same_for_the_same_moves_and_different_in_each_episode() -> None:
+def test_random_keys_differ_in_each_episode() -> None:
     played = play_in(7, 12).recorded
     assert played is not None
     boards = played.states.board
@@ -69,14 +69,14 @@ def test_chance_is_the_same_for_the_same_moves_and_different_in_each_episode() -
     assert len({board.tobytes() for board in boards[:, -1]}) == 5
 
 
-def test_progress_is_told_after_every_call() -> None:
-    told: list[tuple[int, int]] = []
+def test_progress_is_reported_after_every_call() -> None:
+    reported: list[tuple[int, int]] = []
     player = Player("random", random_player().respond, batch_size=3, steps_per_call=5)
-    play(GAME, player, 7, 12, on_progress=lambda done, total: told.append((done, total)))
-    assert told == [(n, 84) for n in (12, 24, 36, 48, 60, 72, 76, 80, 84)]
+    play(GAME, player, 7, 12, on_progress=lambda done, total: reported.append((done, total)))
+    assert reported == [(n, 84) for n in (12, 24, 36, 48, 60, 72, 76, 80, 84)]
 
 
-def test_an_unreadable_answer_costs_reward_but_no_score() -> None:
+def test_an_invalid_answer_costs_reward_but_no_score() -> None:
     def say_nothing(params: Any, game: Any, states: Any, keys: Any, /) -> Answers:
         return Answers(jnp.full(keys.shape[0], game.invalid_action, jnp.int32))
 
@@ -110,7 +110,7 @@ def judged_on(game: Any, state: Any, response: Any) -> Judged:
         (None, "<think></think><answer>0</answer>", (False, 0, False, False, False, 0)),
     ],
 )
-def test_what_is_known_of_a_response(seen: str | None, rest: str, expected: tuple[Any, ...]) -> None:
+def test_metrics_of_a_response(seen: str | None, rest: str, expected: tuple[Any, ...]) -> None:
     others = "\n- | - | - | -\n- | - | - | -\n- | - | - | -"
     state = GAME.from_text("2 | 2 | - | -" + others)
     response = rest if seen is None else f"<perception>{seen}{others}</perception>{rest}"
@@ -127,7 +127,7 @@ def test_what_cannot_be_played_is_told(episodes: int, steps: int, seed: int) -> 
         play(GAME, random_player(), episodes, steps, seed)
 
 
-def test_a_policy_plays_and_shares_its_program_while_it_learns() -> None:
+def test_a_policy_shares_its_program_across_params() -> None:
     tokenizer = vlm.Tokenizer.load("games")
     policy = Policy(vlm.preset("nano", vocab_size=tokenizer.vocab_size), tokenizer, budget=8)
     params = vlm.init(policy.config, jax.random.key(0))
@@ -137,22 +137,22 @@ def test_a_policy_plays_and_shares_its_program_while_it_learns() -> None:
     assert played.recorded is not None
     assert played.recorded.responses is not None
     assert [len(row) for row in played.recorded.responses] == [2]
-    learnt = policy_player(policy, jax.tree.map(lambda leaf: leaf * 2, params))
+    trained = policy_player(policy, jax.tree.map(lambda leaf: leaf * 2, params))
     num_programs = _advance._cache_size()  # type: ignore[attr-defined]
-    play(GAME, learnt, 2, 2, num_recorded=1)
+    play(GAME, trained, 2, 2, num_recorded=1)
     assert _advance._cache_size() == num_programs  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
-def test_a_policy_that_sees_has_the_true_perception() -> None:
+def test_a_policy_given_the_perception() -> None:
     policy = Policy(CONFIG, TOKENIZER, budget=32)
     params = vlm.init(policy.config, jax.random.key(0))
     game = envs.make("shisen_sho", rows=2, cols=2, prompt="Pairs")
-    played = play(game, policy_player(policy, params, sees=True), 3, 2, num_recorded=1)
+    played = play(game, policy_player(policy, params, given_perception=True), 3, 2, num_recorded=1)
     assert played.steps.is_exact is not None
     assert played.steps.is_exact.all()
     assert played.steps.num_tokens is not None
-    assert (played.steps.num_tokens <= 32).all(), "what was given is not counted"
+    assert (played.steps.num_tokens <= 32).all(), "given tokens are not counted"
     assert played.recorded is not None
     assert played.recorded.responses is not None
     state = jax.tree.map(lambda leaf: leaf[0, 0], played.recorded.states)
@@ -160,7 +160,7 @@ def test_a_policy_that_sees_has_the_true_perception() -> None:
 
 
 @pytest.mark.parametrize("game_id", envs.game_ids())
-def test_there_is_room_for_the_perception_of_any_board(game_id: str) -> None:
+def test_the_bound_holds_for_the_perception_of_any_board(game_id: str) -> None:
     tokenizer = vlm.Tokenizer.load("games")
     policy = Policy(vlm.preset("nano", vocab_size=tokenizer.vocab_size), tokenizer)
     game = envs.make(game_id, **({"images": "digits"} if game_id == "shisen_sho_cifar10" else {}))
@@ -170,14 +170,14 @@ def test_there_is_room_for_the_perception_of_any_board(game_id: str) -> None:
         for _ in range(50)
     ]
     longest = max(len(tokenizer.encode(_perception(board))) for board in boards)
-    assert longest <= _most_tokens(policy, game) <= 3 * longest
+    assert longest <= _max_perception_tokens(policy, game) <= 3 * longest
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("game_id", "published"), [("game_2048", 693), ("shisen_sho", 1.25), ("shisen_sho_cifar10", 1.25), ("swap", 0.23)]
 )
-def test_random_play_is_that_of_the_original(game_id: str, published: float) -> None:
+def test_random_play_matches_the_original(game_id: str, published: float) -> None:
     keys = {"images": "digits"} if game_id == "shisen_sho_cifar10" else {}
     played = play(envs.make(game_id, **keys), random_player(), 10_000)
     assert played.score.sum(axis=1).mean() == pytest.approx(published, rel=0.15)

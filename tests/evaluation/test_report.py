@@ -1,4 +1,4 @@
-"""The report: what it holds, and how it behaves in a real browser."""
+"""The report: its content, and its behavior in a real browser."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ BOARD = "2 | - | - | -\n- | - | - | -\n- | - | - | -\n- | - | - | 4"
 
 
 def played(game: Any = GAME, responses: list[list[str]] | None = None, num_episodes: int = 2) -> Episodes:
-    """Random play, with responses put in its mouth."""
+    """Random play, with given responses."""
     episodes = play(game, random_player(), num_episodes, NUM_STEPS, num_recorded=num_episodes)
     if responses is None:
         return episodes
@@ -53,7 +53,7 @@ def data_of(page: str) -> Any:
 
 
 def frames_from(replay: dict[str, Any]) -> np.ndarray:
-    """The frames that a sheet and its places stand for."""
+    """The frames reconstructed from a sheet and its places."""
     import base64
     import io
 
@@ -79,7 +79,7 @@ def test_a_replay_shows_the_frames_that_were_seen(keys: dict[str, Any]) -> None:
         np.testing.assert_array_equal(frames_from(replay), frames[i])
 
 
-def test_looks_that_differ_everywhere_fit_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noisy_frames_fit_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("g1jax.evaluation.replay.SHEET_BYTES", 40_000)
     for replay in replays_of({"game": played(envs.make("game_2048", noise=60.0))}):
         assert replay["sheet"].startswith("data:image/jpeg")
@@ -110,7 +110,7 @@ def test_hostile_text_stays_data() -> None:
     assert "http" not in re.sub(r'http-equiv|"http://www\.w3\.org/2000/svg"', "", page)
 
 
-def test_long_responses_are_cut_and_the_page_stays_small() -> None:
+def test_long_responses_are_truncated() -> None:
     responses = [["x" * 2_000_000] * NUM_STEPS, ["short"] * NUM_STEPS]
     page = page_of(played(responses=responses))
     assert len(page.encode()) < 3_500_000
@@ -137,13 +137,13 @@ def test_curves_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [(None, "no curves at"), ("{}\n{}\n", r"jsonl:1: not a line"), ('{"step": 1}\n', "no keys such as")],
 )
-def test_what_is_no_curve_is_told(text: str | None, told: str, tmp_path: Path) -> None:
+def test_invalid_curves(text: str | None, message: str, tmp_path: Path) -> None:
     if text is not None:
         write_metrics(tmp_path, text)
-    with pytest.raises(EvaluationError, match=told):
+    with pytest.raises(EvaluationError, match=message):
         report.read_curves(tmp_path)
 
 
@@ -152,25 +152,25 @@ def test_the_report_says_which_curve_leads() -> None:
     leads = data_of(page_of(played(), curves={"a": rise, "b": {"reward": [(0.0, 1.0)]}}))["leads"]
     assert leads["b"] == ""
     assert leads["a"].startswith(
-        "P has half of its rise at step 6, R at step 9. Their changes correlate best P 3 points"
+        "P reaches half of its rise at step 6, R at step 9. Their changes correlate best with P 3 points"
     )
 
 
-def test_where_nothing_is_read_nothing_is_known_of_reasoning(tmp_path: Path) -> None:
+def test_reasoning_is_undefined_where_no_board_is_read(tmp_path: Path) -> None:
     lines = [{"step": step, "a/perception": p, "a/reasoning": r} for step, p, r in ((1, 0.0, 0.0), (2, 0.5, 0.0))]
     curves = report.read_curves(write_metrics(tmp_path, "\n".join(map(json.dumps, lines))))
     assert curves == {"a": {"perception": [(1, 0.0), (2, 0.5)], "reasoning": [(2, 0.0)]}}
     assert report.read_curves(write_metrics(tmp_path, '{"step": 1}\n'), may_be_none=True) == {}
 
 
-def test_points_need_no_curves_and_the_published_may_be_left_out() -> None:
+def test_points_without_curves_and_published_scores() -> None:
     points: report.Points = {"b": {"seeing": [(5, 0.5, 0.25, 0.75)]}}
     data = data_of(page_of(played(), curves={"a": {"reward": [(0, 1.0)]}}, points=points, published=False))
     assert data["curves"] == {"a": {"reward": [[0, 1.0]]}, "b": {}}
     assert data["points"] == {"b": {"seeing": [[5, 0.5, 0.25, 0.75]]}}
     assert len(data["scores"]["rows"]) == 1
     assert "Published" not in data["about"]
-    assert len(data_of(page_of(played()))["scores"]["rows"]) == 1  # of few steps there is nothing published
+    assert len(data_of(page_of(played()))["scores"]["rows"]) == 1  # nothing is published for so few steps
     paper = page_of(play(envs.make("game_2048"), random_player(), 1, 100, num_recorded=1))
     assert len(data_of(paper)["scores"]["rows"]) == 9
     assert "Published" in data_of(paper)["about"]
@@ -199,15 +199,15 @@ def pixels(page: Page) -> str:
 
 
 @pytest.mark.slow
-def test_the_page_runs_without_a_complaint_or_a_connection(page: Page) -> None:
+def test_the_page_runs_without_errors_or_connections(page: Page) -> None:
     assert page.run("document.querySelectorAll('table').length") == 2
     assert page.run("document.querySelector('tr.ours td').textContent") == "<b>ours"
     assert page.run("document.querySelector('#charts h3').textContent") == "<i>game"
     assert page.run("document.querySelectorAll('#charts polyline').length") == 2
     assert page.run("document.querySelectorAll('#charts .point.seeing circle').length") == 2
     assert page.run("document.getElementById('replay').hidden") is False
-    assert page.complaints == []
-    assert {address.partition(":")[0] for address in page.asked} <= {"file", "data"}
+    assert page.messages == []
+    assert {address.partition(":")[0] for address in page.requests} <= {"file", "data"}
 
 
 @pytest.mark.slow
@@ -230,7 +230,7 @@ def test_slider_keys_and_buttons_move_the_frames(page: Page) -> None:
     assert pixels(page) != first
     page.run("document.getElementById('next').click()")
     assert place() == "step 2 of 6"
-    assert page.complaints == []
+    assert page.messages == []
 
 
 @pytest.mark.slow
@@ -242,11 +242,11 @@ def test_hostile_responses_show_as_text_and_do_nothing(page: Page) -> None:
     assert "window.hacked=1" in page.run("document.getElementById('response').textContent")
     assert page.run("typeof window.hacked") == "undefined"
     assert page.run("document.querySelectorAll('img, main script').length") == 0
-    # Even what would reach the page as markup is not run.
+    # Even injected markup does not run.
     page.run("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.hacked=1\">')")
     page.run("new Promise(done => setTimeout(done, 300))")
     assert page.run("typeof window.hacked") == "undefined"
-    page.complaints.clear()
+    page.messages.clear()
 
 
 @pytest.mark.slow
@@ -254,8 +254,8 @@ def test_misread_cells_are_marked(page: Page) -> None:
     page.run("choose(0)")
     assert "16 cells were not read" in page.run("document.getElementById('misread').textContent")
     page.press("ArrowRight")
-    told = page.run("document.getElementById('misread').textContent")
-    assert re.match(r"\(\d, \d\) is (-|\d+), was read as (-|\d+)", told)
+    text = page.run("document.getElementById('misread').textContent")
+    assert re.match(r"\(\d, \d\) is (-|\d+), was read as (-|\d+)", text)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Results as files, in tables, and against each other."""
+"""Results: files, tables and comparisons."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ def result(name: str = "ours", rewards: list[list[float]] = REWARDS, **options: 
     return result_of({"name": name}, {label: episodes_of(rewards, **options)})
 
 
-def test_a_result_comes_back_from_its_file(tmp_path: Path) -> None:
+def test_a_result_can_be_read_back(tmp_path: Path) -> None:
     ours = result(is_exact=[[0, 0, 0]] * 3)
     save(ours, tmp_path)
     assert as_json(load(tmp_path)) == as_json(ours) == as_json(load(tmp_path / "results.json"))
@@ -37,13 +37,13 @@ def test_a_result_comes_back_from_its_file(tmp_path: Path) -> None:
     assert json.loads(first)["games"]["game_2048"]["figures"]["reasoning"] == {"mean": None, "low": None, "high": None}
 
 
-def test_the_pictures_that_were_played_are_part_of_the_level() -> None:
+def test_the_image_set_is_part_of_the_level() -> None:
     game = envs.make("shisen_sho_cifar10", images="digits")
     assert result(game=game).games["game_2048"].level["images"] == "digits"
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (None, "no results at"),
         ("{", "not JSON"),
@@ -54,29 +54,29 @@ def test_the_pictures_that_were_played_are_part_of_the_level() -> None:
         ("[" * 200_000, "nested deeper than 64 levels"),
     ],
 )
-def test_a_file_that_is_no_result_is_told(content: str | None, told: str, tmp_path: Path) -> None:
+def test_invalid_results_are_rejected(content: str | None, message: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "results.json").write_text(content)
-    with pytest.raises(EvaluationError, match=told) as caught:
+    with pytest.raises(EvaluationError, match=message) as caught:
         load(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The way to every value of some JSON."""
+def paths_of(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value of some JSON."""
     yield at
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
-        yield from places(item, (*at, key))
+        yield from paths_of(item, (*at, key))
 
 
-def test_any_value_in_a_result_is_taken_or_refused_by_name(tmp_path: Path) -> None:
-    """Also numbers that NumPy could not hold, and as many episodes as no memory could."""
+def test_any_value_in_a_result_is_accepted_or_rejected_by_name(tmp_path: Path) -> None:
+    """Including numbers too large for NumPy, and too many episodes for memory."""
     save(result(), tmp_path)
     text = (tmp_path / "results.json").read_text()
     values: list[Any] = [None, "\x1b[2J", -1, 2.5, 10**15, 10**200, [], {}, [[]], True]
-    num_refused = 0
-    for at in places(json.loads(text)):
+    num_rejected = 0
+    for at in paths_of(json.loads(text)):
         for wrong in values:
             whole: list[Any] = [json.loads(text)]
             inner: Any = whole
@@ -87,14 +87,14 @@ def test_any_value_in_a_result_is_taken_or_refused_by_name(tmp_path: Path) -> No
             try:
                 load(tmp_path)
             except EvaluationError as error:
-                told = str(error)
+                message = str(error)
             else:
                 continue
-            num_refused += 1
-            assert told.startswith(f"{tmp_path}/results.json: ")
-            assert told.isprintable()
-            assert len(told) < 400
-    assert num_refused > 100
+            num_rejected += 1
+            assert message.startswith(f"{tmp_path}/results.json: ")
+            assert message.isprintable()
+            assert len(message) < 400
+    assert num_rejected > 100
 
 
 def test_differences_by_hand() -> None:
@@ -108,7 +108,7 @@ def test_differences_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"seed": 1}, "ours was played with seed=0, theirs with seed=1"),
         ({"rewards": [[1, 2, 3]]}, "episodes=3, theirs with episodes=1"),
@@ -117,13 +117,13 @@ def test_differences_by_hand() -> None:
         ({"game": envs.make("game_2048", rows=5)}, "game_2048 was played with rows=4 and with rows=5"),
     ],
 )
-def test_other_protocols_are_not_comparable(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(EvaluationError, match=told) as caught:
+def test_other_protocols_are_not_comparable(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(EvaluationError, match=message) as caught:
         compare(result(), result("theirs", **changes))
     assert "\n" not in str(caught.value)
 
 
-def test_games_of_different_protocols_are_no_result() -> None:
+def test_games_of_different_protocols_are_rejected() -> None:
     with pytest.raises(EvaluationError, match="one protocol"):
         result_of({"name": "x"}, {"a": episodes_of([[1.0]]), "b": episodes_of([[1.0, 2.0]])})
 
@@ -145,11 +145,11 @@ def test_the_table_has_ours_and_the_published() -> None:
     assert "| legal moves | 100.0% (100.0–100.0) |" in lines
 
 
-def test_the_published_stand_only_beside_the_same_protocol() -> None:
+def test_published_scores_need_the_same_protocol() -> None:
     table = as_markdown([long_result("shisen_sho", "shisen_sho_cifar10", "swap")])
     pairs = "shisen_sho | shisen_sho, one board | shisen_sho_cifar10 | shisen_sho_cifar10, one board"
     assert f"| player | {pairs} | swap |" in table
-    assert "| G1-7B (published, not run) | – | 17.5 | – | – | 78 |" in table  # the pictures are digits
+    assert "| G1-7B (published, not run) | – | 17.5 | – | – | 78 |" in table  # the images are digits
     for others in (long_result("swap", steps=20), long_result("swap", rows=6), result()):
         assert "published" not in as_markdown([others]).lower()
 
@@ -184,13 +184,13 @@ PAYLOADS = (
 
 
 def plain(tokens: Any) -> str:
-    """What a reader sees of inline tokens; fails for anything but text."""
+    """The text of inline tokens; fails for any other token."""
     assert {token.type for token in tokens} <= {"text", "text_special"}, [token.type for token in tokens]
     return "".join(token.content for token in tokens)
 
 
-def assert_shown_as_they_are(cells: list[str]) -> None:
-    """By a parser of Markdown that is not ours: in a table, a heading, a list and a paragraph."""
+def assert_shown_verbatim(cells: list[str]) -> None:
+    """Checks with an independent Markdown parser: in a table, a heading, a list and a paragraph."""
     parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     expected = [one_line(cell) for cell in cells]
     page = "\n".join(table(cells, [cells, cells]))
@@ -212,17 +212,17 @@ def assert_shown_as_they_are(cells: list[str]) -> None:
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
-def test_markup_in_names_is_shown_as_it_is(payload: str) -> None:
-    assert_shown_as_they_are([payload, "b"])
+def test_markup_in_names_is_shown_verbatim(payload: str) -> None:
+    assert_shown_verbatim([payload, "b"])
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.text(st.sampled_from(MARKUP) | st.characters(), max_size=12), min_size=2, max_size=3))
-def test_any_text_in_markdown_is_shown_as_it_is(cells: list[str]) -> None:
-    assert_shown_as_they_are(cells)
+def test_any_text_in_markdown_is_shown_verbatim(cells: list[str]) -> None:
+    assert_shown_verbatim(cells)
 
 
-def test_words_stay_readable() -> None:
+def test_ordinary_text_is_not_escaped() -> None:
     assert escape("game_2048, -0.50 (-0.75 to -0.25), 12.3% (11.9–12.8)") == (
         "game_2048, -0.50 (-0.75 to -0.25), 12.3% (11.9–12.8)"
     )
@@ -239,5 +239,5 @@ def test_words_stay_readable() -> None:
         (Interval(float("nan"), 0, 0), "reasoning", False, "–"),
     ],
 )
-def test_figures_for_reading(figure: Interval, key: str, signed: bool, expected: str) -> None:
+def test_metrics_as_text(figure: Interval, key: str, signed: bool, expected: str) -> None:
     assert as_text(figure, key, signed=signed) == expected

@@ -1,4 +1,4 @@
-"""Figures and intervals against hand-worked ones, NumPy and the normal law."""
+"""Metrics and intervals against hand-computed values, NumPy and the normal distribution."""
 
 import math
 from typing import Any
@@ -17,7 +17,7 @@ def means(episodes: Any) -> dict[str, float]:
 def test_figures_by_hand() -> None:
     episodes = episodes_of([[4, -1, 0], [8, 4, 16]], is_exact=[[1, 1, 0], [0, 1, 1]], is_invalid=[[0, 1, 0], [0, 0, 0]])
     assert means(episodes) == {
-        "score": (4 + 28) / 2,  # the −1 of the unreadable answer is no score
+        "score": (4 + 28) / 2,  # the −1 of the invalid answer is not counted
         "reward": 31 / 6,
         "success": 4 / 6,
         "perception": 4 / 6,
@@ -50,7 +50,7 @@ def test_one_board_ends_with_the_first_end() -> None:
     assert (found["score"], found["board"], found["cleared"]) == (5 / 3, (2 + 1 + 0) / 3, 1 / 3)
 
 
-def test_who_writes_nothing_has_no_figures_of_writing() -> None:
+def test_players_that_write_no_text_have_no_text_metrics() -> None:
     assert set(means(episodes_of([[1.0]]))) == {"score", "reward", "success", "legal", "unreadable"}
 
 
@@ -62,22 +62,22 @@ def test_curves_by_hand() -> None:
     assert curves["reasoning"] == [1.0, None]
 
 
-def test_reasoning_is_unknown_where_nothing_was_seen() -> None:
+def test_reasoning_is_undefined_where_no_board_is_read() -> None:
     figure = intervals(sums_of(episodes_of([[1, 1]], is_exact=[[0, 0]])))["reasoning"]
     assert math.isnan(figure.mean)
     assert math.isnan(figure.low)
 
 
-def test_intervals_are_those_of_numpy() -> None:
+def test_intervals_match_numpy() -> None:
     rng = np.random.default_rng(1)
     above, below = rng.integers(0, 9, 7).astype(float), rng.integers(1, 5, 7).astype(float)
     found = intervals({"legal": Sums(above, below)}, seed=3, num_resamples=500)["legal"]
-    drawn = np.random.default_rng(3).integers(0, 7, (500, 7))
-    ratios = above[drawn].sum(1) / below[drawn].sum(1)
+    indices = np.random.default_rng(3).integers(0, 7, (500, 7))
+    ratios = above[indices].sum(1) / below[indices].sum(1)
     assert found == Interval(above.sum() / below.sum(), *np.quantile(ratios, [0.025, 0.975]))
 
 
-def test_intervals_are_as_wide_as_the_normal_law_says() -> None:
+def test_intervals_match_the_normal_distribution() -> None:
     values = np.random.default_rng(0).integers(0, 1000, 4000).astype(float)
     found = intervals({"score": Sums(values, np.ones(4000))}, num_resamples=4000)["score"]
     half = 1.96 * values.std() / math.sqrt(4000)
@@ -85,7 +85,7 @@ def test_intervals_are_as_wide_as_the_normal_law_says() -> None:
     assert found.high == pytest.approx(found.mean + half, abs=0.06 * half)
 
 
-def test_intervals_of_many_episodes_come_in_pieces() -> None:
+def test_intervals_of_many_episodes() -> None:
     sums = {"score": Sums(np.arange(3000.0), np.ones(3000))}
     assert intervals(sums, num_resamples=2000)["score"].mean == 1499.5
     assert intervals(sums, seed=1, num_resamples=2000) == intervals(sums, seed=1, num_resamples=2000)
@@ -93,13 +93,13 @@ def test_intervals_of_many_episodes_come_in_pieces() -> None:
 
 def test_differences_are_paired() -> None:
     rng = np.random.default_rng(2)
-    luck = rng.integers(0, 1000, 50).astype(float)
-    ours, theirs = Sums(luck + rng.integers(1, 4, 50), np.ones(50)), Sums(luck, np.ones(50))
+    shared = rng.integers(0, 1000, 50).astype(float)
+    ours, theirs = Sums(shared + rng.integers(1, 4, 50), np.ones(50)), Sums(shared, np.ones(50))
     found = differences({"score": ours, "legal": ours}, {"score": theirs}, num_resamples=300)
     assert list(found) == ["score"]
     gain = ours.above - theirs.above
-    drawn = np.random.default_rng(0).integers(0, 50, (300, 50))
-    low, high = np.quantile(gain[drawn].mean(1), [0.025, 0.975])
+    indices = np.random.default_rng(0).integers(0, 50, (300, 50))
+    low, high = np.quantile(gain[indices].mean(1), [0.025, 0.975])
     assert found["score"].mean == pytest.approx(gain.mean())
     assert found["score"].low == pytest.approx(low)
     assert found["score"].high == pytest.approx(high)

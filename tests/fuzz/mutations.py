@@ -1,4 +1,4 @@
-"""Seeded damage to files: bytes flipped, cut, spliced or repeated; JSON and TOML with values of other kinds."""
+"""Seeded mutations of files: bytes flipped, cut, spliced or repeated; JSON and TOML values of other kinds."""
 
 import json
 import random
@@ -48,59 +48,59 @@ RAW_TOML = (
 _PLACE = "\x7fplace\x7f"
 
 
-def mutate_bytes(raw: bytes, chance: random.Random) -> bytes:
-    """One to three damages of any bytes."""
-    for _ in range(chance.randint(1, 3)):
-        raw = chance.choice(_OF_BYTES)(raw, chance)
+def mutate_bytes(raw: bytes, rng: random.Random) -> bytes:
+    """Damages the bytes one to three times."""
+    for _ in range(rng.randint(1, 3)):
+        raw = rng.choice(_BYTE_MUTATIONS)(raw, rng)
     return raw
 
 
-def mutate_json(raw: bytes, chance: random.Random) -> bytes:
-    """Mostly one value, or key, of another kind; else bytes."""
-    if chance.random() < 0.25:
-        return mutate_bytes(raw, chance)
-    return json_with(json.loads(raw), chance.choice(RAW_JSON), chance).encode("utf-8", "surrogatepass")
+def mutate_json(raw: bytes, rng: random.Random) -> bytes:
+    """Replaces a value or key by another kind; sometimes damages bytes."""
+    if rng.random() < 0.25:
+        return mutate_bytes(raw, rng)
+    return json_with(json.loads(raw), rng.choice(RAW_JSON), rng).encode("utf-8", "surrogatepass")
 
 
-def mutate_json_lines(raw: bytes, chance: random.Random) -> bytes:
-    """One line as `mutate_json` does it; else bytes, or lines that are cut, repeated or exchanged."""
+def mutate_json_lines(raw: bytes, rng: random.Random) -> bytes:
+    """Applies `mutate_json` to one line; sometimes damages bytes, or cuts, repeats or exchanges lines."""
     lines = raw.splitlines(keepends=True)
-    kind, i = chance.random(), chance.randrange(len(lines))
+    kind, i = rng.random(), rng.randrange(len(lines))
     if kind < 0.15:
-        return mutate_bytes(raw, chance)
+        return mutate_bytes(raw, rng)
     if kind < 0.25:
-        lines[i] = chance.choice([lines[i] * 2, lines[i][:-1], b"\n", lines[chance.randrange(len(lines))]])
+        lines[i] = rng.choice([lines[i] * 2, lines[i][:-1], b"\n", lines[rng.randrange(len(lines))]])
     else:
-        lines[i] = mutate_json(lines[i], chance) + b"\n"
+        lines[i] = mutate_json(lines[i], rng) + b"\n"
     return b"".join(lines)
 
 
-def mutate_toml(raw: bytes, chance: random.Random) -> bytes:
-    """One value of another kind; else bytes."""
+def mutate_toml(raw: bytes, rng: random.Random) -> bytes:
+    """Replaces a value by another kind; sometimes damages bytes."""
     lines = raw.decode().splitlines()
     settings = [i for i, line in enumerate(lines) if "=" in line]
-    if chance.random() < 0.25 or not settings:
-        return mutate_bytes(raw, chance)
-    i = chance.choice(settings)
+    if rng.random() < 0.25 or not settings:
+        return mutate_bytes(raw, rng)
+    i = rng.choice(settings)
     key = lines[i].split("=")[0]
-    if chance.random() < 0.1:
-        key = chance.choice(['""', "a." * 10_000 + "a", '"\\u0000"', "a"]) + " "
-    lines[i] = f"{key}= {chance.choice(RAW_TOML)}"
+    if rng.random() < 0.1:
+        key = rng.choice(['""', "a." * 10_000 + "a", '"\\u0000"', "a"]) + " "
+    lines[i] = f"{key}= {rng.choice(RAW_TOML)}"
     return "\n".join(lines).encode()
 
 
-def json_with(content: Any, wrong: str, chance: random.Random) -> str:
-    """Some JSON with a value, chosen by chance, removed, exchanged, doubled or replaced by the text `wrong`."""
+def json_with(content: Any, wrong: str, rng: random.Random) -> str:
+    """JSON with a random value removed, exchanged, duplicated or replaced by the text `wrong`."""
     whole = [content]
-    parent, key = chance.choice(_values_of(whole))
-    kind = chance.random()
+    parent, key = rng.choice(_values_of(whole))
+    kind = rng.random()
     if kind < 0.1 and isinstance(parent, dict):
         del parent[key]
     elif kind < 0.2:
-        other, at = chance.choice(_values_of(whole))
+        other, at = rng.choice(_values_of(whole))
         parent[key] = json.loads(json.dumps(other[at]))
     elif kind < 0.25 and isinstance(parent, dict):
-        parent[chance.choice(["", "a" * 10_000, "\x1b[2J", "\ud800", "__class__"])] = parent.pop(key)
+        parent[rng.choice(["", "a" * 10_000, "\x1b[2J", "\ud800", "__class__"])] = parent.pop(key)
     elif kind < 0.3 and isinstance(parent, dict):
         parent[_PLACE] = parent[key]
         return json.dumps(whole[0]).replace(json.dumps(_PLACE), json.dumps(key))
@@ -110,7 +110,7 @@ def json_with(content: Any, wrong: str, chance: random.Random) -> str:
 
 
 def _values_of(value: Any) -> list[tuple[Any, Any]]:
-    """Every value inside of some JSON, by what holds it and its key there; of long lists the first ones."""
+    """Every value in the JSON as its container and key; only the first 20 of long lists."""
     items = list(value.items()) if isinstance(value, dict) else list(enumerate(value[:20]))
     found = [(value, key) for key, _ in items]
     for _, item in items:
@@ -119,49 +119,49 @@ def _values_of(value: Any) -> list[tuple[Any, Any]]:
     return found
 
 
-# Of bytes
+# Mutations of bytes
 
 
-def _flip(raw: bytes, chance: random.Random) -> bytes:
+def _flip(raw: bytes, rng: random.Random) -> bytes:
     out = bytearray(raw)
-    for _ in range(chance.choice([1, 1, 1, 8])):
+    for _ in range(rng.choice([1, 1, 1, 8])):
         if out:
-            out[chance.randrange(len(out))] ^= 1 << chance.randrange(8)
+            out[rng.randrange(len(out))] ^= 1 << rng.randrange(8)
     return bytes(out)
 
 
-def _cut(raw: bytes, chance: random.Random) -> bytes:
-    return raw[: chance.randrange(len(raw) + 1)]
+def _cut(raw: bytes, rng: random.Random) -> bytes:
+    return raw[: rng.randrange(len(raw) + 1)]
 
 
-def _remove(raw: bytes, chance: random.Random) -> bytes:
-    start = chance.randrange(len(raw) + 1)
-    return raw[:start] + raw[start + chance.choice([1, 4, 100]) :]
+def _remove(raw: bytes, rng: random.Random) -> bytes:
+    start = rng.randrange(len(raw) + 1)
+    return raw[:start] + raw[start + rng.choice([1, 4, 100]) :]
 
 
-def _splice(raw: bytes, chance: random.Random) -> bytes:
-    start, end = sorted(chance.randrange(len(raw) + 1) for _ in range(2))
-    at = chance.randrange(len(raw) + 1)
+def _splice(raw: bytes, rng: random.Random) -> bytes:
+    start, end = sorted(rng.randrange(len(raw) + 1) for _ in range(2))
+    at = rng.randrange(len(raw) + 1)
     return raw[:at] + raw[start:end] + raw[at:]
 
 
-def _insert(raw: bytes, chance: random.Random) -> bytes:
-    at = chance.randrange(len(raw) + 1)
-    part = chance.choice([b"\0", b"\xff" * 8, b"[" * DEEP, b'"', b"\xed\xa0\x80", b"\n", chance.randbytes(16)])
+def _insert(raw: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(raw) + 1)
+    part = rng.choice([b"\0", b"\xff" * 8, b"[" * DEEP, b'"', b"\xed\xa0\x80", b"\n", rng.randbytes(16)])
     return raw[:at] + part + raw[at:]
 
 
-def _overwrite(raw: bytes, chance: random.Random) -> bytes:
-    kind = chance.choice(["B", "<H", ">H", "<I", ">I", "<Q", ">Q"])
-    part = struct.pack(kind, chance.choice(NUMBERS) % 256 ** struct.calcsize(kind))
-    at = chance.randrange(min(len(raw), chance.choice([64, len(raw) + 1])) + 1)
+def _overwrite(raw: bytes, rng: random.Random) -> bytes:
+    kind = rng.choice(["B", "<H", ">H", "<I", ">I", "<Q", ">Q"])
+    part = struct.pack(kind, rng.choice(NUMBERS) % 256 ** struct.calcsize(kind))
+    at = rng.randrange(min(len(raw), rng.choice([64, len(raw) + 1])) + 1)
     return raw[:at] + part + raw[at + len(part) :]
 
 
-def _repeat(raw: bytes, chance: random.Random) -> bytes:
-    at = chance.randrange(len(raw) + 1)
-    part = raw[at : at + chance.choice([1, 10, 100])]
-    return raw[:at] + part * chance.choice([2, 100, 1000]) + raw[at:]
+def _repeat(raw: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(raw) + 1)
+    part = raw[at : at + rng.choice([1, 10, 100])]
+    return raw[:at] + part * rng.choice([2, 100, 1000]) + raw[at:]
 
 
-_OF_BYTES: tuple[Mutation, ...] = (_flip, _flip, _cut, _remove, _splice, _insert, _overwrite, _overwrite, _repeat)
+_BYTE_MUTATIONS: tuple[Mutation, ...] = (_flip, _flip, _cut, _remove, _splice, _insert, _overwrite, _overwrite, _repeat)

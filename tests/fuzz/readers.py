@@ -1,4 +1,4 @@
-"""Everything that reads a file somebody else may have written: a sound example of each, and how it is read.
+"""All readers of foreign files: a valid example of each, and a function that reads it.
 
 A new reader of foreign files is added to `READERS`; the fuzzer does the rest.
 """
@@ -21,24 +21,24 @@ import numpy as np
 from PIL import Image
 
 from g1jax import envs, vlm
+from g1jax.endpoint.client import Client
+from g1jax.endpoint.exchanges import ExchangeLog
+from g1jax.endpoint.transport import read_body
 from g1jax.envs import images
 from g1jax.errors import G1Error
 from g1jax.evaluation import EvaluationError, report, results
-from g1jax.evaluation.endpoint import Client
-from g1jax.evaluation.exchanges import ExchangeLog
 from g1jax.evaluation.statistics import Interval, Sums
-from g1jax.evaluation.transport import read_body
 from g1jax.foreign import ForeignError
 from g1jax.foreign_images import open_image
 from g1jax.rl.policy import Policy
-from g1jax.training import checksums, kept, metrics_file
-from g1jax.training import folder as run_folder
-from g1jax.training.dataset import JSONL, PARQUET, Row, read_dataset
-from g1jax.training.dataset_writer import ABOUT, DatasetWriter
-from g1jax.training.teachers import lesson_of
+from g1jax.sft.dataset import JSONL, PARQUET, Example, read_dataset
+from g1jax.sft.dataset_writer import ABOUT, DatasetWriter
+from g1jax.teachers.endpoint import reply_of
+from g1jax.training import checksums, metrics_file, saved_setup
+from g1jax.training import run_folder as run_folder
 from g1jax.vlm import weights
 from tests.conftest import REPOSITORY
-from tests.envs import test_images as cifar
+from tests.envs import cifar10_files as cifar
 from tests.fuzz.mutations import Mutation, mutate_bytes, mutate_json, mutate_json_lines, mutate_toml
 from tests.training import tiny
 from tests.vlm.test_tokenizer import write_qwen_folder
@@ -46,14 +46,14 @@ from tests.vlm.test_tokenizer import write_qwen_folder
 
 @dataclass(frozen=True)
 class Reader:
-    """One reader: `make` fills a folder with a sound example, `read` reads it, the files of `mutations` are damaged."""
+    """One reader: `make` writes a valid example to a folder, `read` reads it, the files of `mutations` are damaged."""
 
     make: Callable[[Path], object]
     read: Callable[[Path], object]
     mutations: dict[str, Mutation]
-    """How each file is damaged, by its name in the folder."""
+    """How to damage each file, by its name in the folder."""
     is_slow: bool = False
-    """A tenth of a second or more for one file."""
+    """Whether one file takes 0.1 seconds or more."""
 
 
 # Models
@@ -87,7 +87,7 @@ def make_tokenizer(folder: Path) -> None:
 
 def read_tokenizer(folder: Path) -> None:
     tokenizer = vlm.Tokenizer.load(folder)
-    with contextlib.suppress(vlm.ConfigError):  # of a text, which has no file
+    with contextlib.suppress(vlm.ConfigError):  # about a text, which has no file
         tokenizer.encode_batch(TEXTS)
         tokenizer.prompt("Play.", 4)
         vlm.token_bytes(tokenizer)
@@ -106,7 +106,7 @@ def make_dataset(folder: Path, form: Any = "jsonl") -> None:
     response = f"<perception>{board}</perception><think>So.</think><answer>1</answer>"
     with DatasetWriter(folder, form, {"seed": 0}) as writer:
         for i in range(3):
-            writer.add(Row(GAME.id, '{"rows": 2}', GAME.prompt, board, response, i % 4, 4.0, pixels[i]))
+            writer.add(Example(GAME.id, '{"rows": 2}', GAME.prompt, board, response, i % 4, 4.0, pixels[i]))
         writer.finish()
 
 
@@ -187,7 +187,7 @@ def make_results(folder: Path) -> None:
 
 def read_results(folder: Path) -> None:
     found = results.load(folder)
-    with contextlib.suppress(EvaluationError):  # of two results, which have names
+    with contextlib.suppress(EvaluationError):  # about two results, which are named instead of the file
         results.compare(found, found)
 
 
@@ -204,25 +204,25 @@ def make_run(folder: Path) -> None:
     run_folder.RunFolder(tiny.make_experiment("model", folder)).create()
     known: dict[str, dict[str, Any]] = cast(Any, tiny.LEVELS)
     levels = {game_id: dataclasses.asdict(envs.make(game_id, **keys).level) for game_id, keys in known.items()}
-    (folder / kept.LEVELS).parent.mkdir(parents=True)
-    (folder / kept.LEVELS).write_text(json.dumps(levels))
-    (folder / kept.SOURCES).write_text('{"format": 1, "pictures": {"swap": "0123"}}')
+    (folder / saved_setup.LEVELS).parent.mkdir(parents=True)
+    (folder / saved_setup.LEVELS).write_text(json.dumps(levels))
+    (folder / saved_setup.SOURCES).write_text('{"format": 1, "pictures": {"swap": "0123"}}')
     make_metrics(folder)
     checksums.write(folder)
 
 
 def read_config(folder: Path) -> None:
-    """As analysis does it, and as a run does that resumes."""
+    """As in analysis and when resuming a run."""
     run_folder.read_config(folder)
     run_folder.RunFolder(tiny.make_experiment("model", folder))
 
 
 def read_levels(folder: Path) -> None:
-    kept.read_games(folder, tiny.LEVELS)
+    saved_setup.read_games(folder, tiny.LEVELS)
 
 
 def read_metrics(folder: Path) -> None:
-    """What resuming at step 3 does: what cannot be read is taken out, and then all can be."""
+    """As when resuming at step 3: unreadable lines are removed, and all others can be read."""
     metrics_file.cut_after(folder / "metrics.jsonl", 3)
     assert all(line["step"] <= 3 for line in metrics_file.read_lines(folder / "metrics.jsonl"))
 
@@ -240,7 +240,7 @@ def make_exchanges(folder: Path) -> None:
 def read_exchanges(folder: Path) -> None:
     with contextlib.redirect_stderr(io.StringIO()), ExchangeLog(folder / "log.jsonl", {"model": "a", "seed": 0}) as log:
         for line in log.answered.values():
-            lesson_of(line)
+            reply_of(line)
 
 
 def make_body(folder: Path) -> None:
@@ -251,10 +251,10 @@ def make_body(folder: Path) -> None:
 
 
 def read_completion(folder: Path) -> None:
-    """As a client reads a server's answer: the errors it takes for a failed try are refusals."""
+    """As a client reads a server's reply: errors that it treats as a failed attempt count as rejections."""
     client = cast(Client, SimpleNamespace(redact=lambda text: text))
     try:
-        reply = Client._read(client, read_body((folder / "body.json").read_bytes()))
+        reply = Client._parse(client, read_body((folder / "body.json").read_bytes()))
     except (ForeignError, TypeError, AttributeError, LookupError) as error:
         raise G1Error(f"{folder}: {error!r:.200}") from None
     assert len(json.dumps(vars(reply))) < 2**22
@@ -303,11 +303,13 @@ READERS: dict[str, Reader] = {
     "results": Reader(make_results, read_results, {"results.json": mutate_json}),
     "curves": Reader(make_metrics, read_curves, {"metrics.jsonl": mutate_json_lines}),
     "run's config": Reader(make_run, read_config, {"config.json": mutate_json}),
-    "run's levels": Reader(make_run, read_levels, {kept.LEVELS: mutate_json, kept.SOURCES: mutate_json}, is_slow=True),
+    "run's levels": Reader(
+        make_run, read_levels, {saved_setup.LEVELS: mutate_json, saved_setup.SOURCES: mutate_json}, is_slow=True
+    ),
     "run's metrics": Reader(make_run, read_metrics, {"metrics.jsonl": mutate_json_lines}),
     "run's checksums": Reader(make_run, check_files, {checksums.CHECKSUMS: mutate_json, "config.json": mutate_json}),
     "exchanges": Reader(make_exchanges, read_exchanges, {"log.jsonl": mutate_json_lines}),
     "server's answer": Reader(make_body, read_completion, {"body.json": mutate_json}),
     "run's pictures": Reader(make_saved_pictures, read_saved_pictures, {"swap.npz": mutate_bytes}),
 }
-"""Of every reader, its name."""
+"""By name."""

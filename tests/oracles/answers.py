@@ -40,7 +40,7 @@ def parse_number(response: bytes) -> int | None:
 
 
 def parse_pair(response: bytes) -> tuple[Cell, Cell] | None:
-    """The two cells that are the answer, else None; negative or bracketless cells are None, huge ones are read.
+    """The two cells of the answer, else None, as for negative numbers or missing brackets; huge numbers are valid.
 
     b"<answer>(0, 1) (2, 3)</answer>" -> ((0, 1), (2, 3)); b"<answer>(0,1),(2,3)</answer>" -> None.
     """
@@ -59,7 +59,7 @@ def action_of_pair(pair: tuple[Cell, Cell], rows: int, cols: int) -> int | None:
 
 
 def perception_cells(response: bytes, truth_rows: list[list[str]]) -> tuple[bool, float]:
-    """Is the perceived board the true text byte for byte (outer whitespace aside), and the share of cells right.
+    """Whether the perceived board is the true text exactly (except outer whitespace), and the share of correct cells.
 
     Truth [[2 -] [4 8]]: b"<perception>2 | -\\n4 | 8</perception>" -> (True, 1.0); with b"2|-|9\\n4": (False, 0.75).
     Cells beyond the true board are ignored, missing ones are wrong; without the tag: (False, 0.0).

@@ -49,7 +49,7 @@ def lines_from_wall(rows: int, cols: int, action: int) -> list[list[Cell]]:
 
 
 def slide(board: Board, action: int) -> tuple[Board, int, bool]:
-    """Slide the whole board, without a spawn: (new board, reward, did anything change).
+    """Slide the whole board, without a spawn: (new board, reward, whether anything changed).
 
     [[1 1] [0 1]], left -> [[2 0] [1 0]], 4, True.
     """
@@ -75,7 +75,7 @@ def legal_actions(board: Board) -> list[int]:
 
 
 def is_over(board: Board) -> bool:
-    """No move is left. [[1 2] [2 1]] -> True; [[1 1] [2 3]] -> False."""
+    """Whether no move is left. [[1 2] [2 1]] -> True; [[1 1] [2 3]] -> False."""
     return legal_actions(board) == []
 
 

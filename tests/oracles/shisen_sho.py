@@ -1,7 +1,7 @@
 """Shisen-Sho in plain Python. Written from the rules, not from the implementation.
 
-A cell holds a kind: 0 is empty, kinds start at 1. Two tiles of one kind match if a path of at most two turns joins
-them through empty cells; the path may leave the board into a border of one empty ring.
+A cell holds a kind: 0 is empty, kinds start at 1. Two tiles of one kind match if a path with at most two turns joins
+them through empty cells, including one ring around the board.
 """
 
 from collections import deque
@@ -23,7 +23,7 @@ def pad(board: Board) -> Board:
 def has_path(padded: Board, start: Cell, goal: Cell) -> bool:
     """Breadth-first search over (cell, direction, turns) from `start` to `goal`, both on the padded board.
 
-    Every cell strictly between the two must be empty; a step may go on or turn left or right, never back.
+    Every cell strictly between the two must be empty; a step may continue straight or turn left or right, never back.
     """
     queue: deque[tuple[Cell, Direction, int]] = deque((start, direction, 0) for direction in DIRECTIONS)
     seen = set(queue)
@@ -48,7 +48,7 @@ def has_path(padded: Board, start: Cell, goal: Cell) -> bool:
 
 
 def can_match(board: Board, a: Cell, b: Cell) -> bool:
-    """May the tiles at `a` and `b` be taken: two tiles, one kind, joined by a path of at most two turns.
+    """Whether the tiles at `a` and `b` match: two tiles of one kind, joined by a path with at most two turns.
 
     [[1 2 1]]: (0,0) (0,2) -> True, over the ring; [[1 2] [2 1]]: (0,0) (1,1) -> False, three turns.
     Cells outside the board never match.
@@ -78,10 +78,10 @@ def is_over(board: Board) -> bool:
 
 
 def step(board: Board, a: Cell, b: Cell) -> tuple[Board, int, bool]:
-    """Play one pair: (new board, +1 for a match else -1, is the new board over).
+    """Plays one pair: (new board, +1 for a match else -1, whether the new board is over).
 
-    [[1 1]], (0,0) (0,1) -> [[0 0]], +1, True. This is the bare rule: on a board that is already over it still says
-    -1; that a finished game freezes with reward 0 is the game contract's business (ask `is_over` first).
+    [[1 1]], (0,0) (0,1) -> [[0 0]], +1, True. This is only the rule: it returns -1 even on a board that is already
+    over, where the game contract requires reward 0 (check `is_over` first).
     """
     new_board = [list(row) for row in board]
     if not can_match(board, a, b):

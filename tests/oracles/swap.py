@@ -36,7 +36,7 @@ def removal_score(num_removed: int) -> int:
 
 
 def remove_and_fall(board: Board, cells: set[Cell]) -> Board:
-    """Remove `cells`; the tiles above fall, in order, and the holes end on top of each column.
+    """Remove `cells`; the tiles above fall, in order, and the holes end at the top of each column.
 
     Column, top first: [1 2 3 4] without 2 and 4 -> [-1 -1 1 3].
     """
@@ -60,7 +60,7 @@ def swap_cells(board: Board, a: Cell, b: Cell) -> Board:
 
 
 def is_adjacent(a: Cell, b: Cell) -> bool:
-    """Do the cells share an edge. (0,0) (0,1) -> True; (0,0) (1,1) -> False; (0,0) (0,0) -> False."""
+    """Whether the cells share an edge. (0,0) (0,1) -> True; (0,0) (1,1) -> False; (0,0) (0,0) -> False."""
     return abs(a[0] - b[0]) + abs(a[1] - b[1]) == 1
 
 

@@ -1,4 +1,4 @@
-"""Advantages by hand, and what holds for all rewards."""
+"""Advantages computed by hand, and properties for all rewards."""
 
 import dataclasses
 import itertools
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 
 from g1jax import rl
+from g1jax.rl.advantages import has_spread, overlong_punishment
 from g1jax.rl.algorithm import Baseline, Normalize
 
 MASK = [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
@@ -24,13 +25,13 @@ def batch_of(
     kl: list[list[float]] | None = None,
     game_id: list[int] | None = None,
 ) -> rl.Batch:
-    """`kl` is log π − log π_ref of each token, so its k1. Without a mask, responses of one token."""
-    written = np.array(mask if mask is not None else [[1]] * len(rewards), bool)
-    logprobs = np.full(written.shape, -1.0, np.float32)
-    reference = logprobs - np.array(kl if kl is not None else np.zeros(written.shape), np.float32)
+    """`kl` is log π − log π_ref of each token, its k1. Without a mask, responses have one token."""
+    response_mask = np.array(mask if mask is not None else [[1]] * len(rewards), bool)
+    logprobs = np.full(response_mask.shape, -1.0, np.float32)
+    reference = logprobs - np.array(kl if kl is not None else np.zeros(response_mask.shape), np.float32)
     games = np.array(game_id if game_id is not None else [0] * len(rewards), np.int32)
     return rl.Batch(
-        jnp.asarray(written),
+        jnp.asarray(response_mask),
         jnp.asarray(logprobs),
         jnp.asarray(reference),
         jnp.asarray(rewards, jnp.float32),
@@ -39,11 +40,11 @@ def batch_of(
 
 
 def by_row(algorithm: rl.Algorithm, batch: rl.Batch, num_samples: int, num_games: int = 1) -> list[float]:
-    """The advantage of each row, which all of its tokens share."""
+    """The advantage of each row, which all its tokens share."""
     batch, advantages = rl.prepare(algorithm, batch, num_samples=num_samples, num_games=num_games)
     mask, values = np.asarray(batch.response_mask), np.asarray(advantages)
     assert (values[~mask] == 0).all()
-    rows = [row[written] for row, written in zip(values, mask, strict=True)]
+    rows = [row[row_mask] for row, row_mask in zip(values, mask, strict=True)]
     assert all((row == row[0]).all() for row in rows if len(row))
     return [float(row[0]) if len(row) else 0.0 for row in rows]
 
@@ -64,7 +65,7 @@ def test_grpo() -> None:
 
 
 def test_dr_grpo() -> None:
-    # The same groups, only the mean taken off.
+    # The same groups, with only the mean subtracted.
     found = by_row(rl.make_algorithm("dr_grpo"), batch_of([1, 0, 2, 1, 3, -1, -1, -1]), 4)
     np.testing.assert_allclose(found, [0, -1, 1, 0, 3, -1, -1, -1], atol=1e-6)
 
@@ -76,7 +77,7 @@ def test_rloo() -> None:
 
 
 def test_rloo_with_the_kl_in_the_reward() -> None:
-    # Coefficient 0.5. Row 0: KL 1 + 1 (there is no third token), 4 - 0.5 · 2 = 3. Row 1: 1 - 0.5 · (-2) = 2.
+    # Coefficient 0.5. Row 0: KL 1 + 1 (the third token is masked), 4 - 0.5 · 2 = 3. Row 1: 1 - 0.5 · (-2) = 2.
     batch = batch_of([4, 1], [[1, 1, 0], [1, 0, 0]], kl=[[1, 1, 9], [-2, 9, 9]])
     assert by_row(rl.make_algorithm("rloo", kl_coefficient=0.5), batch, 2) == [1.0, -1.0]
 
@@ -109,13 +110,13 @@ def test_statistics_of_each_game() -> None:
     batch = batch_of([1, 3, 100, 500, 1, 3], game_id=[0, 0, 2, 2, 0, 0])
     found = by_row(without_kl("reinforce_pp", normalize="game"), batch, 1, num_games=3)
     np.testing.assert_allclose(found, [-1, 1, -1, 1, -1, 1], atol=1e-5)
-    # Over the batch the game with large rewards is all there is.
-    over_all = by_row(without_kl("reinforce_pp"), batch, 1)
-    assert over_all[3] > 2
-    assert max(over_all[:2]) < 0
+    # Over the whole batch the game with large rewards dominates.
+    over_batch = by_row(without_kl("reinforce_pp"), batch, 1)
+    assert over_batch[3] > 2
+    assert max(over_batch[:2]) < 0
 
 
-def test_statistics_of_each_game_after_the_groups_mean() -> None:
+def test_statistics_of_each_game_after_the_group_mean() -> None:
     # Groups 1 3, 100 500, 2 8 less their means: -1 1, -200 200, -3 3. Game 0 (first, third): (1 + 1 + 9 + 9) / 4 = 5.
     batch = batch_of([1, 3, 100, 500, 2, 8], game_id=[0, 0, 1, 1, 0, 0])
     found = by_row(without_kl("grpo", normalize="game"), batch, 2, num_games=2)
@@ -124,26 +125,26 @@ def test_statistics_of_each_game_after_the_groups_mean() -> None:
 
 
 def test_overlong_punishment() -> None:
-    # 20 tokens, the last 5 of them the buffer: nothing up to 15, then a fifth a token.
-    found = rl.overlong_punishment(jnp.array([1, 15, 16, 18, 20, 25], jnp.int32), 20, 0.25)
+    # Of 20 tokens the last 5 are the buffer: 0 up to 15, then a fifth per token.
+    found = overlong_punishment(jnp.array([1, 15, 16, 18, 20, 25], jnp.int32), 20, 0.25)
     np.testing.assert_allclose(found, [0, 0, -0.2, -0.6, -1, -1], atol=1e-6)
 
 
 def test_dapo_punishes_long_responses() -> None:
-    # 4 places, a buffer of 2: lengths 3 1 2 4 are punished by 0.5 0 0 1. Rewards 1 1 0 0 become 0.5 1 0 -1.
+    # Up to 4 tokens, a buffer of 2: lengths 3 1 2 4 are punished by 0.5 0 0 1. Rewards 1 1 0 0 become 0.5 1 0 -1.
     # Mean 0.125, deviations 0.375 0.875 -0.125 -1.125, squares 0.140625 + 0.765625 + 0.015625 + 1.265625 = 2.1875.
     found = by_row(rl.make_algorithm("dapo", overlong_buffer=0.5), batch_of([1, 1, 0, 0], MASK), 4)
     expected = np.array([0.375, 0.875, -0.125, -1.125]) / np.sqrt(2.1875 / 3)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    # Of 8 tokens allowed, a buffer of 4 begins beyond all of them.
+    # With up to 8 tokens, a buffer of 4 starts beyond all of these lengths.
     longer = rl.make_algorithm("dapo", overlong_buffer=0.5, max_length=8)
     np.testing.assert_allclose(
         by_row(longer, batch_of([1, 1, 0, 0], MASK), 4), np.array([1, 1, -1, -1]) * np.sqrt(3) / 2, atol=1e-5
     )
 
 
-def test_dapo_leaves_out_groups_without_spread() -> None:
-    # Lengths differ, so shaping would spread the first group; what counts are the rewards before it.
+def test_dapo_masks_groups_without_spread() -> None:
+    # Lengths differ, so shaping would spread the first group; the rewards before shaping count.
     batch = batch_of([1, 1, 0, 1], [[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0]])
     kept, advantages = rl.prepare(rl.make_algorithm("dapo"), batch, num_samples=2)
     assert np.asarray(kept.response_mask).sum(axis=1).tolist() == [0, 0, 2, 1]
@@ -151,16 +152,16 @@ def test_dapo_leaves_out_groups_without_spread() -> None:
     np.testing.assert_allclose(
         advantages, [[0, 0, 0, 0], [0, 0, 0, 0], [-half, -half, 0, 0], [half, 0, 0, 0]], atol=1e-5
     )
-    # The loss is a mean over the 3 tokens left, not over 8.
+    # The loss is a mean over the 3 remaining tokens, not over 8.
     weights = rl.token_weights(rl.make_algorithm("dapo"), kept.response_mask)
     np.testing.assert_allclose(np.asarray(weights.loss).sum(axis=1), [0, 0, 2 / 3, 1 / 3], atol=1e-6)
-    # Without it the group stays in the mean.
+    # Without dynamic sampling the group is included.
     without, _ = rl.prepare(rl.make_algorithm("dapo", dynamic_sampling=False), batch, num_samples=2)
     assert np.asarray(without.response_mask).sum() == 8
 
 
-def test_rows_without_tokens_count_for_nothing() -> None:
-    # The last row of the first group is padding: 1 3 remain, mean 2, std sqrt(2). Alone in a group: nothing to compare.
+def test_rows_without_tokens_are_ignored() -> None:
+    # The last row of the first group is padding: 1 3 remain, mean 2, std sqrt(2). A row alone in its group has 0.
     mask = [[1], [1], [0], [1], [0], [0]]
     batch = batch_of([1, 3, 1000, 7, 1000, 1000], mask)
     half = np.sqrt(0.5)
@@ -168,10 +169,10 @@ def test_rows_without_tokens_count_for_nothing() -> None:
     np.testing.assert_allclose(by_row(without_kl("rloo"), batch, 3), [-2, 2, 0, 0, 0, 0], atol=1e-5)
     found = by_row(without_kl("reinforce_pp"), batch, 3)  # 1 3 7: mean 11 / 3, variance 59 / 3 - 121 / 9 = 56 / 9
     np.testing.assert_allclose(np.array(found)[[0, 1, 3]], np.array([-8, -2, 10]) / np.sqrt(56), atol=1e-5)
-    assert rl.has_spread(batch, 3).tolist() == [True] * 3 + [False] * 3
+    assert has_spread(batch, 3).tolist() == [True] * 3 + [False] * 3
 
 
-# What holds for all rewards
+# Properties for all rewards
 
 NUM_SAMPLES, NUM_GROUPS = 4, 3
 ROWS = NUM_SAMPLES * NUM_GROUPS
@@ -210,7 +211,7 @@ def test_a_constant_added_to_all_rewards_changes_nothing(name: str, rewards: lis
     mask, before = prepare(name, with_rewards(batch, rewards))
     mask_after, after = prepare(name, with_rewards(batch, [reward + shift for reward in rewards]))
     np.testing.assert_array_equal(mask, mask_after)
-    has_fractions = rl.make_algorithm(name).kl in ("reward", "token_reward")  # else all sums are exact
+    has_fractions = rl.make_algorithm(name).kl in ("reward", "token_reward")  # all other sums are exact
     np.testing.assert_allclose(before, after, rtol=0, atol=0.02 if has_fractions else 0)
 
 
@@ -229,13 +230,13 @@ def _advantages_of_every_comparison(batch: rl.Batch) -> list[jax.Array]:
     algorithms = [
         rl.Algorithm(baseline=baseline, normalize=normalize)
         for baseline, normalize in itertools.product(get_args(Baseline), get_args(Normalize))
-        if (baseline, normalize) != ("none", "none")  # plain REINFORCE, which learns from the reward itself
+        if (baseline, normalize) != ("none", "none")  # plain REINFORCE, which uses the reward itself
     ]
     return [rl.prepare(each, batch, num_samples=NUM_SAMPLES, num_games=2)[1] for each in algorithms]
 
 
 @given(st.integers(-100_000, 100_000), st.integers(0, 9))
-def test_equal_rewards_teach_nothing(tenths: int, seed: int) -> None:
+def test_equal_rewards_have_no_advantage(tenths: int, seed: int) -> None:
     batch = dataclasses.replace(ragged(seed), rewards=jnp.full(ROWS, tenths / 10, jnp.float32))
     found = _advantages_of_every_comparison(batch)
     assert len(found) == 11

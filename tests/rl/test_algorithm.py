@@ -1,4 +1,4 @@
-"""The named algorithms, and what is refused."""
+"""The named algorithms, and invalid ones."""
 
 import dataclasses
 import pickle
@@ -22,7 +22,7 @@ def batch_of(rows: int, length: int = 3, *, has_reference: bool = True) -> rl.Ba
     )
 
 
-def test_grpo_is_that_of_the_release() -> None:
+def test_grpo_is_the_releases() -> None:
     algorithm = rl.make_algorithm("grpo")
     assert algorithm == rl.Algorithm(
         name="grpo",
@@ -39,7 +39,7 @@ def test_grpo_is_that_of_the_release() -> None:
     )
 
 
-def test_the_papers_numbers() -> None:
+def test_the_papers_hyperparameters() -> None:
     dapo, gspo = rl.make_algorithm("dapo"), rl.make_algorithm("gspo")
     assert (dapo.clip_low, dapo.clip_high, dapo.kl, dapo.dynamic_sampling) == (0.2, 0.28, "none", True)
     assert (gspo.clip_low, gspo.clip_high, gspo.ratio) == (3e-4, 4e-4, "sequence")
@@ -60,7 +60,7 @@ def test_every_algorithm_is_a_value(name: str) -> None:
     ("name", "changes", "message"),
     [
         ("grop", {}, "unknown algorithm 'grop'; did you mean 'grpo'"),
-        ("ppo", {}, "There are: grpo, dr_grpo, rloo, dapo, gspo"),
+        ("ppo", {}, "Available: grpo, dr_grpo, rloo, dapo, gspo"),
         ("grpo", {"clip_hihg": 0.3}, "unknown key of an algorithm 'clip_hihg'; did you mean 'clip_high'"),
         ("grpo", {"kl": "los"}, "kl='los': expected one of none, loss, reward, token_reward; did you mean 'loss'?"),
         ("grpo", {"baseline": "critic"}, "expected one of none, group, leave_one_out"),
@@ -77,7 +77,7 @@ def test_every_algorithm_is_a_value(name: str) -> None:
         ("dapo", {"overlong_weight": -1.0}, "overlong_weight=-1.0"),
     ],
 )
-def test_what_is_no_algorithm(name: str, changes: dict[str, object], message: str) -> None:
+def test_invalid_algorithms(name: str, changes: dict[str, object], message: str) -> None:
     with pytest.raises(rl.AlgorithmError, match=re.escape(message)):
         rl.make_algorithm(name, **changes)
 
@@ -94,7 +94,7 @@ def test_one_response_a_state_is_refused_where_responses_are_compared() -> None:
 
 def test_batches_that_do_not_fit() -> None:
     grpo = rl.make_algorithm("grpo")
-    with pytest.raises(rl.AlgorithmError, match="5 rows are no groups of num_samples=2"):
+    with pytest.raises(rl.AlgorithmError, match="5 rows do not divide into groups of num_samples=2"):
         rl.prepare(grpo, batch_of(5), num_samples=2)
     with pytest.raises(rl.AlgorithmError, match="num_samples=0"):
         rl.prepare(grpo, batch_of(4), num_samples=0)

@@ -1,6 +1,6 @@
-"""The mean gradient of each algorithm, exactly: over all groups that a tiny policy can write, each by its probability.
+"""The exact mean gradient of each algorithm, over all groups that a tiny policy can generate, by probability.
 
-Without KL, and on-policy, it must be the gradient of the expected reward, times a number that can be worked out.
+On-policy and without KL it must be the gradient of the expected reward, times a factor computed by hand.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from g1jax.typing import Array
 K, N, FIRST = 3, 2, 3
 FULL: list[tuple[int, ...]] = [(a, b) for a in range(K) for b in range(K)]
 RAGGED: list[tuple[int, ...]] = [(0,), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
-"""If 0 ends a response."""
+"""Responses if token 0 ends one."""
 
 PARAMS = jnp.asarray(np.random.default_rng(0).normal(size=(N, K + 1, K)), jnp.float32)
 
@@ -29,7 +29,7 @@ def tables(responses: list[tuple[int, ...]]) -> tuple[Array, Array]:
 
 
 def logprobs_of(params: Array, tokens: Array) -> Array:
-    """int32[B, N] -> float32[B, N], each token's by the one before."""
+    """int32[B, N] -> float32[B, N], each token conditioned on the previous one."""
     before = jnp.concatenate([jnp.full_like(tokens[:, :1], FIRST), tokens[:, :-1]], axis=1)
     table = jax.nn.log_softmax(params)
     return jnp.stack([table[t, before[:, t], tokens[:, t]] for t in range(N)], axis=1)
@@ -45,11 +45,11 @@ def expected_reward(params: Array, responses: list[tuple[int, ...]], rewards: Ar
 
 
 def mean_gradient(algorithm: rl.Algorithm, responses: list[tuple[int, ...]], rewards: Array, num_samples: int) -> Array:
-    """Of the loss of one group, over all groups of `num_samples` responses."""
+    """The mean gradient of the loss of a group of `num_samples` responses."""
     tokens, mask = tables(responses)
     groups = jnp.array(list(itertools.product(range(len(responses)), repeat=num_samples)), jnp.int32)
-    chance = jnp.prod(probabilities(PARAMS, responses)[groups], axis=1)
-    np.testing.assert_allclose(chance.sum(), 1, rtol=1e-5)
+    probability = jnp.prod(probabilities(PARAMS, responses)[groups], axis=1)
+    np.testing.assert_allclose(probability.sum(), 1, rtol=1e-5)
 
     def loss(params: Array, group: Array) -> Array:
         sampled = jax.lax.stop_gradient(logprobs_of(params, tokens[group]))
@@ -58,7 +58,7 @@ def mean_gradient(algorithm: rl.Algorithm, responses: list[tuple[int, ...]], rew
         new = logprobs_of(params, tokens[group])
         return rl.policy_loss(algorithm, new, jnp.zeros_like(new), batch, advantages)[0]
 
-    return jax.jit(jax.grad(lambda params: jnp.sum(chance * jax.vmap(loss, (None, 0))(params, groups))))(PARAMS)
+    return jax.jit(jax.grad(lambda params: jnp.sum(probability * jax.vmap(loss, (None, 0))(params, groups))))(PARAMS)
 
 
 def check(algorithm: rl.Algorithm, responses: list[tuple[int, ...]], rewards: Array, n: int, factor: float) -> None:
@@ -71,11 +71,11 @@ def check(algorithm: rl.Algorithm, responses: list[tuple[int, ...]], rewards: Ar
 REWARDS = jnp.array([0.3, -1.0, 2.0, 0.5, 0.0, 1.5, -0.7, 1.0, 0.2])
 BINARY = jnp.array([0.0, 1, 0, 0, 1, 1, 0, 0, 0])
 
-# Pairs with a reward of 0 or 1. If they are equal nothing is learned; else the advantages are plus and minus
-#   1 / sqrt(2)  divided by the deviation of 0 and 1 with ddof 1
+# Pairs with rewards of 0 or 1. If the two are equal the advantages are 0; else they are plus and minus
+#   1 / sqrt(2)  divided by the standard deviation with ddof 1
 #   1            divided by that with ddof 0, or compared with the other
 #   1 / 2        compared with the mean.
-# The reward less the other's is right in the mean; N tokens share it, and the loss is a mean over tokens.
+# The difference to the other is unbiased; the loss is a mean over N tokens.
 FACTORS = {
     "grpo": 1 / math.sqrt(2),
     "dapo": 1 / math.sqrt(2),
@@ -89,12 +89,12 @@ FACTORS = {
 
 @pytest.mark.parametrize("name", rl.algorithm_names())
 def test_pairs(name: str) -> None:
-    changes = {"max_length": 2 * N} if name == "dapo" else {}  # not so long that it is punished
+    changes = {"max_length": 2 * N} if name == "dapo" else {}  # so that no response is punished
     check(rl.make_algorithm(name, kl="none", **changes), FULL, BINARY, 2, FACTORS[name] / N)
 
 
 def test_rloo_is_unbiased() -> None:
-    """Whatever the rewards, the lengths and the number of responses; Dr. GRPO but for (n − 1) / n."""
+    """For any rewards, lengths and number of responses; Dr. GRPO up to a factor of (n − 1) / n."""
     rloo, dr_grpo = rl.make_algorithm("rloo", kl="none"), rl.make_algorithm("dr_grpo")
     for responses, n in ((FULL, 2), (RAGGED, 2), (RAGGED, 3)):
         rewards = REWARDS[: len(responses)]
@@ -109,7 +109,7 @@ def test_plain_reinforce_is_unbiased() -> None:
 
 
 def test_means_over_tokens_are_biased_by_length() -> None:
-    """What Dr. GRPO is about: with a response's mean instead of its sum, the gradient leans to short responses."""
+    """Dr. GRPO's point: with the mean instead of the sum over a response, the gradient favors short responses."""
     rewards = REWARDS[: len(RAGGED)]
     algorithm = rl.make_algorithm("rloo", kl="none", aggregation="sequence_mean")
     found = mean_gradient(algorithm, RAGGED, rewards, 2).reshape(-1)

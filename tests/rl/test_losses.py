@@ -1,4 +1,4 @@
-"""Losses and gradients against plain NumPy in float64 and finite differences, written from the papers' formulas."""
+"""Losses and gradients against float64 NumPy code written from the papers' formulas, and finite differences."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from g1jax import rl
-from g1jax.rl.losses import MAX_KL, sequence_log_ratio
+from g1jax.rl.losses import MAX_KL, estimate_kl, sequence_log_ratio
 
 FloatArray = np.ndarray
 LENGTHS = [5, 1, 3, 0, 4, 2]
@@ -20,7 +20,7 @@ B, N = len(LENGTHS), 5
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Responses of ragged lengths; row 3 has none. Ratios from far below to far above every clip."""
+    """Responses of different lengths; row 3 has no tokens. Ratios from far below to far above every clip."""
 
     new: FloatArray
     old: FloatArray
@@ -42,35 +42,35 @@ class Case:
 MASK = np.arange(N)[None] < np.array(LENGTHS)[:, None]
 ADVANTAGES = [1.3, -0.4, -1.1, 5.0, 0.7, 0.2]
 RATIOS: list[list[float]] = [
-    [1.199, 1.201, 1.279, 1.281, 2.0],  # on both sides of each border, where the advantage is positive
+    [1.199, 1.201, 1.279, 1.281, 2.0],  # on both sides of each clip, where the advantage is positive
     [0.799, 1, 1, 1, 1],  # and negative
     [0.801, 0.5, 1.1, 1, 1],
     [1, 1, 1, 1, 1],
     [0.9, 0.81, 1.3, 0.7, 1],
     [1.0, 1.5, 1, 1, 1],
 ]
-# Held by GRPO's clip 8 of 15 tokens, by DAPO's 6; by GSPO's, where the logs are a 700th, the rows 0 1 2 with 9.
-NUM_HELD = {"grpo": 8, "dr_grpo": 8, "rloo": 8, "dapo": 6, "gspo": 9, "reinforce_pp_baseline": 8}
+# GRPO clips 8 of 15 tokens, DAPO 6; GSPO, whose log ratios are divided by 700, the 9 tokens of rows 0 1 2.
+NUM_CLIPPED = {"grpo": 8, "dr_grpo": 8, "rloo": 8, "dapo": 6, "gspo": 9, "reinforce_pp_baseline": 8}
 
 
 def make_case(*, small: bool = False) -> Case:
-    """`small`: the ratios of whole responses around GSPO's borders."""
+    """`small`: ratios of whole responses near GSPO's clips."""
     draw = np.random.default_rng(0)
     old = -draw.exponential(1.0, (B, N)) - 0.05
     moved = np.log(RATIOS)
     new = old + (moved / 700 if small else moved)
     reference = new + draw.normal(0, 0.7, (B, N))
-    reference[0, 1] = new[0, 1] + 4.0  # k3 = 49.6, beyond its bound
+    reference[0, 1] = new[0, 1] + 4.0  # k3 = 49.6, above its bound
     advantages = np.array(ADVANTAGES)[:, None] * MASK
     return Case(new, old, reference, advantages, draw.uniform(0, 2, (B, N)))
 
 
-# The references: float64, loops, nothing shared with the library.
+# The references: float64 loops that share no code with the library.
 
 
 def clipped(ratio: float, advantage: float, low: float, high: float) -> float:
-    held = min(max(ratio, 1 - low), 1 + high)
-    return min(ratio * advantage, held * advantage)
+    bounded = min(max(ratio, 1 - low), 1 + high)
+    return min(ratio * advantage, bounded * advantage)
 
 
 def grpo_of_the_release(new: FloatArray, case: Case) -> float:
@@ -104,7 +104,7 @@ def dapo(new: FloatArray, case: Case) -> float:
 
 
 def gspo(new: FloatArray, case: Case) -> float:
-    """Equation 5: one term a response."""
+    """Equation 5: one term per response."""
     terms = []
     for b, length in enumerate(LENGTHS):
         if length:
@@ -161,14 +161,14 @@ def test_loss_and_gradient(name: str) -> None:
     np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-6)
     slopes = finite_differences(lambda new: REFERENCES[name](new, case), case.new)
     np.testing.assert_allclose(gradient_of(algorithm, case), slopes, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(metrics["clip_fraction"], NUM_HELD[name] / 15, rtol=1e-6)
+    np.testing.assert_allclose(metrics["clip_fraction"], NUM_CLIPPED[name] / 15, rtol=1e-6)
 
 
-def test_k3_is_bounded_in_its_value_and_its_gradient() -> None:
-    assert gradient_of(rl.make_algorithm("grpo"), make_case())[0, 1] == 0  # held by the clip, and its k3 by the bound
-    found = rl.estimate_kl("k3", jnp.zeros(4), jnp.array([4.0, 1e4, -1e4, -jnp.inf]))
+def test_k3_is_bounded_in_value_and_gradient() -> None:
+    assert gradient_of(rl.make_algorithm("grpo"), make_case())[0, 1] == 0  # ratio clipped, k3 bounded
+    found = estimate_kl("k3", jnp.zeros(4), jnp.array([4.0, 1e4, -1e4, -jnp.inf]))
     np.testing.assert_array_equal(found, [MAX_KL] * 4)
-    slope = jax.grad(lambda x: jnp.sum(rl.estimate_kl("k3", x, jnp.array([4.0, 1e4, -1e4]))))(jnp.zeros(3))
+    slope = jax.grad(lambda x: jnp.sum(estimate_kl("k3", x, jnp.array([4.0, 1e4, -1e4]))))(jnp.zeros(3))
     np.testing.assert_array_equal(slope, [0, 0, 0])
 
 
@@ -188,12 +188,12 @@ def test_metrics() -> None:
     d = (case.reference - case.new)[MASK]
     k3 = np.minimum(np.exp(d) - d - 1, 10)
     advantages, ratio = case.advantages[MASK], np.exp(log_ratio)
-    is_held = ((ratio > 1.2) & (advantages > 0)) | ((ratio < 0.8) & (advantages < 0))
+    is_clipped = ((ratio > 1.2) & (advantages > 0)) | ((ratio < 0.8) & (advantages < 0))
     expected = {
         "policy_loss": dapo_like(case),
         "entropy": case.entropy[MASK].mean(),
         "ratio": ratio.mean(),
-        "clip_fraction": is_held.mean(),
+        "clip_fraction": is_clipped.mean(),
         "kl_sampler_k1": -log_ratio.mean(),
         "kl_sampler_k3": (ratio - 1 - log_ratio).mean(),
         "kl_reference": k3.mean(),
@@ -215,20 +215,20 @@ def dapo_like(case: Case) -> float:
     )
 
 
-def test_what_the_mask_hides_does_not_matter() -> None:
+def test_masked_values_do_not_matter() -> None:
     case = make_case()
     for name in rl.algorithm_names():
         algorithm = rl.make_algorithm(name, entropy_coefficient=0.1)
         loss, _ = loss_of(algorithm, case)
-        for rubbish in (1e9, -np.inf, np.nan):
+        for garbage in (1e9, -np.inf, np.nan):
             hidden: dict[str, Any] = {
-                field.name: np.where(MASK, getattr(case, field.name), rubbish)
+                field.name: np.where(MASK, getattr(case, field.name), garbage)
                 for field in dataclasses.fields(Case)
                 if field.name != "advantages"
             }
-            spoilt = dataclasses.replace(case, **hidden)
-            np.testing.assert_array_equal(loss_of(algorithm, spoilt)[0], loss)
-            gradient = gradient_of(algorithm, spoilt)
+            changed = dataclasses.replace(case, **hidden)
+            np.testing.assert_array_equal(loss_of(algorithm, changed)[0], loss)
+            gradient = gradient_of(algorithm, changed)
             np.testing.assert_array_equal(gradient, gradient_of(algorithm, case))
             assert (np.asarray(gradient)[~MASK] == 0).all()
 
@@ -248,7 +248,7 @@ def test_no_tokens_no_loss() -> None:
         assert (np.asarray(gradient) == 0).all()
 
 
-def test_policies_that_have_moved_beyond_all_numbers() -> None:
+def test_extreme_ratios_stay_finite() -> None:
     case = make_case()
     for name in rl.algorithm_names():
         for far in (-1e4, 1e4):
@@ -260,7 +260,7 @@ def test_policies_that_have_moved_beyond_all_numbers() -> None:
 
 
 @pytest.mark.parametrize("name", rl.algorithm_names())
-def test_micro_batches_add_up(name: str) -> None:
+def test_microbatches_add_up(name: str) -> None:
     case = make_case()
     algorithm = rl.make_algorithm(name, entropy_coefficient=0.1)
     advantages, entropy = jnp.asarray(case.advantages, jnp.float32), jnp.asarray(case.entropy, jnp.float32)
@@ -282,13 +282,13 @@ def test_micro_batches_add_up(name: str) -> None:
 # GSPO
 
 
-def test_the_ratio_of_a_response() -> None:
-    # Logs 0.1 0.3 over two tokens: mean 0.2. One token of -0.5: itself. No token: 0.
-    moved = jnp.array([[0.1, 0.3, 9.0], [-0.5, 9.0, 9.0], [9.0, 9.0, 9.0]])
+def test_the_log_ratio_of_a_response() -> None:
+    # Log ratios 0.1 0.3 of two tokens: mean 0.2. One token of -0.5: itself. No token: 0.
+    log_ratio = jnp.array([[0.1, 0.3, 9.0], [-0.5, 9.0, 9.0], [9.0, 9.0, 9.0]])
     mask = jnp.array([[True, True, False], [True, False, False], [False, False, False]])
-    found = sequence_log_ratio(moved, mask)
+    found = sequence_log_ratio(log_ratio, mask)
     np.testing.assert_allclose(np.asarray(found)[mask], [0.2, 0.2, -0.5], atol=1e-6)
-    slopes = jax.jacobian(lambda x: sequence_log_ratio(x, mask)[0])(moved)[:, 0]
+    slopes = jax.jacobian(lambda x: sequence_log_ratio(x, mask)[0])(log_ratio)[:, 0]
     np.testing.assert_array_equal(slopes, np.eye(3))  # each token's own
 
 
@@ -313,25 +313,25 @@ def test_the_means_of_the_estimators() -> None:
     expected = float(exact_kl(logits, reference))
     assert expected > 0.1
     for estimator in ("k1", "k3"):
-        found = np.sum(probabilities * rl.estimate_kl(estimator, logprobs, reference))
+        found = np.sum(probabilities * estimate_kl(estimator, logprobs, reference))
         np.testing.assert_allclose(found, expected, rtol=1e-5)
-    # k2 is near for policies that are near: of second order as the KL is, so their quotient goes to 1.
+    # For close policies k2 and the KL agree to second order, so their quotient approaches 1.
     quotients = []
     for share in (0.3, 0.1, 0.03):
         near = jax.nn.log_softmax(logprobs + share * (reference - logprobs))
-        k2 = np.sum(probabilities * rl.estimate_kl("k2", logprobs, near))
+        k2 = np.sum(probabilities * estimate_kl("k2", logprobs, near))
         quotients.append(abs(k2 / float(exact_kl(logits, near)) - 1))
     assert quotients[0] > quotients[1] > quotients[2]
     assert quotients[2] < 0.05
 
 
 def test_the_gradients_of_the_estimators_as_losses() -> None:
-    """On tokens from the policy itself, the mean gradient: k1's is 0, k2's the KL's, k3's that of KL(ref ‖ policy)."""
+    """On-policy mean gradients: k1's is 0, k2's is the KL's, k3's is that of KL(reference ‖ policy)."""
     logits, reference = small_policies()
     probabilities = jax.lax.stop_gradient(jax.nn.softmax(logits))
 
     def mean_gradient(estimator: Any) -> jax.Array:
-        return jax.grad(lambda x: jnp.sum(probabilities * rl.estimate_kl(estimator, jax.nn.log_softmax(x), reference)))(
+        return jax.grad(lambda x: jnp.sum(probabilities * estimate_kl(estimator, jax.nn.log_softmax(x), reference)))(
             logits
         )
 
@@ -345,12 +345,12 @@ def test_the_gradients_of_the_estimators_as_losses() -> None:
 
 
 def test_the_kl_in_the_reward_gives_the_kls_gradient() -> None:
-    """REINFORCE with reward −k1, over all responses of one token by probability, descends the exact KL."""
+    """REINFORCE with reward −k1, averaged over all one-token responses, has the gradient of the exact KL."""
     logits, reference = small_policies()
     algorithm = rl.Algorithm(
         baseline="none", normalize="none", aggregation="constant", kl="reward", kl_estimator="k1", kl_coefficient=1.0
     )
-    logprobs = jax.nn.log_softmax(logits)[:, None]  # a row for each response
+    logprobs = jax.nn.log_softmax(logits)[:, None]  # one row per response
     batch = rl.Batch(jnp.ones((5, 1), bool), logprobs, reference[:, None], jnp.zeros(5), jnp.zeros(5, jnp.int32))
     batch, advantages = rl.prepare(algorithm, batch, num_samples=1)
     probabilities = jax.nn.softmax(logits)[:, None]

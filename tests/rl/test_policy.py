@@ -1,4 +1,4 @@
-"""A policy that plays: what it writes, what it thinks of it, and episodes of one step and of several."""
+"""A policy that plays: responses, their scores, and episodes of one and several steps."""
 
 import functools
 from collections.abc import Iterator
@@ -12,10 +12,13 @@ import pytest
 from g1jax import envs, vlm
 from g1jax.envs import text
 from g1jax.envs.core import Game
-from g1jax.rl.policy import Policy, lesson_text, sample_lessons
+from g1jax.envs.response import compose
+from g1jax.rl.policy import Policy
 from g1jax.rl.rewards import RewardWeights
-from g1jax.rl.rollout import figures, play_on, respond_and_branch
-from g1jax.training.lessons import tokenize
+from g1jax.rl.rollout import play_on, respond_and_branch, rollout_metrics
+from g1jax.sft.batch import tokenize
+from g1jax.teachers import token_budgets
+from g1jax.teachers.budget import sample_responses
 from tests.rl import tiny
 
 STATES, SAMPLES = 3, 2
@@ -25,7 +28,7 @@ WEIGHTS = RewardWeights()
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_programs() -> Iterator[None]:
-    """Compiles in half the time."""
+    """Halves compile time."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -41,43 +44,43 @@ def states_of(game: Game[Any], count: int = STATES) -> Any:
 
 
 @pytest.mark.parametrize("game", tiny.GAMES, ids=lambda game: game.id)
-def test_what_is_written_is_scored_alike(game: Game[Any]) -> None:
+def test_responses_are_scored_as_they_were_sampled(game: Game[Any]) -> None:
     frames = jax.vmap(game.render)(states_of(game))
-    write = jax.jit(functools.partial(tiny.POLICY.respond, num_samples=SAMPLES), static_argnums=2)
-    said = write(params(), TABLE, game, frames, jax.random.key(0))
-    score = jax.jit(tiny.POLICY.score, static_argnums=1)(params(), game, frames, said.tokens, said.mask)
-    assert said.tokens.shape == (STATES * SAMPLES, tiny.LENGTHS[game.id])
-    np.testing.assert_allclose(score.logprobs, said.logprobs, atol=1e-4)
-    assert float(jnp.min(jnp.where(said.mask, said.logprobs, -1.0))) < -1.0
-    assert len({tuple(row) for row in np.asarray(said.tokens).tolist()}) == STATES * SAMPLES
+    respond = jax.jit(functools.partial(tiny.POLICY.respond, num_samples=SAMPLES), static_argnums=2)
+    responses = respond(params(), TABLE, game, frames, jax.random.key(0))
+    score = jax.jit(tiny.POLICY.score, static_argnums=1)(params(), game, frames, responses.tokens, responses.mask)
+    assert responses.tokens.shape == (STATES * SAMPLES, tiny.LENGTHS[game.id])
+    np.testing.assert_allclose(score.logprobs, responses.logprobs, atol=1e-4)
+    assert float(jnp.min(jnp.where(responses.mask, responses.logprobs, -1.0))) < -1.0
+    assert len({tuple(row) for row in np.asarray(responses.tokens).tolist()}) == STATES * SAMPLES
     for row in range(STATES * SAMPLES):
-        tokens = np.asarray(said.tokens[row])[np.asarray(said.mask[row])]
-        assert text.decode(said.bytes[row]) == tiny.TOKENIZER.decode(tokens).rstrip("\0")
+        tokens = np.asarray(responses.tokens[row])[np.asarray(responses.mask[row])]
+        assert text.decode(responses.bytes[row]) == tiny.TOKENIZER.decode(tokens).rstrip("\0")
 
 
 @pytest.mark.parametrize("game", tiny.GAMES, ids=lambda game: game.id)
-def test_lessons_are_tokens_and_back(game: Game[Any]) -> None:
-    policy = Policy(tiny.CONFIG, tiny.TOKENIZER)
-    lessons = sample_lessons(game, 8)
-    assert len(set(lessons)) > 1
-    tokens, mask, is_perception = tokenize(policy, game, lessons)
+def test_responses_are_tokens_and_back(game: Game[Any]) -> None:
+    policy = Policy(tiny.CONFIG, tiny.TOKENIZER, budgets=token_budgets(tiny.TOKENIZER, [game]))
+    responses = sample_responses(game, 8)
+    assert len(set(responses)) > 1
+    tokens, mask, is_perception = tokenize(policy, game, responses)
     assert tokens.shape[1] == policy.max_new_tokens(game) > 1.2 * (mask.sum(axis=1).max() - 1)
-    for lesson, row, row_mask, row_seen in zip(lessons, tokens, mask, is_perception, strict=True):
+    for response, row, row_mask, row_perception in zip(responses, tokens, mask, is_perception, strict=True):
         assert row[row_mask][-1] == tiny.TOKENIZER.end_token
-        assert tiny.TOKENIZER.decode(row[row_mask]) == lesson
-        seen = tiny.TOKENIZER.decode(row[row_seen])
-        assert seen + "</perception>" == lesson[: lesson.index("</perception>") + len("</perception>")]
-        assert int(game.parse(lesson)) != game.invalid_action
+        assert tiny.TOKENIZER.decode(row[row_mask]) == response
+        perception = tiny.TOKENIZER.decode(row[row_perception])
+        assert perception + "</perception>" == response[: response.index("</perception>") + len("</perception>")]
+        assert int(game.parse(response)) != game.invalid_action
 
 
-def test_a_lesson_that_does_not_fit() -> None:
-    with pytest.raises(vlm.ConfigError, match=r"a line of \d+ tokens does not fit in 12"):
-        tokenize(tiny.POLICY, tiny.GAMES[0], sample_lessons(tiny.GAMES[0], 2))
+def test_a_response_that_does_not_fit() -> None:
+    with pytest.raises(vlm.ConfigError, match=r"a sequence of \d+ tokens does not fit in 12"):
+        tokenize(tiny.POLICY, tiny.GAMES[0], sample_responses(tiny.GAMES[0], 2))
 
 
 @pytest.mark.parametrize("game", tiny.GAMES, ids=lambda game: game.id)
 def test_given_perception(game: Game[Any]) -> None:
-    """Who begins with the true board has seen it, whatever follows."""
+    """A response that starts with the true board has an exact perception, whatever follows."""
     states = states_of(game)
     frames = jax.vmap(game.render)(states)
     boards = [text.decode(row) for row in np.asarray(jax.vmap(game.describe)(states))]
@@ -87,16 +90,18 @@ def test_given_perception(game: Game[Any]) -> None:
 
     @jax.jit
     def play(params: vlm.Params, table: vlm.TokenBytes, states: Any, key: jax.Array) -> Any:
-        said = tiny.POLICY.respond(params, table, game, frames, key, num_samples=SAMPLES, starts=starts)
+        responses = tiny.POLICY.respond(params, table, game, frames, key, num_samples=SAMPLES, starts=starts)
         each = jax.tree.map(lambda leaf: jnp.repeat(leaf, SAMPLES, axis=0), states)
-        return said, jax.vmap(game.perception_exact)(said.bytes, each)
+        return responses, jax.vmap(game.perception_exact)(responses.bytes, each)
 
-    said, is_seen = play(params(), TABLE, states, jax.random.key(0))
-    assert bool(jnp.all(is_seen))
-    assert said.tokens.shape[1] == tiny.LENGTHS[game.id]
+    responses, is_exact = play(params(), TABLE, states, jax.random.key(0))
+    assert bool(jnp.all(is_exact))
+    assert responses.tokens.shape[1] == tiny.LENGTHS[game.id]
     for row in range(STATES * SAMPLES):
-        own = tiny.TOKENIZER.decode(np.asarray(said.tokens[row])[np.asarray(said.mask[row])])
-        assert text.decode(said.bytes[row]) == f"<perception>{boards[row // SAMPLES]}</perception>{own}".rstrip("\0")
+        own = tiny.TOKENIZER.decode(np.asarray(responses.tokens[row])[np.asarray(responses.mask[row])])
+        assert text.decode(responses.bytes[row]) == f"<perception>{boards[row // SAMPLES]}</perception>{own}".rstrip(
+            "\0"
+        )
 
 
 def test_a_budget_by_game_and_its_bytes() -> None:
@@ -104,8 +109,11 @@ def test_a_budget_by_game_and_its_bytes() -> None:
     assert tiny.POLICY.max_new_tokens(game) == 16
     assert Policy(tiny.CONFIG, tiny.TOKENIZER, budget=99).max_new_tokens(game) == 99
     assert tiny.POLICY.max_bytes(game) >= 16
-    longest = max(len(lesson.encode()) for lesson in sample_lessons(game))
-    assert Policy(tiny.CONFIG, tiny.TOKENIZER).max_bytes(game) >= longest
+    longest = max(len(response.encode()) for response in sample_responses(game))
+    policy = Policy(tiny.CONFIG, tiny.TOKENIZER, budgets=token_budgets(tiny.TOKENIZER, tiny.GAMES))
+    assert policy.max_bytes(game) >= longest
+    with pytest.raises(vlm.ConfigError, match=r"no token budget for make\('shisen_sho'"):
+        Policy(tiny.CONFIG, tiny.TOKENIZER).max_new_tokens(game)
 
 
 def test_frames_that_are_not_whole_tokens() -> None:
@@ -127,13 +135,13 @@ def test_one_step_from_each_state() -> None:
     np.testing.assert_array_equal(rollout.is_readable, actions.reshape(-1) != game.invalid_action)
     assert bool(jnp.all(rollout.is_running))
     np.testing.assert_array_equal(rollout.returns, rollout.reward.total)
-    rates = figures(rollout)
-    assert {"reward", "perception", "reasoning", "format", "length"} <= set(rates)
-    assert float(rates["length"]) == pytest.approx(float(rollout.responses.mask.sum(axis=1).mean()), rel=1e-6)
+    metrics = rollout_metrics(rollout)
+    assert {"reward", "perception", "reasoning", "format", "length"} <= set(metrics)
+    assert float(metrics["length"]) == pytest.approx(float(rollout.responses.mask.sum(axis=1).mean()), rel=1e-6)
 
 
 def test_episodes_of_several_steps() -> None:
-    """Rows by step, state, sample; returns are what a step earned and, discounted, what followed."""
+    """Rows are ordered by step, state, sample; returns are discounted sums of rewards."""
     game, steps, discount = tiny.GAMES[0], 3, 0.5
     play = jax.jit(
         lambda p, t, s, k: play_on(
@@ -149,13 +157,13 @@ def test_episodes_of_several_steps() -> None:
     reward, returns = (np.asarray(x).reshape(shape) for x in (rollout.reward.total, rollout.returns))
     running = np.asarray(rollout.is_running).reshape(shape)
     assert running[0].all()
-    wanted = np.zeros(shape)
+    expected = np.zeros(shape)
     for step in reversed(range(steps)):
-        later = wanted[step + 1] * running[step + 1] if step + 1 < steps else 0.0
-        wanted[step] = reward[step] + discount * later
-    np.testing.assert_allclose(returns[running], wanted[running], atol=1e-6)
+        later = expected[step + 1] * running[step + 1] if step + 1 < steps else 0.0
+        expected[step] = reward[step] + discount * later
+    np.testing.assert_allclose(returns[running], expected[running], atol=1e-6)
 
 
 def test_a_whole_response() -> None:
-    lesson = lesson_text("2 | -\n- | 4", "why", "<answer>3</answer>")
-    assert lesson == "<perception>2 | -\n- | 4</perception><think>why</think><answer>3</answer>"
+    response = compose("2 | -\n- | 4", "why", "<answer>3</answer>")
+    assert response == "<perception>2 | -\n- | 4</perception><think>why</think><answer>3</answer>"

@@ -1,7 +1,7 @@
-"""Tiny problems with known optimal returns, which every algorithm has to solve; all of one shape, so that they train
-side by side in one compiled program.
+"""Tiny problems with known optimal returns that every algorithm must solve; all have one shape, so that they train in
+one compiled program.
 
-A response has up to two of ten tokens; the policy is linear in a context's features, with a table of the token before.
+A response has up to two of ten tokens; the policy is linear in a context's features and has a bigram table.
 """
 
 import functools
@@ -14,23 +14,24 @@ import optax
 import pytest
 
 from g1jax import rl
+from g1jax.rl.returns import discounted_returns, episode_returns, flatten_steps, is_running
 from g1jax.typing import Array, Key, Pytree
 
 V, N, C, FEATURES = 10, 2, 10, 16
 NUM_SAMPLES = 16
-FIRST = V  # stands for the token before the first
+FIRST = V  # the token before the first
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Problem:
-    features: Array  # float32[C, FEATURES], what the policy sees of each context
+    features: Array  # float32[C, FEATURES], the policy's input in each context
     rewards: Array  # float32[C, V, V], of each response; the second token is 0 where the first one stops
     is_stop: Array  # bool[V], the tokens that end a response
 
 
 def bandit() -> Problem:
-    """Ten arms, no context. The best pays 1, the next one 0.7."""
+    """Ten arms, no context. The best pays 1, the second best 0.7."""
     pay = np.array([0.1, 0.3, 0.7, 0.0, 0.5, 1.0, 0.2, 0.6, 0.4, 0.5])
     return make_problem(np.ones((C, 1)), np.broadcast_to(pay[None, :, None], (C, V, V)), stop=range(V))
 
@@ -41,19 +42,19 @@ def copy_the_digit() -> Problem:
 
 
 def combination() -> Problem:
-    """Only 3 followed by 7 pays; neither of them does alone."""
+    """Only 3 followed by 7 pays; neither does alone."""
     pay = np.zeros((C, V, V))
     pay[:, 3, 7] = 1
     return make_problem(np.ones((C, 1)), pay, stop=[])
 
 
 def stopping() -> Problem:
-    """0 ends a response. Naming a digit and stopping pays 1, naming it and going on 0.3; of 0, stopping at once."""
+    """0 ends a response. Naming the digit and stopping pays 1, naming it and continuing 0.3; for 0, stopping pays 1."""
     pay = np.zeros((C, V, V))
     for digit in range(1, C):
         pay[digit, digit] = 0.3
         pay[digit, digit, 0] = 1
-    pay[0, 0] = 1  # of digit 0: stop at once
+    pay[0, 0] = 1  # digit 0: stop at once
     return make_problem(np.eye(C), pay, stop=[0])
 
 
@@ -65,7 +66,7 @@ def make_problem(features: np.ndarray, rewards: np.ndarray, stop: "range | list[
 
 
 PROBLEMS = {"bandit": bandit, "copy": copy_the_digit, "combination": combination, "stopping": stopping}
-OPTIMUM = 1.0  # of each of them
+OPTIMUM = 1.0  # of every problem
 
 # The policy
 
@@ -87,17 +88,17 @@ def score(params: Pytree, features: Array, tokens: Array) -> tuple[Array, Array]
 
 
 def respond(params: Pytree, problem: Problem, features: Array, key: Key) -> tuple[Array, Array]:
-    """Tokens int32[B, N], 0 after a stop, and the mask of those written."""
+    """Tokens int32[B, N], 0 after a stop, and their mask."""
     keys = jax.random.split(key)
     first = jax.random.categorical(keys[0], log_distribution(params, features, 0, jnp.full(len(features), FIRST)))
     second = jax.random.categorical(keys[1], log_distribution(params, features, 1, first))
-    goes_on = ~problem.is_stop[first]
-    tokens = jnp.stack([first, jnp.where(goes_on, second, 0)], axis=1).astype(jnp.int32)
-    return tokens, jnp.stack([jnp.ones_like(goes_on), goes_on], axis=1)
+    continues = ~problem.is_stop[first]
+    tokens = jnp.stack([first, jnp.where(continues, second, 0)], axis=1).astype(jnp.int32)
+    return tokens, jnp.stack([jnp.ones_like(continues), continues], axis=1)
 
 
 def expected_return(params: Pytree, problem: Problem) -> Array:
-    """Exactly, over all responses: float32[C]."""
+    """The exact expectation over all responses: float32[C]."""
     none = jnp.full(C, FIRST)
     first = jnp.exp(log_distribution(params, problem.features, 0, none))  # [C, V]
     second = jnp.stack(
@@ -107,7 +108,7 @@ def expected_return(params: Pytree, problem: Problem) -> Array:
     return jnp.sum(first[:, :, None] * second * problem.rewards, axis=(1, 2))
 
 
-# Learning
+# Training
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
@@ -124,7 +125,7 @@ def learn(algorithm: rl.Algorithm, problem: Problem, game_id: Array, num_steps: 
         batch = rl.Batch(
             mask,
             score(params, features, tokens)[0],
-            jnp.full(mask.shape, -np.log(V), jnp.float32),  # the reference: the uniform policy that this begins as
+            jnp.full(mask.shape, -np.log(V), jnp.float32),  # the reference: the initial, uniform policy
             problem.rewards[contexts, tokens[:, 0], tokens[:, 1]],
             game_id[contexts],
         )
@@ -135,7 +136,7 @@ def learn(algorithm: rl.Algorithm, problem: Problem, game_id: Array, num_steps: 
 
         def epoch(_: int, carry: tuple[Pytree, Pytree]) -> tuple[Pytree, Pytree]:
             params, moments = carry
-            with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer
+            with jax.numpy_dtype_promotion("standard"):  # optax: float ** int
                 updates, moments = optimizer.update(jax.grad(loss)(params), moments)
             return optax.apply_updates(params, updates), moments
 
@@ -155,20 +156,20 @@ NUM_STEPS, NUM_EPOCHS = 200, 2
 
 @pytest.mark.parametrize("name", rl.algorithm_names())
 def test_every_algorithm_solves_every_problem(name: str) -> None:
-    # max_length: DAPO rightly prefers short responses near it, and two tokens are needed here.
+    # max_length: DAPO punishes responses close to it, and two tokens are needed.
     algorithm = rl.make_algorithm(name, max_length=2 * N)
     found = np.asarray(learn(algorithm, ALL_PROBLEMS, ONE_GAME, NUM_STEPS, NUM_EPOCHS)).mean(axis=1)
     for problem, value in zip(PROBLEMS, found, strict=True):
         assert 0.97 * OPTIMUM < value <= OPTIMUM + 1e-5, (problem, value)
 
 
-def test_the_problems_are_not_solved_by_chance() -> None:
+def test_the_initial_policy_does_not_solve_the_problems() -> None:
     found = jax.vmap(lambda problem: expected_return(init(), problem))(ALL_PROBLEMS).mean(axis=1)
     np.testing.assert_allclose(found, [0.43, -0.8, 0.01, (0.1 + 9 * (0.1 * 0.3 + 0.01 * 0.7)) / 10], atol=1e-6)
 
 
-def test_a_game_with_large_rewards_does_not_drown_the_others() -> None:
-    """Naming a digit pays more and more in one of two games; with statistics of each game, both are learned."""
+def test_a_game_with_large_rewards_does_not_dominate_the_others() -> None:
+    """One of two games has ever larger rewards; with statistics per game, both are learned."""
     scale = np.where(np.arange(C) < 5, 1, 0) + np.where(np.arange(C) >= 5, 1, 0) * np.array([[1], [10], [100], [1000]])
     problems = jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), copy_the_digit())
     rewards = problems.rewards * jnp.asarray(scale, jnp.float32)[:, :, None, None]
@@ -176,15 +177,15 @@ def test_a_game_with_large_rewards_does_not_drown_the_others() -> None:
     game_id = jnp.asarray(np.arange(C) >= 5, jnp.int32)
 
     def shares(algorithm: rl.Algorithm) -> np.ndarray:
-        """Of the optimum, in each game: [problems, 2]."""
+        """Fractions of the optimum in each game: [problems, 2]."""
         found = np.asarray(learn(algorithm, problems, game_id, NUM_STEPS, NUM_EPOCHS)) / scale
         return found.reshape(4, 2, 5).mean(axis=2)
 
     by_game = rl.make_algorithm("reinforce_pp", normalize="game", max_length=2 * N)
-    over_all = rl.make_algorithm("reinforce_pp", max_length=2 * N)
+    over_batch = rl.make_algorithm("reinforce_pp", max_length=2 * N)
     assert (shares(by_game) > 0.95).all()
-    assert shares(over_all)[3, 0] < 0.5
-    assert shares(over_all)[3, 1] > 0.95
+    assert shares(over_batch)[3, 0] < 0.5
+    assert shares(over_batch)[3, 1] > 0.95
 
 
 # Episodes of two steps
@@ -195,10 +196,10 @@ NUM_ACTIONS = 4
 @functools.partial(jax.jit, static_argnums=0)
 @functools.partial(jax.vmap, in_axes=(None, 0, 0))
 def learn_episodes(algorithm: rl.Algorithm, is_whole: Array, discount: Array) -> Array:
-    """What an episode earns after training.
+    """The expected undiscounted return after training.
 
-    In the first state action 0 pays 0.2 and ends, action 1 leads to the second state for nothing, and others end for
-    nothing; in the second state action 2 pays 1, and others nothing. So the best is 1, and 0.2 without foresight.
+    In the first state, action 0 pays 0.2 and ends the episode, action 1 leads to the second state, the others end it;
+    in the second state, action 2 pays 1. The optimum is 1, or 0.2 for a greedy policy.
     """
     num_envs = 16 * NUM_SAMPLES
     optimizer = optax.adam(0.1)
@@ -212,12 +213,12 @@ def learn_episodes(algorithm: rl.Algorithm, is_whole: Array, discount: Array) ->
         actions = jax.random.categorical(key, logits[states]).astype(jnp.int32)
         rewards = jnp.stack([jnp.where(actions[0] == 0, 0.2, 0.0), jnp.where(actions[1] == 2, 1.0, 0.0)])
         dones = jnp.stack([actions[0] != 1, jnp.ones(num_envs, bool)])
-        both = rl.episode_returns(rewards, dones, discount), rl.discounted_returns(rewards, dones, discount)
+        both = episode_returns(rewards, dones, discount), discounted_returns(rewards, dones, discount)
         returns = jnp.where(is_whole, *both)
         logprobs = logprobs_of(logits, states, actions)  # responses of one token
-        mask = rl.is_running(dones)[..., None]
+        mask = is_running(dones)[..., None]
         rollout = rl.Batch(mask, logprobs, logprobs, returns, jnp.zeros_like(states))
-        batch, advantages = rl.prepare(algorithm, rl.flatten_steps(rollout), num_samples=NUM_SAMPLES)
+        batch, advantages = rl.prepare(algorithm, flatten_steps(rollout), num_samples=NUM_SAMPLES)
 
         def loss(logits: Array) -> Array:
             new = logprobs_of(logits, states, actions).reshape(-1, 1)
@@ -234,7 +235,7 @@ def learn_episodes(algorithm: rl.Algorithm, is_whole: Array, discount: Array) ->
 
 
 @pytest.mark.parametrize("name", ["grpo", "reinforce_pp"])
-def test_a_reward_that_comes_later_is_waited_for(name: str) -> None:
+def test_delayed_rewards_are_learned(name: str) -> None:
     is_whole, discounts = jnp.array([False, True, False]), jnp.array([0.9, 0.9, 0.0])
     to_go, whole, greedy = learn_episodes(rl.make_algorithm(name), is_whole, discounts)
     assert min(to_go, whole) > 0.97

@@ -1,4 +1,4 @@
-"""Rewards of responses in bytes, by hand."""
+"""Rewards of responses in bytes, computed by hand."""
 
 import re
 
@@ -9,6 +9,8 @@ import pytest
 
 from g1jax import envs, rl
 from g1jax.envs import text
+from g1jax.envs.response import TAGS
+from g1jax.rl.rewards import has_format
 from g1jax.typing import Array
 
 GAME = envs.make("game_2048")
@@ -24,7 +26,7 @@ def to_bytes(response: str) -> Array:
 
 @jax.jit
 def play(response: Array) -> tuple[rl.Reward, rl.Reward, rl.Reward, Array]:
-    """The reward by the release's weights, by others, and by the other shapes."""
+    """The reward with the release's weights, with others, and with the other shapes."""
     state = GAME.from_text(text.encode(BOARD))
     _, result = GAME.step(state, GAME.parse(response), jax.random.key(0))
     others = rl.RewardWeights(game=2.0, format=0.5, perception=0.1)
@@ -33,7 +35,7 @@ def play(response: Array) -> tuple[rl.Reward, rl.Reward, rl.Reward, Array]:
     return plain, other, shaped, result.reward
 
 
-# Left joins 2 and 2 for 4; an answer that cannot be read is the still move, for −1.
+# Left merges 2 and 2 for 4; an unreadable answer is a move without effect, for −1.
 @pytest.mark.parametrize(
     ("response", "game", "form", "perception", "cells", "raw"),
     [
@@ -59,7 +61,7 @@ def test_the_parts_of_a_reward(
     np.testing.assert_allclose(shapes.total, raw + form + cells)
 
 
-def test_a_step_that_earns_nothing_is_no_success() -> None:
+def test_a_reward_of_zero_is_no_success() -> None:
     # Down moves tiles on this board but merges none: reward 0, which the release counts as -1.
     plain, _, shapes, step_reward = play(to_bytes(FULL.format(BOARD, DOWN)))
     assert step_reward == 0
@@ -69,43 +71,43 @@ def test_a_step_that_earns_nothing_is_no_success() -> None:
 @pytest.mark.parametrize("ordered", [False, True])
 def test_format(ordered: bool) -> None:
     whole = to_bytes(FULL.format("a", "b"))
-    assert rl.has_format(whole, ordered=ordered)
-    for tag in rl.TAGS:
-        assert not rl.has_format(to_bytes(FULL.format("a", "b").replace(tag, "")), ordered=ordered)
+    assert has_format(whole, ordered=ordered)
+    for tag in TAGS:
+        assert not has_format(to_bytes(FULL.format("a", "b").replace(tag, "")), ordered=ordered)
     swapped = "<think></think><perception></perception><answer></answer>"
-    assert bool(rl.has_format(to_bytes(swapped), ordered=ordered)) is not ordered
+    assert bool(has_format(to_bytes(swapped), ordered=ordered)) is not ordered
     closed_first = "</perception><perception><think></think><answer></answer>"
-    assert bool(rl.has_format(to_bytes(closed_first), ordered=ordered)) is not ordered
-    assert not rl.has_format(jnp.zeros(3, jnp.uint8), ordered=ordered)
-    # A response cut off in its last tag, at the end of the array and before it.
+    assert bool(has_format(to_bytes(closed_first), ordered=ordered)) is not ordered
+    assert not has_format(jnp.zeros(3, jnp.uint8), ordered=ordered)
+    # A response truncated in its last tag, at the end of the array and before it.
     cut = FULL.format("a", "b")[:-1]
-    assert not rl.has_format(to_bytes(cut), ordered=ordered)
-    assert not rl.has_format(jnp.asarray(text.encode(cut, len(cut))), ordered=ordered)
-    assert rl.has_format(jnp.asarray(text.encode(cut + ">", len(cut) + 1)), ordered=ordered)
+    assert not has_format(to_bytes(cut), ordered=ordered)
+    assert not has_format(jnp.asarray(text.encode(cut, len(cut))), ordered=ordered)
+    assert has_format(jnp.asarray(text.encode(cut + ">", len(cut) + 1)), ordered=ordered)
 
 
 def test_format_agrees_with_strings() -> None:
     draw = np.random.default_rng(0)
-    pieces = [*rl.TAGS, "x", "<answer", "/think>"]
-    is_ordered = re.compile(".*".join(rl.TAGS), re.DOTALL)
-    both = jax.jit(jax.vmap(lambda x: (rl.has_format(x), rl.has_format(x, ordered=True))))
-    # Mostly whole responses with a piece or two moved, so that all outcomes are there.
+    pieces = [*TAGS, "x", "<answer", "/think>"]
+    is_ordered = re.compile(".*".join(TAGS), re.DOTALL)
+    both = jax.jit(jax.vmap(lambda x: (has_format(x), has_format(x, ordered=True))))
+    # Mostly complete responses with a piece or two changed, so that all outcomes occur.
     texts = []
     for _ in range(500):
-        parts = list(rl.TAGS)
+        parts = list(TAGS)
         for _ in range(draw.integers(0, 5)):
             parts.insert(draw.integers(len(parts) + 1), pieces[draw.integers(len(pieces))])
             if draw.random() < 0.5:
                 parts.pop(draw.integers(len(parts)))
         texts.append("".join(parts))
     present, ordered = both(jnp.stack([jnp.asarray(text.encode(each, 128)) for each in texts]))
-    assert present.tolist() == [all(tag in each for tag in rl.TAGS) for each in texts]
+    assert present.tolist() == [all(tag in each for tag in TAGS) for each in texts]
     assert ordered.tolist() == [is_ordered.search(each) is not None for each in texts]
     assert 50 < int(present.sum()) < 450
     assert int((present & ~ordered).sum()) > 20
 
 
-def test_many_at_once() -> None:
+def test_a_batch_of_responses() -> None:
     responses = jnp.stack([to_bytes(FULL.format(BOARD, LEFT)), to_bytes("")])
     state = GAME.from_text(BOARD)
     states = jax.tree.map(lambda x: jnp.stack([x, x]), state)
@@ -121,6 +123,6 @@ def test_many_at_once() -> None:
 
 
 @pytest.mark.parametrize("key", ["game_shape", "format_shape", "perception_shape"])
-def test_shapes_that_do_not_exist(key: str) -> None:
+def test_unknown_shapes(key: str) -> None:
     with pytest.raises(rl.AlgorithmError, match=f"{key}='round': expected one of"):
         rl.RewardWeights(**{key: "round"})  # type: ignore[arg-type]

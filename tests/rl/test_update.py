@@ -1,4 +1,4 @@
-"""The update against the same thing written plainly; and against one with pmap, in test_pmap."""
+"""The update against a plain implementation, and against one with `jax.pmap`."""
 
 import dataclasses
 import functools
@@ -15,8 +15,9 @@ import optax
 import pytest
 
 from g1jax import rl, vlm
+from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.rollout import Rollout
-from g1jax.rl.update import Passes, update
+from g1jax.rl.update import update
 from tests.conftest import REPOSITORY
 from tests.rl import tiny
 
@@ -27,7 +28,7 @@ LONGEST = max(tiny.LENGTHS.values())
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_programs() -> Iterator[None]:
-    """Compiles in half the time."""
+    """Halves compile time."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -35,26 +36,26 @@ def quick_programs() -> Iterator[None]:
 
 @functools.cache
 def before() -> tuple[vlm.Params, vlm.Params, tuple[Rollout, ...]]:
-    """Params, other ones as the reference, and what was sampled by a policy near the first."""
+    """Params, a different reference, and rollouts sampled by a policy close to the first."""
     params = tiny.make_params()
     return params, tiny.make_params(1), tiny.make_rollouts(params, STATES, SAMPLES)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def learn(algorithm: rl.Algorithm, passes: Passes, key: jax.Array, *args: Any) -> Any:
+def learn(algorithm: rl.Algorithm, minibatching: Minibatching, key: jax.Array, *args: Any) -> Any:
     params, reference, rollouts = args
     reference = reference if algorithm.needs_reference else None
     games = tiny.GAMES[: len(rollouts)]
     return update(
-        tiny.POLICY, algorithm, SGD, passes, games, params, reference, SGD.init(params), rollouts, key,
-        num_samples=SAMPLES,
+        tiny.POLICY, algorithm, SGD, games, params, SGD.init(params), rollouts, key,
+        num_samples=SAMPLES, minibatching=minibatching, reference=reference,
     )  # fmt: skip
 
 
 def plain_loss(
     algorithm: rl.Algorithm, params: vlm.Params, reference: vlm.Params, rollouts: tuple[Rollout, ...]
 ) -> jax.Array:
-    """The loss of one flat batch: every row padded to the longest response, the frame given for each row."""
+    """The loss of one flat batch: every row padded to the longest response, with its own copy of the frame."""
     tables: dict[str, list[jax.Array]] = {}
     for i, (game, rollout) in enumerate(zip(tiny.GAMES, rollouts, strict=True)):
         rows, length = rollout.responses.tokens.shape
@@ -62,47 +63,48 @@ def plain_loss(
         tokens, mask = jnp.pad(rollout.responses.tokens, wide), jnp.pad(rollout.responses.mask, wide)
         mask &= rollout.is_running[:, None]
         prompt = jnp.tile(jnp.asarray(tiny.POLICY.prompt_tokens(game))[None], (rows, 1))
-        everything = (prompt, jnp.ones(prompt.shape, bool), tokens, mask, jnp.repeat(rollout.frames, SAMPLES, axis=0))
-        now, then = (vlm.score(tiny.CONFIG, p, *everything) for p in (params, reference))
+        inputs = (prompt, jnp.ones(prompt.shape, bool), tokens, mask, jnp.repeat(rollout.frames, SAMPLES, axis=0))
+        current, fixed = (vlm.score(tiny.CONFIG, p, *inputs) for p in (params, reference))
         row = {
-            "mask": mask, "now": now.logprobs, "entropy": now.entropy, "then": jax.lax.stop_gradient(then.logprobs),
+            "mask": mask, "logprobs": current.logprobs, "entropy": current.entropy,
+            "reference": jax.lax.stop_gradient(fixed.logprobs),
             "sampled": jnp.pad(rollout.responses.logprobs, wide), "returns": rollout.returns,
             "game": jnp.full(rows, i, jnp.int32),
         }  # fmt: skip
         for name, value in row.items():
             tables.setdefault(name, []).append(value)
     flat = {name: jnp.concatenate(values) for name, values in tables.items()}
-    reference_logprobs = flat["then"] if algorithm.needs_reference else None
+    reference_logprobs = flat["reference"] if algorithm.needs_reference else None
     batch = rl.Batch(flat["mask"], flat["sampled"], reference_logprobs, flat["returns"], flat["game"])
     batch, advantages = rl.prepare(algorithm, batch, num_samples=SAMPLES, num_games=len(rollouts))
-    return rl.policy_loss(algorithm, flat["now"], flat["entropy"], batch, advantages)[0]
+    return rl.policy_loss(algorithm, flat["logprobs"], flat["entropy"], batch, advantages)[0]
 
 
 def test_gradients_of_bfloat16_params_reach_the_optimizer_in_float32() -> None:
-    """Games, minibatches' parts and their norm: all are added up there; traced alone, for that says the types."""
+    """Gradients are summed over games and microbatches in float32. Only traced, which is enough for dtypes."""
     params, reference = (jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree) for tree in before()[:2])
-    seen: list[Any] = []
+    found: list[Any] = []
 
-    def see(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        seen.extend(jax.tree.leaves(grads))
+    def record(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        found.extend(jax.tree.leaves(grads))
         return jax.tree.map(jnp.zeros_like, params), state
 
-    rule = optax.GradientTransformation(lambda params: (), see)
+    rule = optax.GradientTransformation(lambda params: (), record)
     config = dataclasses.replace(tiny.CONFIG, dtype="bfloat16", param_dtype="bfloat16")
     policy = dataclasses.replace(tiny.POLICY, config=config)
     trained, _, metrics = jax.eval_shape(
         lambda params, reference, rollouts, key: update(
-            policy, rl.make_algorithm("grpo"), rule, Passes(microbatches=2), tiny.GAMES, params, reference, (),
-            rollouts, key, num_samples=SAMPLES,
+            policy, rl.make_algorithm("grpo"), rule, tiny.GAMES, params, (), rollouts, key,
+            num_samples=SAMPLES, minibatching=Minibatching(microbatches=2), reference=reference,
         ),
         params, reference, before()[2], jax.random.key(0),
     )  # fmt: skip
-    assert {leaf.dtype for leaf in seen} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in found} == {jnp.dtype("float32")}
     assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {jnp.dtype("bfloat16")}
     assert metrics["gradient_norm"].dtype == jnp.float32
 
 
-def farthest(a: Any, b: Any) -> float:
+def max_difference(a: Any, b: Any) -> float:
     """The largest difference anywhere in two trees."""
     both = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return max(float(jnp.max(jnp.abs(x - y))) for x, y in both)
@@ -112,17 +114,17 @@ def farthest(a: Any, b: Any) -> float:
 def test_one_step_is_the_plain_gradient_step(name: str) -> None:
     algorithm = rl.make_algorithm(name)
     params, reference, rollouts = before()
-    after, _, metrics = learn(algorithm, Passes(), jax.random.key(0), params, reference, rollouts)
+    after, _, metrics = learn(algorithm, Minibatching(), jax.random.key(0), params, reference, rollouts)
     grads = jax.jit(jax.grad(plain_loss, argnums=1), static_argnums=0)(algorithm, params, reference, rollouts)
     wanted = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
-    assert farthest(after, params) > 1e-3
-    assert farthest(after, wanted) < 1e-6
+    assert max_difference(after, params) > 1e-3
+    assert max_difference(after, wanted) < 1e-6
     assert float(metrics["gradient_norm"]) == pytest.approx(float(optax.tree.norm(grads)), rel=1e-5)
     assert 0 < float(metrics["clip_fraction"]) < 1
 
 
 def of_one_game() -> tuple[vlm.Params, vlm.Params, tuple[Rollout, ...]]:
-    """As `before`, the first game's alone: to compile sooner."""
+    """As `before`, but only the first game, to compile faster."""
     params, reference, rollouts = before()
     return params, reference, rollouts[:1]
 
@@ -130,35 +132,37 @@ def of_one_game() -> tuple[vlm.Params, vlm.Params, tuple[Rollout, ...]]:
 def test_microbatches_change_nothing() -> None:
     algorithm = rl.make_algorithm("grpo")
     args = of_one_game()
-    whole = learn(algorithm, Passes(), jax.random.key(0), *args)
+    whole = learn(algorithm, Minibatching(), jax.random.key(0), *args)
     for microbatches in (2, 4):
-        parts = learn(algorithm, Passes(microbatches=microbatches), jax.random.key(0), *args)
-        assert farthest(parts[0], whole[0]) < 1e-6
-        assert farthest(parts[2], whole[2]) < 1e-5
+        parts = learn(algorithm, Minibatching(microbatches=microbatches), jax.random.key(0), *args)
+        assert max_difference(parts[0], whole[0]) < 1e-6
+        assert max_difference(parts[2], whole[2]) < 1e-5
 
 
 def test_minibatches_are_steps_of_their_own() -> None:
-    """Two halves of the groups, one after another, each group in one of them; the key decides which."""
+    """The key decides which half of the groups comes first."""
     algorithm = rl.make_algorithm("dr_grpo")
     params, reference, rollouts = of_one_game()
     after = [
-        learn(algorithm, Passes(minibatches=2), jax.random.key(seed), params, reference, rollouts)[0]
+        learn(algorithm, Minibatching(minibatches=2), jax.random.key(seed), params, reference, rollouts)[0]
         for seed in range(3)
     ]
-    assert min(farthest(after[0], other) for other in after[1:]) > 1e-7 or farthest(after[1], after[2]) > 1e-7
-    again = learn(algorithm, Passes(minibatches=2), jax.random.key(0), params, reference, rollouts)[0]
-    assert farthest(again, after[0]) == 0
+    assert (
+        min(max_difference(after[0], other) for other in after[1:]) > 1e-7 or max_difference(after[1], after[2]) > 1e-7
+    )
+    again = learn(algorithm, Minibatching(minibatches=2), jax.random.key(0), params, reference, rollouts)[0]
+    assert max_difference(again, after[0]) == 0
 
 
-def test_epochs_are_steps_one_after_another() -> None:
-    """Of one minibatch: the second step begins where the first ended, with the same advantages and sampler."""
+def test_epochs_are_successive_steps() -> None:
+    """The second step starts where the first ended, with the same advantages and sampler logprobs."""
     algorithm = rl.make_algorithm("grpo")
     params, reference, rollouts = of_one_game()
-    twice = learn(algorithm, Passes(epochs=2), jax.random.key(0), params, reference, rollouts)[0]
-    once = learn(algorithm, Passes(), jax.random.key(0), params, reference, rollouts)[0]
-    again = learn(algorithm, Passes(), jax.random.key(1), once, reference, rollouts)[0]
-    assert farthest(twice, again) < 1e-6
-    assert farthest(twice, once) > 1e-3
+    twice = learn(algorithm, Minibatching(epochs=2), jax.random.key(0), params, reference, rollouts)[0]
+    once = learn(algorithm, Minibatching(), jax.random.key(0), params, reference, rollouts)[0]
+    again = learn(algorithm, Minibatching(), jax.random.key(1), once, reference, rollouts)[0]
+    assert max_difference(twice, again) < 1e-6
+    assert max_difference(twice, once) > 1e-3
 
 
 def test_rows_after_an_end_teach_nothing() -> None:
@@ -172,27 +176,29 @@ def test_rows_after_an_end_teach_nothing() -> None:
         object.__setattr__(changed[-1], "returns", returns)
         assert bool(jnp.any(ended))
     one, other = (
-        learn(algorithm, Passes(), jax.random.key(0), params, reference, r)[0] for r in (rollouts, tuple(changed))
+        learn(algorithm, Minibatching(), jax.random.key(0), params, reference, r)[0] for r in (rollouts, tuple(changed))
     )
-    assert farthest(one, other) == 0
+    assert max_difference(one, other) == 0
 
 
 def test_groups_that_do_not_divide() -> None:
     params, reference, rollouts = of_one_game()
-    wrong = "game_2048: 4 groups do not divide into 3 minibatches of 1 micro-batches: make the states a multiple of 3"
+    wrong = (
+        "game_2048: 4 groups do not divide into 3 minibatches of 1 microbatches: make the number of states a multiple"
+    )
     with pytest.raises(rl.AlgorithmError, match=wrong):
-        learn(rl.make_algorithm("grpo"), Passes(minibatches=3), jax.random.key(0), params, reference, rollouts)
+        learn(rl.make_algorithm("grpo"), Minibatching(minibatches=3), jax.random.key(0), params, reference, rollouts)
 
 
-def test_no_reference_for_the_kl() -> None:
+def test_a_kl_needs_a_reference() -> None:
     params, _, rollouts = of_one_game()
     with pytest.raises(rl.AlgorithmError, match="grpo needs a reference policy"):
-        learn(rl.make_algorithm("grpo"), Passes(), jax.random.key(0), params, None, rollouts)
+        learn(rl.make_algorithm("grpo"), Minibatching(), jax.random.key(0), params, None, rollouts)
 
 
 @pytest.mark.slow
 def test_pmap_gives_the_same_update() -> None:
-    """On 8 fake devices, in a process of its own: jit over a mesh, and the same update written with `jax.pmap`."""
+    """On 8 fake devices, in a subprocess: jit over a mesh, and the same update written with `jax.pmap`."""
     command = [sys.executable, "-m", "tests.rl.with_pmap"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""A policy and games so small that tests of learning take seconds, and made-up responses to learn from."""
+"""A policy and games so small that tests of training take seconds, and synthetic rollouts to learn from."""
 
 from typing import Any
 
@@ -27,11 +27,11 @@ GAMES: tuple[Game[Any], ...] = (
     envs.make("shisen_sho", rows=2, cols=2, prompt="Pairs"),
 )
 LENGTHS = {"game_2048": 12, "shisen_sho": 16}
-POLICY = Policy(CONFIG, TOKENIZER, budget=LENGTHS)
+POLICY = Policy(CONFIG, TOKENIZER, budgets=tuple((game, LENGTHS[game.id]) for game in GAMES))
 
 
 def make_params(seed: int = 0, factor: float = 5.0) -> vlm.Params:
-    """Random weights, large enough that image and words matter."""
+    """Random params, large enough that image and text matter."""
 
     def grow(path: Any, leaf: jax.Array) -> jax.Array:
         return leaf * factor if path[-1].key in ("kernel", "embedding") else leaf
@@ -41,7 +41,7 @@ def make_params(seed: int = 0, factor: float = 5.0) -> vlm.Params:
 
 
 def make_rollouts(params: vlm.Params, num_states: int, num_samples: int, seed: int = 0) -> tuple[Rollout, ...]:
-    """Made-up responses of several lengths and rewards, with logprobs near those of the policy; some rows ended."""
+    """Synthetic responses of several lengths and rewards, with logprobs close to the policy's; some rows have ended."""
     rng = np.random.default_rng(seed)
     rows, made = num_states * num_samples, []
     for game in GAMES:
@@ -53,10 +53,12 @@ def make_rollouts(params: vlm.Params, num_states: int, num_samples: int, seed: i
         logprobs = jax.jit(POLICY.score, static_argnums=1)(params, game, frames, tokens, mask).logprobs
         logprobs += jnp.asarray(rng.normal(0, 0.15, (rows, length)).astype(np.float32))
         returns = jnp.asarray(rng.normal(0, 1, rows).astype(np.float32))
-        yes = jnp.ones(rows, bool)
+        ones = jnp.ones(rows, bool)
         responses = Responses(tokens, mask, jnp.where(mask, logprobs, 0.0), jnp.zeros((rows, 8), jnp.uint8))
         running = jnp.asarray(rng.random(rows) < 0.7)
         made.append(
-            Rollout(frames, responses, Reward(returns, returns, returns, returns, yes, yes), returns, yes, yes, running)
+            Rollout(
+                frames, responses, Reward(returns, returns, returns, returns, ones, ones), returns, ones, ones, running
+            )
         )
     return tuple(made)

@@ -1,9 +1,9 @@
-"""A program for 8 fake devices: one update on a mesh, and the same written with `jax.pmap`. See test_update.
+"""A program for 8 fake devices: one update on a mesh, and the same with `jax.pmap`. See test_update.
 
     python -m tests.rl.with_pmap
 
-With pmap every device has its groups and a copy of the weights; a token's weight in the mean over all devices' tokens
-needs their number, and the gradients are summed over the devices. On a mesh this is the compiler's work.
+With pmap, each device has its groups and a copy of the params; the mean over tokens needs the number of tokens on all
+devices, and gradients are summed over devices. On a mesh the compiler does this.
 """
 
 import json
@@ -21,10 +21,11 @@ from jax import lax
 
 from g1jax import rl, vlm
 from g1jax.rl.losses import TokenWeights
+from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.rollout import Rollout
-from g1jax.rl.update import Passes, update
+from g1jax.rl.update import update
 from g1jax.vlm import sharding
-from tests import conftest  # noqa: F401  (strict promotion, and the cache of compiled programs)
+from tests import conftest  # noqa: F401  (strict promotion, and the compilation cache)
 from tests.rl import tiny
 
 jax.config.update("jax_disable_most_optimizations", True)
@@ -38,25 +39,27 @@ GAMES = tiny.GAMES[:1]
 @jax.jit
 def on_mesh(params: vlm.Params, reference: vlm.Params, rollouts: tuple[Rollout, ...]) -> Any:
     return update(
-        tiny.POLICY, ALGORITHM, SGD, Passes(), GAMES, params, reference, SGD.init(params), rollouts, jax.random.key(0),
-        num_samples=SAMPLES,
+        tiny.POLICY, ALGORITHM, SGD, GAMES, params, SGD.init(params), rollouts, jax.random.key(0),
+        num_samples=SAMPLES, minibatching=Minibatching(), reference=reference,
     )[0]  # fmt: skip
 
 
 @functools.partial(jax.pmap, axis_name="data", in_axes=(None, None, 0))
 def with_pmap(params: vlm.Params, reference: vlm.Params, rollout: Rollout) -> vlm.Params:
-    """This device's groups: their gradient, summed over the devices, and the step that all of them take."""
+    """The gradient of this device's groups, summed over devices, and the step, equal on all devices."""
     game = GAMES[0]
     mask = rollout.responses.mask & rollout.is_running[:, None]
-    given = (game, rollout.frames, rollout.responses.tokens, mask)
-    then = tiny.POLICY.score(reference, *given).logprobs
-    batch = rl.Batch(mask, rollout.responses.logprobs, then, rollout.returns, jnp.zeros(mask.shape[0], jnp.int32))
-    batch, advantages = rl.prepare(ALGORITHM, batch, num_samples=SAMPLES)  # of groups, which no device shares
-    each = mask.astype(jnp.float32) / lax.psum(jnp.sum(mask.astype(jnp.float32)), "data")
+    inputs = (game, rollout.frames, rollout.responses.tokens, mask)
+    reference_logprobs = tiny.POLICY.score(reference, *inputs).logprobs
+    game_id = jnp.zeros(mask.shape[0], jnp.int32)
+    batch = rl.Batch(mask, rollout.responses.logprobs, reference_logprobs, rollout.returns, game_id)
+    batch, advantages = rl.prepare(ALGORITHM, batch, num_samples=SAMPLES)  # a group is on one device
+    weights = mask.astype(jnp.float32) / lax.psum(jnp.sum(mask.astype(jnp.float32)), "data")
 
     def loss(params: vlm.Params) -> jax.Array:
-        now = tiny.POLICY.score(params, *given)
-        return rl.policy_loss(ALGORITHM, now.logprobs, now.entropy, batch, advantages, TokenWeights(each, each))[0]
+        score = tiny.POLICY.score(params, *inputs)
+        token_weights = TokenWeights(weights, weights)
+        return rl.policy_loss(ALGORITHM, score.logprobs, score.entropy, batch, advantages, token_weights)[0]
 
     grads = lax.psum(jax.grad(loss)(params), "data")
     updates, _ = SGD.update(grads, SGD.init(params), params)
@@ -64,7 +67,7 @@ def with_pmap(params: vlm.Params, reference: vlm.Params, rollout: Rollout) -> vl
     return stepped
 
 
-def farthest(a: Any, b: Any) -> float:
+def max_difference(a: Any, b: Any) -> float:
     both = zip(jax.tree.leaves(jax.device_get(a)), jax.tree.leaves(jax.device_get(b)), strict=True)
     return max(float(abs(x - y).max()) for x, y in both)
 
@@ -72,11 +75,11 @@ def farthest(a: Any, b: Any) -> float:
 def main() -> None:
     params, reference = jax.device_get((tiny.make_params(), tiny.make_params(1)))
     rollouts = jax.device_get(tiny.make_rollouts(params, STATES, SAMPLES))[:1]
-    alone = on_mesh(params, reference, rollouts)
+    single = on_mesh(params, reference, rollouts)
     mesh = sharding.make_mesh(data=DEVICES)
     with jax.set_mesh(mesh):
-        everywhere = jax.device_put((params, reference), jax.NamedSharding(mesh, jax.P()))
-        spread = on_mesh(*everywhere, sharding.shard_batch(mesh, rollouts))
+        replicated = jax.device_put((params, reference), jax.NamedSharding(mesh, jax.P()))
+        sharded = on_mesh(*replicated, sharding.shard_batch(mesh, rollouts))
     parts = jax.tree.map(lambda leaf: leaf.reshape(DEVICES, -1, *leaf.shape[1:]), rollouts[0])
     mapped = with_pmap(params, reference, parts)
     copies = jax.device_get(mapped)
@@ -84,9 +87,11 @@ def main() -> None:
         json.dumps(
             {
                 "devices": len(jax.devices()),
-                "moved": farthest(alone, params),
-                "mesh": farthest(spread, alone),
-                "pmap": max(farthest(jax.tree.map(lambda leaf, i=i: leaf[i], copies), alone) for i in range(DEVICES)),
+                "moved": max_difference(single, params),
+                "mesh": max_difference(sharded, single),
+                "pmap": max(
+                    max_difference(jax.tree.map(lambda leaf, i=i: leaf[i], copies), single) for i in range(DEVICES)
+                ),
             }
         )
     )

@@ -1,4 +1,4 @@
-"""A program for 8 fake devices: lowers the two sharded steps for TPUs and NVIDIA cards. See test_export."""
+"""Run on 8 fake devices by test_export: lowers the two sharded steps for TPUs and NVIDIA GPUs."""
 
 import tempfile
 from pathlib import Path
@@ -17,11 +17,11 @@ def main() -> None:
         experiment = tiny.make_experiment(model, folder, mesh__data=2, mesh__fsdp=2, mesh__tensor=2, **changes)
         setup = make_setup(experiment)
     with jax.set_mesh(setup.mesh):
-        fixed = steps.fixed_of(setup, None)
-        lessons = test_export.lesson_shapes(setup)
+        constants = steps.constants_of(setup, None)
+        batches = test_export.batch_shapes(setup)
         programs = {
-            "cold_step": (steps.cold_step, steps.template(setup, 0), fixed, lessons),
-            "rl_step": (steps.rl_step, steps.template(setup, experiment.num_steps), fixed),
+            "cold_step": (steps.cold_step, steps.template(setup, 0), constants, batches),
+            "rl_step": (steps.rl_step, steps.template(setup, experiment.num_steps), constants),
         }
         for name, (step, *args) in programs.items():
             text, num_devices = test_export.lower(test_export.jitted(step, setup), *args)

@@ -1,4 +1,4 @@
-"""A program for 8 fake devices: prints what small programs, countable by hand, send. See test_communication."""
+"""Run on 8 fake devices by test_collectives: prints the traffic of small programs that can be counted by hand."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from g1jax.training.communication import traffic_of
+from g1jax.training.collectives import traffic_of
 
 ROWS, COLUMNS = "rows", "columns"  # 2 × 4 devices
 
@@ -23,15 +23,15 @@ def psum_of_all(x: jax.Array) -> jax.Array:
 
 
 def psums_in_loops(x: jax.Array) -> jax.Array:
-    """5 × 3 of them."""
+    """5 × 3 sums."""
 
-    def often(x: jax.Array, times: int) -> jax.Array:
+    def repeat(x: jax.Array, times: int) -> jax.Array:
         return lax.scan(lambda x, _: (x + lax.psum(x, COLUMNS), None), x, length=times)[0]
 
-    return lax.scan(lambda x, _: (often(x, 3) + jnp.float32(1), None), x, length=5)[0]
+    return lax.scan(lambda x, _: (repeat(x, 3) + jnp.float32(1), None), x, length=5)[0]
 
 
-def psum_in_an_open_loop(x: jax.Array) -> jax.Array:
+def psum_in_a_while_loop(x: jax.Array) -> jax.Array:
     return lax.while_loop(lambda x: x[0] < 100, lambda x: x + lax.psum(x, COLUMNS), x) + lax.psum(x, ROWS)
 
 
@@ -56,13 +56,13 @@ def permute(x: jax.Array) -> jax.Array:
 
 
 PROGRAMS = (
-    psum, psum_of_all, psums_in_loops, psum_in_an_open_loop, psum_in_a_branch, all_gather, reduce_scatter, all_to_all,
+    psum, psum_of_all, psums_in_loops, psum_in_a_while_loop, psum_in_a_branch, all_gather, reduce_scatter, all_to_all,
     permute,
 )  # fmt: skip
 
 
 def compiled_text(program: Callable[[jax.Array], jax.Array]) -> str:
-    """Of the program where every device has float32[128], that is 512 bytes."""
+    """The compiled program; every device has float32[128], which is 512 bytes."""
     mesh = jax.make_mesh((2, 4), (ROWS, COLUMNS), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     rows = PartitionSpec((ROWS, COLUMNS))
     mapped = jax.shard_map(program, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
@@ -73,9 +73,9 @@ def main() -> None:
     found = {}
     for program in PROGRAMS:
         text = compiled_text(program)
-        for turns in (0, 1, 7):
-            traffic = traffic_of(text, open_turns=turns)
-            found[f"{program.__name__} {turns}"] = {
+        for trips in (0, 1, 7):
+            traffic = traffic_of(text, unknown_trips=trips)
+            found[f"{program.__name__} {trips}"] = {
                 kind: dataclasses.astuple(part) for kind, part in traffic.items() if part.calls
             }
     print(json.dumps(found))

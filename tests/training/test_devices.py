@@ -1,4 +1,4 @@
-"""Devices change no figure: 8 fake ones in several meshes, and 2 processes with 2 each, against a single one."""
+"""The metrics do not depend on devices: 8 fake ones in several meshes, and 2 processes with 2 each, against one."""
 
 import json
 import socket
@@ -13,7 +13,7 @@ import pytest
 from g1jax import vlm
 from g1jax.training import policy_of_run, run
 from g1jax.training.config import Optimizer
-from g1jax.training.folder import read_metrics
+from g1jax.training.run_folder import read_metrics
 from tests.training import tiny
 
 FEW = {
@@ -24,7 +24,7 @@ FEW = {
     "rl__iterations": 2,
     "rl__states": 8,
     "rl__optimizer": Optimizer(lr=1e-5),
-    "evaluation__episodes": 5,  # which no mesh here divides
+    "evaluation__episodes": 5,  # not divisible by any mesh here
     "evaluation__cold_start_episodes": 5,
     "evaluation__steps": 3,
 }
@@ -64,7 +64,7 @@ def check_same(folder: Path, single: Path) -> None:
 
 
 def numbers_of(file: Path) -> Iterator[tuple[str, float]]:
-    """All numbers in a JSON file, by their place."""
+    """All numbers in a JSON file, by their path."""
 
     def walk(place: str, value: Any) -> Iterator[tuple[str, float]]:
         if isinstance(value, dict | list):
@@ -84,7 +84,9 @@ def check_mesh(trained: str, single: Path, tmp_path: Path, data: int, fsdp: int,
     assert process.returncode == 0, err
     assert f"mesh data {data} × fsdp {fsdp} × tensor {tensor}" in out
     for step in ("cold_step", "rl_step"):
-        assert err.count(f"Finished XLA compilation of jit({step})") == 1, "what is compiled ahead is what is called"
+        assert err.count(f"Finished XLA compilation of jit({step})") == 1, (
+            "the step compiled ahead of time is the one called"
+        )
     assert [line for line in err.splitlines() if "warning:" in line] == []
     check_same(tmp_path / "run", single)
 
@@ -102,7 +104,7 @@ def test_eight_devices_in_other_meshes(mesh: tuple[int, int, int], trained: str,
 
 @pytest.mark.slow
 def test_two_processes(trained: str, single: Path, tmp_path: Path) -> None:
-    """Two devices each, over loopback; and they go on together from a checkpoint."""
+    """Two devices each, over loopback; they also resume from a checkpoint."""
     changes = FEW | {"log__checkpoint_every": 1}
     experiment = tiny.write_experiment(tmp_path / "tiny.py", trained, tmp_path / "run", **changes)
     start_two(experiment)
@@ -113,12 +115,12 @@ def test_two_processes(trained: str, single: Path, tmp_path: Path) -> None:
             file.rmdir() if file.is_dir() else file.unlink()
         (tmp_path / "run" / "checkpoints" / str(step)).rmdir()
     out = start_two(experiment)
-    assert "goes on after step 2 of 4" in out
+    assert "resumed after step 2 of 4" in out
     check_same(tmp_path / "run", single)
 
 
 def start_two(experiment: str) -> str:
-    """Runs an experiment on two processes to its end; gives what the first one printed."""
+    """Runs an experiment on two processes; returns the output of the first."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -128,7 +130,7 @@ def start_two(experiment: str) -> str:
         processes.append(tiny.start(f"--experiment={experiment}", "--mesh.fsdp=2", num_devices=2, extra=extra))
     printed = [process.communicate(timeout=900) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], printed
-    said = [line for line in printed[1][0].splitlines() if not line.startswith("[Gloo]")]
-    assert said == [], "the second process has nothing to print"
+    lines = [line for line in printed[1][0].splitlines() if not line.startswith("[Gloo]")]
+    assert lines == [], "the second process prints nothing"
     assert "mesh data 2 × fsdp 2 × tensor 1" in printed[0][0]
     return printed[0][0]

@@ -1,4 +1,4 @@
-"""Every compiled program lowers for TPUs and NVIDIA cards, sharded too, and none calls back to Python."""
+"""Every compiled program, sharded ones included, lowers for TPUs and NVIDIA GPUs without callbacks to Python."""
 
 import re
 import subprocess
@@ -11,7 +11,9 @@ import pytest
 from jax import export
 
 from g1jax import envs
-from g1jax.training import lessons, steps
+from g1jax.sft import demonstrations
+from g1jax.sft.batch import SFTBatch
+from g1jax.training import steps
 from g1jax.training.setup import make_setup
 from tests.conftest import REPOSITORY
 from tests.training import tiny
@@ -20,12 +22,12 @@ PLATFORMS = ("tpu", "cuda")
 
 
 def check(program: Any, *args: Any) -> str:
-    """What a jitted program is lowered to, for both platforms."""
+    """The text of a jitted program, lowered for both platforms."""
     return lower(program, *args)[0]
 
 
 def lower(program: Any, *args: Any) -> tuple[str, int]:
-    """Lowers a jitted program for both platforms; gives what was lowered, and for how many devices."""
+    """Lowers a jitted program for both platforms; returns its text and its number of devices."""
     exported = export.export(program, platforms=PLATFORMS)(*args)
     text = exported.mlir_module()
     called = set(re.findall(r"custom_call @(\w+)", text)) | set(re.findall(r'call_target_name = "(\w+)"', text))
@@ -58,40 +60,44 @@ def test_an_environment_step_with_frames(autoreset: Any) -> None:
 def run_args(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
     setup = make_setup(tiny.make_experiment(model, tmp_path_factory.mktemp("runs")))
     with jax.set_mesh(setup.mesh):
-        fixed = steps.fixed_of(setup, None)
-        return setup, steps.template(setup, 0), fixed
+        constants = steps.constants_of(setup, None)
+        return setup, steps.template(setup, 0), constants
 
 
 def jitted(function: Any, setup: Any, **options: Any) -> Any:
-    """A step with its setup given."""
+    """A step with its setup bound."""
     return jax.jit(lambda *args: function.__wrapped__(setup, *args), **options)
 
 
 def test_a_step_of_the_cold_start(run_args: tuple[Any, Any, Any]) -> None:
-    setup, state, fixed = run_args
+    setup, state, constants = run_args
     key = jax.eval_shape(jax.random.key, 0)
     with jax.set_mesh(setup.mesh):
-        check(jax.jit(lambda s, k: lessons.next_scripts(setup.cold_vecs, 0.5, s, k)), state.cold_envs, key)
-        check(jitted(steps.cold_step, setup), state, fixed, lesson_shapes(setup))
+        check(
+            jax.jit(lambda s, k: demonstrations.next_demonstrations(setup.cold_envs, 0.5, s, k)), state.cold_envs, key
+        )
+        check(jitted(steps.cold_step, setup), state, constants, batch_shapes(setup))
 
 
 def test_an_iteration_of_rl(run_args: tuple[Any, Any, Any]) -> None:
-    """It contains the writing of responses, their parsing and rewards, and the update."""
-    setup, _, fixed = run_args
+    """It contains generation, parsing, rewards and the update."""
+    setup, _, constants = run_args
     with jax.set_mesh(setup.mesh):
-        text = check(jitted(steps.rl_step, setup), steps.template(setup, setup.experiment.num_steps), fixed)
+        text = check(jitted(steps.rl_step, setup), steps.template(setup, setup.experiment.num_steps), constants)
     assert text.count("stablehlo.while") >= 4
 
 
-def lesson_shapes(setup: Any) -> tuple[lessons.Lesson, ...]:
+def batch_shapes(setup: Any) -> tuple[SFTBatch, ...]:
     def shape(dtype: Any, *shape: int) -> Any:
-        return jax.ShapeDtypeStruct((setup.experiment.cold_start.states, *shape), dtype, sharding=setup.sharding())
+        return jax.ShapeDtypeStruct(
+            (setup.experiment.cold_start.states, *shape), dtype, sharding=setup.placement.sharding()
+        )
 
     made = []
     for game in setup.games:
         length = setup.policy.max_new_tokens(game)
         made.append(
-            lessons.Lesson(
+            SFTBatch(
                 shape(jnp.uint8, *game.frame_shape), shape(jnp.int32, length), shape(jnp.bool_, length),
                 shape(jnp.bool_, length),
             )
@@ -99,16 +105,16 @@ def lesson_shapes(setup: Any) -> tuple[lessons.Lesson, ...]:
     return tuple(made)
 
 
-def test_writing_alone(run_args: tuple[Any, Any, Any]) -> None:
-    setup, state, fixed = run_args
+def test_generation(run_args: tuple[Any, Any, Any]) -> None:
+    setup, state, constants = run_args
     game = setup.games[0]
     frames = jax.ShapeDtypeStruct((4, *game.frame_shape), jnp.uint8)
-    write = jax.jit(lambda p, t, f, k: setup.policy.respond(p, t, game, f, k, num_samples=2))
-    check(write, state.trained, fixed.table, frames, jax.eval_shape(jax.random.key, 0))
+    generate = jax.jit(lambda p, t, f, k: setup.policy.respond(p, t, game, f, k, num_samples=2))
+    check(generate, state.trained, constants.table, frames, jax.eval_shape(jax.random.key, 0))
 
 
 def test_steps_that_are_sharded() -> None:
-    """On 8 fake devices, in a process of its own: weights, rows and a layer's heads are split."""
+    """On 8 fake devices, in a subprocess: weights, rows and the heads of a layer are split."""
     command = [sys.executable, "-m", "tests.training.export_sharded"]
     done = subprocess.run(command, cwd=REPOSITORY, env=tiny.environment(8), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""No two uses of a run's randomness share a key: all keys of its first steps are collected, and no two are alike."""
+"""No two random draws of a run share a key: all keys of its first steps are collected and compared."""
 
 import collections
 import dataclasses
@@ -10,12 +10,13 @@ import jax
 import numpy as np
 import pytest
 
+from g1jax import keys
 from g1jax.evaluation import protocol
 from g1jax.evaluation.players import random_player
-from g1jax.training import keys
-from g1jax.training.lessons import next_scripts
+from g1jax.rl.minibatching import Minibatching
+from g1jax.sft.demonstrations import next_demonstrations
 from g1jax.training.setup import load_params, make_setup
-from g1jax.training.steps import begin, begin_rl, rl_step
+from g1jax.training.steps import init_state, rl_step, start_rl
 from tests.training import tiny
 
 DRAWS = (
@@ -33,15 +34,15 @@ DRAWS = (
 
 @dataclasses.dataclass
 class Collected:
-    """What became of every key: its words; by which function it was used, and where."""
+    """Every use of a key: its bits, the function that used it, and where."""
 
     uses: list[tuple[bytes, tuple[str, str]]] = dataclasses.field(default_factory=list)
 
-    def add(self, words: np.ndarray, name: str, place: str) -> None:
-        self.uses.append((np.asarray(words).tobytes(), (name, place)))
+    def add(self, bits: np.ndarray, name: str, place: str) -> None:
+        self.uses.append((np.asarray(bits).tobytes(), (name, place)))
 
     def check(self) -> None:
-        """A key is drawn from or split once, or else folded, and that in one place."""
+        """A key is drawn from or split once, or only folded, in a single place."""
         by_key = collections.defaultdict(list)
         for key, use in self.uses:
             by_key[key].append(use)
@@ -52,20 +53,20 @@ class Collected:
 
 @pytest.fixture
 def collected(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collected]:
-    """Every call of `jax.random` in g1jax tells which key it was given, whenever it runs."""
+    """Records the key of every call of `jax.random` in g1jax, whenever it runs."""
     found = Collected()
 
-    def told(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def recorded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(key: Any, *args: Any, **kwargs: Any) -> Any:
             caller = sys._getframe(1)
             place = f"{caller.f_code.co_filename}:{caller.f_code.co_name}"
-            jax.debug.callback(lambda words: found.add(words, name, place), jax.random.key_data(key))
+            jax.debug.callback(lambda bits: found.add(bits, name, place), jax.random.key_data(key))
             return function(key, *args, **kwargs)
 
         return call
 
     for name in ("split", "fold_in", *DRAWS):
-        monkeypatch.setattr(jax.random, name, told(name, getattr(jax.random, name)))
+        monkeypatch.setattr(jax.random, name, recorded(name, getattr(jax.random, name)))
     jax.clear_caches()
     jax.config.update("jax_disable_most_optimizations", True)
     yield found
@@ -76,20 +77,21 @@ def collected(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collected]:
 def test_the_first_steps_of_a_run_use_no_key_twice(collected: Collected) -> None:
     experiment = tiny.make_experiment(
         "nano", "unused", games=("shisen_sho",), levels={"shisen_sho": tiny.LEVELS["shisen_sho"]}, max_new_tokens=2,
-        cold_start__steps=1, cold_start__states=2, rl__states=2, rl__num_samples=2, rl__minibatches=2,
+        cold_start__steps=1, cold_start__states=2, rl__states=2, rl__num_samples=2,
+        rl__minibatching=Minibatching(minibatches=2),
         rl__walk_steps={},
     )  # fmt: skip
     small = dataclasses.replace(tiny.CONFIG, text=dataclasses.replace(tiny.CONFIG.text, max_length=512))
     setup = make_setup(experiment)
     setup = dataclasses.replace(setup, policy=dataclasses.replace(setup.policy, config=small))
-    collected.uses.clear()  # of the demonstrations that say how long responses are
+    collected.uses.clear()  # of the demonstrations that set the length of responses
     with jax.set_mesh(setup.mesh):
-        state, fixed = begin(setup, load_params(setup))
+        state, constants = init_state(setup, load_params(setup))
         key = keys.of_step(state.key, state.step, keys.OfStep.TEACH)
-        next_scripts(setup.cold_vecs, 0.5, state.cold_envs, key)
+        next_demonstrations(setup.cold_envs, 0.5, state.cold_envs, key)
         state = dataclasses.replace(state, step=state.step + 1)
-        state = begin_rl(setup, state)
-        jax.block_until_ready(rl_step(setup, state, fixed)[0])
+        state = start_rl(setup, state)
+        jax.block_until_ready(rl_step(setup, state, constants)[0])
     jax.effects_barrier()
     names = {use[0] for _, use in collected.uses}
     assert {"split", "fold_in", "bits", "uniform", "normal", "randint", "bernoulli", "permutation"} <= names
@@ -105,13 +107,13 @@ def test_the_first_steps_of_a_run_use_no_key_twice(collected: Collected) -> None
     assert run & evaluation <= {np.asarray(jax.random.key_data(jax.random.key(experiment.seed))).tobytes()}
 
 
-def test_every_name_of_a_run_has_a_key_of_its_own() -> None:
-    """Through three steps, for the games too."""
+def test_every_name_has_its_own_key() -> None:
+    """Over three steps, with the keys of games."""
     seen = [keys.of_run(7, use) for use in keys.OfRun]
-    for parent in (keys.of_run(7, keys.OfRun.COLD_ENVS), keys.of_run(7, keys.OfRun.PLAY_ENVS)):
-        seen += [keys.of_game(parent, i) for i in range(4)]
+    for use in (keys.OfRun.COLD_ENVS, keys.OfRun.PLAY_ENVS, keys.OfRun.HEADS):
+        seen += [keys.of_game(keys.of_run(7, use), i) for i in range(4)]
     for step in range(3):
-        for use in keys.OfStep:
-            key = keys.of_step(keys.of_run(7, keys.OfRun.STEPS), step, use)
+        for name in keys.OfStep:
+            key = keys.of_step(keys.of_run(7, keys.OfRun.STEPS), step, name)
             seen += [key, *(keys.of_game(key, i) for i in range(4))]
-    assert len({np.asarray(jax.random.key_data(key)).tobytes() for key in seen}) == len(seen) == 5 + 8 + 3 * 5 * 5
+    assert len({np.asarray(jax.random.key_data(key)).tobytes() for key in seen}) == len(seen) == 6 + 12 + 3 * 5 * 5

@@ -36,10 +36,10 @@ def test_a_folder_that_another_process_writes(model: str, tmp_path: Path) -> Non
     finally:
         holder.kill()
         holder.communicate()
-    FolderLock(folder).release()  # a killed process holds nothing
+    FolderLock(folder).release()  # a killed process holds no lock
 
 
-def test_a_lock_is_freed_when_it_is_dropped(tmp_path: Path) -> None:
+def test_a_lock_is_released_when_collected(tmp_path: Path) -> None:
     lock = FolderLock(tmp_path)
     with pytest.raises(ExperimentError, match="is being written by process"):
         FolderLock(tmp_path)

@@ -1,4 +1,4 @@
-"""A run that trains LoRA: what it leaves behind is the policy of a plain model, LoRA merged."""
+"""A LoRA run: its policy is a plain model with LoRA merged."""
 
 import runpy
 import sys
@@ -13,17 +13,17 @@ import pytest
 
 from g1jax import envs, vlm
 from g1jax.evaluation import play
-from g1jax.evaluation.program import player_named
+from g1jax.programs.evaluate import player_named
 from g1jax.training import policy_of_run, run
-from g1jax.training.config import Lora
-from g1jax.training.runs import open_run
+from g1jax.training.saved_run import open_run
 from g1jax.vlm import lora, safetensors
+from g1jax.vlm.lora import LoRA
 from tests.conftest import REPOSITORY
 from tests.training import tiny
 
 FEW = {
     "games": ("game_2048",),
-    "lora": Lora(rank=2, alpha=6.0, targets=("model.*_proj", "visual.*.qkv")),
+    "lora": LoRA(rank=2, alpha=6.0, targets=("model.*_proj", "visual.*.qkv")),
     "cold_start__steps": 4,
     "rl__iterations": 0,
     "evaluation__episodes": 0,
@@ -37,7 +37,7 @@ def folder(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What was merged: the params of the model, LoRA's, and which they are."""
+    """The arguments of the last merge: the model's params, LoRA's, and the LoRA settings."""
     seen: list[Any] = []
     merge = lora.merge
 
@@ -50,13 +50,13 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def logits(config: vlm.Config, params: vlm.Params) -> np.ndarray:
-    image, words = np.full(4, config.image_token_id), np.arange(300, 312)
-    tokens = jnp.asarray(np.concatenate([words, image, words])[None].astype(np.int32))
+    image, tokens_of_text = np.full(4, config.image_token_id), np.arange(300, 312)
+    tokens = jnp.asarray(np.concatenate([tokens_of_text, image, tokens_of_text])[None].astype(np.int32))
     frames = jax.random.bits(jax.random.key(0), (1, 56, 56, 3), jnp.uint8)
     return np.asarray(jax.jit(vlm.apply, static_argnums=0)(config, params, tokens, tokens >= 0, frames))
 
 
-def test_its_policy_is_of_merged_weights(folder: Path, parts: list[Any]) -> None:
+def test_its_policy_has_merged_weights(folder: Path, parts: list[Any]) -> None:
     policy, params = policy_of_run(folder)
     base, own, spec = parts
     chex.assert_trees_all_equal_shapes_and_dtypes(params, vlm.param_shapes(policy.config))
@@ -83,6 +83,7 @@ def test_it_is_exported_merged(
 
 
 def test_it_plays(folder: Path) -> None:
-    """From its folder, in an evaluation."""
-    episodes = play(envs.make("game_2048", rows=2, cols=2, prompt="2048"), player_named(str(folder)), 2, 2, 0)
+    """In an evaluation, loaded from its folder."""
+    game = envs.make("game_2048", rows=2, cols=2, prompt="2048")
+    episodes = play(game, player_named(str(folder), [game]), 2, 2, 0)
     assert episodes.score.shape == (2, 2)

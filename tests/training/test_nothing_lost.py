@@ -1,4 +1,4 @@
-"""Whatever keeps a run from loading its checkpoints, every byte that it wrote is still there afterwards."""
+"""Whatever keeps a run from loading its checkpoints, no byte that it wrote is lost."""
 
 import dataclasses
 import errno
@@ -27,13 +27,13 @@ Change = Callable[[Path, pytest.MonkeyPatch], object]
 
 @pytest.fixture
 def folder(stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The run's folder as it was when it was stopped; it will end without a picture of its curves, which takes long."""
-    monkeypatch.setattr("g1jax.training.final.write_curves", lambda folder: None)
+    """A copy of the stopped run's folder; plotting its curves, which is slow, is disabled."""
+    monkeypatch.setattr("g1jax.training.run_evaluation.write_curves", lambda folder: None)
     return copy_run(stopped, tmp_path / "run")
 
 
 def copy_run(folder: Path, copy: Path) -> Path:
-    """A copy of a run's folder, in which nothing tells that it is one."""
+    """Copies a run's folder, and sets `workdir` to the copy."""
     shutil.copytree(folder, copy)
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "workdir": str(copy)}, indent=1))
@@ -41,7 +41,7 @@ def copy_run(folder: Path, copy: Path) -> Path:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """All that is in a run's folder, but for its lock and what TensorBoard adds."""
+    """All files in a run's folder except its lock and TensorBoard's."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -50,10 +50,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 
 def assert_nothing_lost(before: dict[str, bytes], folder: Path) -> None:
-    """Every file of before is there with its bytes, if need be in another place; of the metrics every line is.
-
-    The config may say that the folder lies elsewhere.
-    """
+    """Every earlier file is there unchanged, possibly moved; of metrics, every line. `workdir` may differ."""
     after = files_in(folder)
     contents = set(after.values())
     lines = {line for name, content in after.items() if ".jsonl" in name for line in content.splitlines()}
@@ -70,7 +67,7 @@ def largest(folder: Path) -> Path:
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
-# Damage: the checkpoint is moved aside, the one before is used, and the metrics are those of a run nothing disturbed
+# Damage: the checkpoint is moved aside, the one before is used, and the metrics are those of an uninterrupted run
 
 
 def truncate(folder: Path) -> None:
@@ -125,19 +122,19 @@ def test_a_damaged_checkpoint_is_moved_aside(
     run(experiment_in(folder, model), progress=watch)
     moved = folder / "checkpoints_damaged" / "3-1"
     assert any(f"checkpoint 3 is damaged, and moved to {moved}: " in line for line in watch.lines)
-    assert "goes on after step 2 of 4" in watch.lines
+    assert "resumed after step 2 of 4" in watch.lines
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"1", "2", "3", "4"}
     assert moved.is_dir()
     assert tiny.metrics_of(folder) == undisturbed
-    assert any("1 lines of steps that are done again taken out" in line for line in watch.lines)
+    assert any("removed 1 lines of steps that are repeated" in line for line in watch.lines)
     assert_nothing_lost(before, folder)
 
 
-def test_two_damaged_checkpoints_and_a_place_that_is_taken(folder: Path, model: str) -> None:
+def test_two_damaged_checkpoints_and_a_name_that_is_taken(folder: Path, model: str) -> None:
     flip_a_bit(folder / "checkpoints" / "3")
     truncate(folder / "checkpoints" / "2")
     make_metadata_unreadable(folder / "checkpoints" / "1")
-    shutil.copytree(folder / "checkpoints" / "3", folder / "checkpoints" / "10")  # none of them the run's
+    shutil.copytree(folder / "checkpoints" / "3", folder / "checkpoints" / "10")  # not one of the run's
     (folder / "checkpoints" / "10" / "_CHECKPOINT_METADATA").unlink()
     shutil.copytree(folder / "checkpoints" / "3", folder / "checkpoints_damaged" / "3-1")
     (folder / "checkpoints" / "notes").mkdir()
@@ -160,7 +157,7 @@ def test_two_damaged_checkpoints_and_a_place_that_is_taken(folder: Path, model: 
 
 
 def test_every_flipped_bit_is_found(stopped: Path) -> None:
-    """In the largest file, at places all over it."""
+    """In the largest file, at evenly spaced positions."""
     file = largest(stopped / "checkpoints" / "3")
     whole, known = file.read_bytes(), checksums.of_file(file)
     try:
@@ -169,14 +166,14 @@ def test_every_flipped_bit_is_found(stopped: Path) -> None:
             content[place // 8] ^= 1 << place % 8
             file.write_bytes(content)
             assert checksums.of_file(file) != known
-            with pytest.raises(checksums.DamagedError, match="its checksum differs"):
+            with pytest.raises(checksums.DamagedError, match="its checksum has changed"):
                 checksums.check(stopped / "checkpoints" / "3")
     finally:
         file.write_bytes(whole)
     assert checksums.check(stopped / "checkpoints" / "3")
 
 
-# Everything else: the run stops with one line, and not a byte has changed
+# Everything else: the run stops with one line, and no byte has changed
 
 
 def fail_with(error: BaseException) -> Change:
@@ -193,7 +190,7 @@ def fail_with(error: BaseException) -> Change:
 
 
 def give_it_no_rights(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Tests may run as root, whom nothing is denied."""
+    """Tests may run as root, who may read everything."""
 
     def deny(file: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
@@ -202,7 +199,7 @@ def give_it_no_rights(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def rename_a_field(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """As an update may."""
+    """As another version may."""
 
     def renamed(*args: Any) -> Any:
         state: Any = template(*args)
@@ -221,63 +218,63 @@ def change_a_dtype(folder: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr("g1jax.training.loop.template", other)
 
 
-def make_it_of_two_devices(folder: Path, patch: pytest.MonkeyPatch) -> None:
+def use_two_devices(folder: Path, patch: pytest.MonkeyPatch) -> None:
     config = folder / "config.json"
     config.write_text(config.read_text().replace('"data": 0', '"data": 2'))
 
 
-def make_it_another_versions(folder: Path, patch: pytest.MonkeyPatch) -> None:
+def rename_a_setting(folder: Path, patch: pytest.MonkeyPatch) -> None:
     config = folder / "config.json"
     config.write_text(config.read_text().replace('"max_new_tokens"', '"most_new_tokens"'))
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (fail_with(MemoryError()), r"3 does not fit in memory: give it more devices"),
         (fail_with(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")), "does not fit in memory"),
         (fail_with(OSError(errno.EIO, "Input/output error")), "3 cannot be read: Input/output error. Nothing was"),
         (fail_with(KeyboardInterrupt()), None),
-        (rename_a_field, r"state than this run's: \d+ missing: trained.vision.\S+, .*; \d+ unknown: trained.visual"),
-        (change_a_dtype, r"state than this run's: 1 other: step is int32\[\], not float32\[\]\. Use the version"),
+        (rename_a_field, r"match this run's state: \d+ missing: trained.vision.\S+, .*; \d+ unknown: trained.visual"),
+        (change_a_dtype, r"match this run's state: 1 different: step is int32\[\], not float32\[\]\. Use the version"),
     ],
 )  # fmt: skip
 def test_what_is_no_damage(
-    change: Change, told: str | None, folder: Path, model: str, monkeypatch: pytest.MonkeyPatch
+    change: Change, message: str | None, folder: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether there are checksums or not."""
+    """With checksums and without."""
     change(folder, monkeypatch)
     for _ in range(2):
-        assert_refused(folder, experiment_in(folder, model), told)
+        assert_refused(folder, experiment_in(folder, model), message)
         for file in (folder / "checkpoints").rglob(checksums.CHECKSUMS):
             file.unlink()
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (give_it_no_rights, r"checkpoints/3 cannot be read: Permission denied. Nothing was changed"),
-        (fail_with(ValueError("a device is missing")), r"3 is whole, and cannot be loaded here: a device is missing"),
-        (make_it_of_two_devices, r"is a run with another config: mesh.data \(was 2, is 0\)"),
-        (make_it_another_versions, r"another config: max_new_tokens \(was 0, is 48\); most_new_tokens \(was 48, is"),
+        (fail_with(ValueError("a device is missing")), r"3 is intact, but cannot be loaded here: a device is missing"),
+        (use_two_devices, r"is a run with another config: mesh.data \(was 2, is 0\)"),
+        (rename_a_setting, r"another config: max_new_tokens \(was 0, is 48\); most_new_tokens \(was 48, is"),
     ],
 )  # fmt: skip
 def test_what_is_no_damage_where_there_are_checksums(
-    change: Change, told: str, folder: Path, model: str, monkeypatch: pytest.MonkeyPatch
+    change: Change, message: str, folder: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(folder, monkeypatch)
-    assert_refused(folder, experiment_in(folder, model), told)
+    assert_refused(folder, experiment_in(folder, model), message)
 
 
 def test_another_number_of_devices(folder: Path, model: str) -> None:
-    make_it_of_two_devices(folder, pytest.MonkeyPatch())
+    use_two_devices(folder, pytest.MonkeyPatch())
     experiment = experiment_in(folder, model, mesh__data=2)
     assert_refused(folder, experiment, r"a mesh of data=2 × fsdp=1 × tensor=1 is 2 devices, and there are 1")
 
 
-def assert_refused(folder: Path, experiment: Experiment, told: str | None) -> None:
+def assert_refused(folder: Path, experiment: Experiment, message: str | None) -> None:
     before = files_in(folder)
-    with pytest.raises(KeyboardInterrupt if told is None else G1Error, match=told) as caught:
+    with pytest.raises(KeyboardInterrupt if message is None else G1Error, match=message) as caught:
         run(experiment)
     assert "\n" not in str(caught.value)
     assert files_in(folder) == before
@@ -296,11 +293,10 @@ def test_metrics_that_cannot_be_read(rubbish: bytes, folder: Path, model: str, u
     file.write_bytes(first + second + third + rubbish)
     before, watch = files_in(folder), Watch()
     run(experiment_in(folder, model), progress=watch)
-    said = [line for line in watch.lines if "metrics.jsonl" in line]
-    assert len(said) == 1
+    lines = [line for line in watch.lines if "metrics.jsonl" in line]
+    assert len(lines) == 1
     numbers = "4" if rubbish == CUT else "4, 5, 6, 7, 8, …"
-    assert f"unreadable lines (number {numbers}) taken out" in said[0]
-    assert "they are in metrics.jsonl.dropped-1" in said[0]
+    assert f"removed unreadable lines (number {numbers}); they are in metrics.jsonl.dropped-1" in lines[0]
     assert tiny.metrics_of(folder) == undisturbed
     assert (folder / "metrics.jsonl.dropped-1").read_bytes() == rubbish
     assert_nothing_lost(before, folder)
@@ -311,7 +307,7 @@ def test_a_line_in_the_middle_and_lines_dropped_before(folder: Path, model: str)
     first, second, third = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(first + b"\x80" + second + third)
     (folder / "metrics.jsonl.dropped-1").write_bytes(b"mine")
-    shutil.rmtree(folder / "checkpoints" / "3")  # so that the third step is done again
+    shutil.rmtree(folder / "checkpoints" / "3")  # so that the third step is repeated
     before = files_in(folder)
     run(experiment_in(folder, model), progress=stop_at(3))
     assert file.read_bytes() == first + third

@@ -1,4 +1,4 @@
-"""The optimizers: Muon's step against a singular value decomposition, and which params each of them moves how."""
+"""The optimizers: Muon's step against a singular value decomposition, and which params each one updates."""
 
 import dataclasses
 from typing import Any
@@ -23,22 +23,22 @@ def first_update(config: Optimizer, params: Any, grads: Any) -> Any:
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (4, 12), (12, 4)])
-def test_muon_steps_as_far_along_every_direction(shape: tuple[int, int]) -> None:
-    """The singular values of the first update are about equal, and its directions those of the gradient."""
+def test_muon_orthogonalizes_the_update(shape: tuple[int, int]) -> None:
+    """The first update has about equal singular values, and the singular vectors of the gradient."""
     gradient = jax.random.normal(jax.random.key(0), shape)
     params = {"kernel": jnp.zeros(shape)}
     update = np.asarray(first_update(PLAIN, params, {"kernel": gradient})["kernel"])
     left, _, right = np.linalg.svd(np.asarray(gradient), full_matrices=False)
     singular = np.diag(left.T @ -update @ right.T)
     np.testing.assert_allclose(left.T @ -update @ right.T, np.diag(singular), atol=1e-4)
-    # Five steps of Newton-Schulz bring them to between 0.68 and 1.13 of what they are to be.
+    # Five steps of Newton-Schulz bring singular values to 0.68 to 1.13 of their target.
     size = 0.01 * max(shape) ** 0.5
     assert (singular > 0.6 * size).all()
     assert (singular < 1.2 * size).all()
     assert 0.6 * 0.01 < np.sqrt((update**2).mean()) < 1.2 * 0.01
 
 
-def test_each_matrix_of_a_stack_is_its_own() -> None:
+def test_stacked_matrices_are_updated_separately() -> None:
     grads = jax.random.normal(jax.random.key(1), (3, 6, 4))
     stacked = first_update(PLAIN, {"kernel": jnp.zeros((3, 6, 4))}, {"kernel": grads})["kernel"]
     for i in range(3):
@@ -46,7 +46,7 @@ def test_each_matrix_of_a_stack_is_its_own() -> None:
         np.testing.assert_allclose(stacked[i], alone, atol=1e-6)
 
 
-def test_what_is_no_kernel_goes_by_adamw_with_a_look_ahead() -> None:
+def test_other_params_use_adamw_with_nesterov_momentum() -> None:
     params = {"embedding": jnp.ones((5, 4)), "scale": jnp.ones(4)}
     grads = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(2), leaf.shape), params)
     config = dataclasses.replace(PLAIN, weight_decay=0.1, b2=0.95)
@@ -56,7 +56,7 @@ def test_what_is_no_kernel_goes_by_adamw_with_a_look_ahead() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), first_update(config, params, grads), wanted)
 
 
-def test_of_a_model_muon_has_the_linear_maps() -> None:
+def test_muon_is_for_the_linear_maps() -> None:
     config = vlm.preset("nano")
     for is_scanned in (False, True):
         params = vlm.param_shapes(dataclasses.replace(config, is_scanned=is_scanned))
@@ -72,7 +72,7 @@ def test_of_a_model_muon_has_the_linear_maps() -> None:
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_bfloat16_params_move_as_far_as_float32_ones(name: Any) -> None:
-    """At the paper's 1e-6, of which no step is as large as half of what a bfloat16 at 0.02 or 1 can move."""
+    """At the paper's 1e-6, where every step is below half of the bfloat16 spacing at 0.02 and 1."""
     rng = np.random.default_rng(0)
     params = {"kernel": jnp.asarray(rng.normal(size=(16, 8)) * 0.02, jnp.bfloat16), "scale": jnp.ones(8, jnp.bfloat16)}
     grads = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 1e-3, leaf.dtype), params)
@@ -99,7 +99,7 @@ def test_bfloat16_params_move_as_far_as_float32_ones(name: Any) -> None:
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_the_final_norm_has_its_own_rate(name: Any) -> None:
-    """AdamW's first step is the learning rate, whatever the gradient; all else goes as it would without."""
+    """AdamW's first step is the learning rate, whatever the gradient; other params are not affected."""
     without = Optimizer(name=name, lr=1e-3, weight_decay=0.0, max_norm=1e9)
     scale = {"norm": {"scale": jnp.ones(4)}, "layers": {"0": {"norm": {"scale": jnp.ones(4)}}}}
     params, grads = {"model": scale}, {"model": jax.tree.map(lambda leaf: -2 * leaf, scale)}

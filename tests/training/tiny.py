@@ -1,4 +1,4 @@
-"""A model and levels so small that whole runs take seconds; several tests share them, and the programs they start."""
+"""A model and levels so small that whole runs take seconds; shared by several tests and their subprocesses."""
 
 import dataclasses
 import os
@@ -10,7 +10,9 @@ from typing import Any
 import jax
 
 from g1jax import vlm
+from g1jax.training import saved_setup
 from g1jax.training.config import RL, ColdStart, Evaluation, Experiment, Log, Optimizer
+from g1jax.training.setup import Setup
 from tests.conftest import REPOSITORY
 
 TOKENIZER = vlm.Tokenizer.load("games")
@@ -37,9 +39,9 @@ def save_model(folder: Path) -> str:
 
 
 def make_experiment(model: str, workdir: Path | str, **changes: Any) -> Experiment:
-    """A cold start that learns the form of a response, so that rewards differ, and 4 iterations of RL.
+    """A cold start that learns the response format, so that rewards differ, and 4 iterations of RL.
 
-    `changes` are fields, those of its parts as `rl__states=8`.
+    `changes` are fields; nested ones are written `rl__states=8`.
     """
     experiment = Experiment(
         name="tiny",
@@ -62,7 +64,7 @@ def make_experiment(model: str, workdir: Path | str, **changes: Any) -> Experime
 
 
 def write_experiment(file: Path, model: str, workdir: Path | str, **changes: Any) -> str:
-    """A file for `--experiment=…` that gives `make_experiment` of these."""
+    """Writes a file for `--experiment=…` that returns `make_experiment` of these arguments."""
     file.write_text(
         "from g1jax.training.config import Optimizer\nfrom tests.training import tiny\n\n\ndef get_config():\n"
         f"    return tiny.make_experiment({model!r}, {str(workdir)!r}, **{changes!r})\n"
@@ -71,7 +73,7 @@ def write_experiment(file: Path, model: str, workdir: Path | str, **changes: Any
 
 
 def environment(num_devices: int = 1) -> dict[str, str]:
-    """For a process of its own: this repository, the cache of compiled programs, fake devices."""
+    """The environment of a subprocess: this repository, the compilation cache, fake devices."""
     return {
         **os.environ,
         "PYTHONPATH": str(REPOSITORY),
@@ -80,14 +82,14 @@ def environment(num_devices: int = 1) -> dict[str, str]:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        # A busy machine may leave a device or a process waiting for the others longer than XLA thinks right.
+        # On a busy machine a device or process may wait for the others longer than XLA's default timeout.
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices} "
         "--xla_cpu_collective_call_terminate_timeout_seconds=900",
     }
 
 
 def start(*arguments: str, num_devices: int = 1, extra: dict[str, str] | None = None) -> "subprocess.Popen[str]":
-    """`python train/main.py` in a process of its own, with `extra` in its environment."""
+    """Starts `python train/main.py` as a subprocess, with `extra` in its environment."""
     return subprocess.Popen(
         [sys.executable, "train/main.py", *arguments],
         cwd=REPOSITORY,
@@ -99,5 +101,18 @@ def start(*arguments: str, num_devices: int = 1, extra: dict[str, str] | None = 
 
 
 def metrics_of(workdir: Path) -> bytes:
-    """The metrics of a run, as they stand in its folder."""
+    """The bytes of a run's metrics file."""
     return (workdir / "metrics.jsonl").read_bytes()
+
+
+def save_setup(folder: Path, setup: Setup, weights: Path | None) -> None:
+    """Saves a run's setup in its folder, as the loop does."""
+    saved_setup.save_setup(
+        folder,
+        setup.games,
+        setup.policy,
+        setup.datasets,
+        dataset=setup.experiment.cold_start.dataset,
+        weights=weights,
+        is_frozen=setup.lora is not None,
+    )

@@ -1,6 +1,6 @@
-"""A program for 8 fake devices: how far what the policy computes on meshes is from one device. See test_sharding.
+"""A program for 8 fake devices: differences between results on meshes and on one device. See test_sharding.
 
-python -m tests.vlm.on_eight_devices plain "[[2, 2, 2]]" logits,written,gradient
+python -m tests.vlm.on_eight_devices plain "[[2, 2, 2]]" logits,responses,gradient
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import numpy as np
 
 from g1jax import vlm
 from g1jax.vlm import lora, sharding
-from tests import conftest  # noqa: F401  (strict promotion, and the cache of compiled programs)
+from tests import conftest  # noqa: F401  (strict promotion, and the compilation cache)
 from tests.vlm import shapes
 
 VISION = vlm.VisionConfig(
@@ -34,7 +34,7 @@ Shape = tuple[int, int, int]
 
 
 def make_params(config: vlm.Config) -> tuple[vlm.Params, vlm.Params]:
-    """Params and LoRA params on the host, large enough that all of them matter."""
+    """Params and LoRA params on the host, large enough that all matter."""
     params = shapes.make_params(config, 5.0)
     params = jax.tree.map(np.asarray, params)
     lora_params = jax.tree.map(np.array, lora.init(config, SPEC, jax.random.key(1)))
@@ -60,7 +60,7 @@ def logits_of(config: vlm.Config, params: Any, lora_params: Any, tokens: Any, ma
 
 @functools.partial(jax.jit, static_argnums=0)
 def gradient_of(config: vlm.Config, params: Any, tokens: Any, mask: Any, frames: Any) -> Any:
-    """The gradient of a loss of the responses, here the prompts' own last four tokens."""
+    """The gradient of a loss of the last four tokens as responses."""
 
     def loss(params: Any) -> jax.Array:
         found = vlm.score(config, params, tokens[:, :-4], mask[:, :-4], tokens[:, -4:], mask[:, -4:], frames)
@@ -69,27 +69,27 @@ def gradient_of(config: vlm.Config, params: Any, tokens: Any, mask: Any, frames:
     return jax.grad(loss)(params)
 
 
-def write(config: vlm.Config, params: Any, batch: Any) -> Any:
-    """Greedy tokens, sampled tokens, and the scores of these."""
+def respond(config: vlm.Config, params: Any, batch: Any) -> Any:
+    """Greedy tokens, sampled tokens, their logprobs and scores."""
     names = ("max_new_tokens", "sampling", "stop_tokens")
     generate = jax.jit(vlm.generate, static_argnums=0, static_argnames=names)
-    greedy, drawn = (
+    greedy, sampled = (
         generate(config, params, *batch, jax.random.key(2), max_new_tokens=12, sampling=sampling, stop_tokens=(9, 10))
         for sampling in (vlm.GREEDY, vlm.Sampling(top_k=20))
     )
     score = jax.jit(vlm.score, static_argnums=0)
-    scores = score(config, params, *batch[:2], drawn.response_tokens, drawn.response_mask, batch[2])
-    return jax.device_get((greedy.response_tokens, drawn.response_tokens, drawn.logprobs, scores.logprobs))
+    scores = score(config, params, *batch[:2], sampled.response_tokens, sampled.response_mask, batch[2])
+    return jax.device_get((greedy.response_tokens, sampled.response_tokens, sampled.logprobs, scores.logprobs))
 
 
-def farthest(a: Any, b: Any) -> float:
+def max_difference(a: Any, b: Any) -> float:
     """The largest difference anywhere in two trees."""
     both = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return max(float(np.abs(np.asarray(x, np.float64) - np.asarray(y)).max()) for x, y in both)
 
 
-def on_mesh(config: vlm.Config, host: Any, shape: Shape, alone: dict[str, Any], parts: list[str]) -> dict[str, Any]:
-    """How far the results on a mesh are from those of one device, and how many bytes of params a device has."""
+def on_mesh(config: vlm.Config, host: Any, shape: Shape, single: dict[str, Any], parts: list[str]) -> dict[str, Any]:
+    """The differences to results on one device, and the bytes of params on a device."""
     mesh = sharding.make_mesh(*shape)
     place = sharding.placer(config, mesh)
     params, lora_params = (
@@ -97,19 +97,18 @@ def on_mesh(config: vlm.Config, host: Any, shape: Shape, alone: dict[str, Any], 
     )
     batch = sharding.shard_batch(mesh, make_batch())
     first = jax.devices()[0]
-    held = sum(
+    num_bytes = sum(
         part.data.nbytes for leaf in jax.tree.leaves(params) for part in leaf.addressable_shards if part.device == first
     )
-    found: dict[str, Any] = {"shape": shape, "bytes": held}
+    found: dict[str, Any] = {"shape": shape, "bytes": num_bytes}
     with jax.set_mesh(mesh):
         if "logits" in parts:
-            found["logits"] = farthest(logits_of(config, params, lora_params, *batch), alone["logits"])
-        if "written" in parts:
-            found["written"] = [
-                farthest(a, b) for a, b in zip(write(config, params, batch), alone["written"], strict=True)
-            ]
+            found["logits"] = max_difference(logits_of(config, params, lora_params, *batch), single["logits"])
+        if "responses" in parts:
+            pairs = zip(respond(config, params, batch), single["responses"], strict=True)
+            found["responses"] = [max_difference(a, b) for a, b in pairs]
         if "gradient" in parts:
-            found["gradient"] = farthest(gradient_of(config, params, *batch), alone["gradient"])
+            found["gradient"] = max_difference(gradient_of(config, params, *batch), single["gradient"])
     return found
 
 
@@ -119,13 +118,13 @@ def main() -> None:
     host = make_params(config)
     params, lora_params = jax.device_put(host)
     batch = tuple(map(jnp.asarray, make_batch()))
-    whole = {"logits": lambda: logits_of(config, params, lora_params, *batch),
-             "written": lambda: write(config, params, batch),
+    compute = {"logits": lambda: logits_of(config, params, lora_params, *batch),
+             "responses": lambda: respond(config, params, batch),
              "gradient": lambda: gradient_of(config, params, *batch)}  # fmt: skip
-    alone = {part: jax.device_get(whole[part]()) for part in parts}
-    results = [on_mesh(config, host, shape, alone, parts) for shape in meshes]
+    single = {part: jax.device_get(compute[part]()) for part in parts}
+    results = [on_mesh(config, host, shape, single, parts) for shape in meshes]
     total = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-    print(json.dumps({"results": results, "bytes": total, "std": float(np.std(alone["logits"]))}))
+    print(json.dumps({"results": results, "bytes": total, "std": float(np.std(single["logits"]))}))
 
 
 if __name__ == "__main__":

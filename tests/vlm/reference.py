@@ -1,4 +1,4 @@
-"""transformers' torch Qwen2.5-VL with random weights, and batches for it and for us; skips where there is none."""
+"""transformers' torch Qwen2.5-VL with random weights, and batches for both implementations; skipped without torch."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ VOCAB = 97
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A tiny model, and what a batch for it looks like."""
+    """A tiny model and the shapes of a batch for it."""
 
     name: str
     heads: int = 4
@@ -30,7 +30,7 @@ class Case:
     vision: dict[str, Any] = field(default_factory=dict)
     image: tuple[int, int] = (84, 112)
     texts: tuple[tuple[int, int], ...] = ((2, 3),)
-    """Text tokens before and after the image, a row each."""
+    """Text tokens before and after the image, for each row."""
     padding: str = "left"
     num_images: int = 1
 
@@ -50,7 +50,7 @@ CASES = [
 
 
 def make_model(case: Case, seed: int = 0) -> Any:
-    """A torch model with weights that all matter."""
+    """A torch model whose weights all matter."""
     config = transformers.Qwen2_5_VLConfig(
         text_config={
             "vocab_size": VOCAB,
@@ -96,7 +96,7 @@ def make_model(case: Case, seed: int = 0) -> Any:
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts and frames, for both sides."""
+    """Prompts and frames, for both implementations."""
 
     tokens: np.ndarray  # int32[B, S]
     mask: np.ndarray  # bool[B, S]
@@ -142,7 +142,7 @@ def torch_logits(model: Any, config: vlm.Config, batch: Batch) -> np.ndarray:
 
 
 def torch_loss_gradients(model: Any, config: vlm.Config, batch: Batch) -> dict[str, np.ndarray]:
-    """Gradients of the mean cross-entropy of the next token, by the name in a checkpoint."""
+    """Gradients of the mean cross-entropy of the next token, by checkpoint name."""
     inputs = torch_inputs(config, batch)
     logits = model(**inputs).logits
     is_scored = inputs["attention_mask"][:, 1:].bool() & inputs["attention_mask"][:, :-1].bool()

@@ -1,4 +1,4 @@
-"""A tiny model that several tests share, weights that all matter, and prompts of different lengths for it."""
+"""A tiny model shared by several tests, params that all matter, and prompts of different lengths."""
 
 import functools
 from typing import Any
@@ -32,7 +32,7 @@ def make_params(config: vlm.Config = TINY, factor: float = 15.0) -> vlm.Params:
 
 
 def make_batch(rows: int = 3, image: tuple[int, int] = (2, 3), after: int = 5) -> Batch:
-    """Prompts int32[B, S], their mask, frames: an image, then text; row i begins with i tokens of padding."""
+    """Prompts int32[B, S], their mask, frames: an image, then text; row i starts with min(i, 2) tokens of padding."""
     rng = np.random.default_rng(0)
     count = image[0] * image[1]
     line = [*rng.integers(7, 41, 2), 3, *[TINY.image_token_id] * count, 4, *[0] * after]

@@ -1,4 +1,4 @@
-"""A gradient in parts is the gradient of the whole."""
+"""Accumulated gradients equal those of the whole batch."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def make() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("num_parts", [1, 2, 8])
-def test_parts_make_the_whole(num_parts: int) -> None:
+def test_parts_equal_the_whole(num_parts: int) -> None:
     params, batch = make_params(), make()
     (value, aux), whole = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch)
     (found, found_aux), gradient = jax.jit(accumulated_grad(loss, num_parts))(params, batch)
@@ -44,7 +44,7 @@ def test_rows_that_do_not_divide_or_match() -> None:
 
 @pytest.mark.parametrize("num_parts", [1, 1024])
 def test_parts_add_up_in_float32(num_parts: int) -> None:
-    """In bfloat16 a sum of ones stands still at 256."""
+    """In bfloat16 a sum of ones stops at 256."""
     weight, rows = jnp.ones((), jnp.bfloat16), jnp.ones(1024, jnp.bfloat16)
 
     def mean(weight: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,3 +1,5 @@
+"""Configs: presets, the Hugging Face form, validation; and prompts and frames that do not fit."""
+
 import dataclasses
 from typing import Any, cast
 
@@ -80,16 +82,16 @@ def test_hf_form_keeps_a_preset(name: str) -> None:
         ({"hidden_act": "relu"}, r"hidden_act='relu': only 'silu'"),
         ({"rope_scaling": {"type": "yarn"}}, r"rope_type='yarn'"),
         ({"rope_scaling": {"type": "mrope", "mrope_section": [1, 2, 3]}}, r"mrope_section=\[1, 2, 3\].*add up to 64"),
-        ({"vocab_size": None}, r"text_config: vocab_size=None: a whole number is wanted"),
+        ({"vocab_size": None}, r"text_config: vocab_size=None: expected a whole number"),
         ({"vocab_size": 1000}, r"image_token_id=151655: not in the vocabulary of 1000"),
         ({"vision_config": None}, r"vision_config and text_config must be dicts"),
         ({"vision_config": {**HUB_3B["vision_config"], "num_heads": 7}}, r"vision: hidden_size=1280 .* num_heads=7"),  # type: ignore[dict-item]
         ({"vision_config": {**HUB_3B["vision_config"], "in_chans": 1}}, r"in_channels=1: frames have 3"),  # type: ignore[dict-item]
         ({"vision_config": {**HUB_3B["vision_config"], "out_hidden_size": 9}}, r"out_hidden_size=9, but .* 2048"),  # type: ignore[dict-item]
-        ({"vision_config": {**HUB_3B["vision_config"], "fullatt_block_indexes": [32]}}, r"names block 32 of 32"),  # type: ignore[dict-item]
+        ({"vision_config": {**HUB_3B["vision_config"], "fullatt_block_indexes": [32]}}, r"has block 32 of 32"),  # type: ignore[dict-item]
     ],
 )
-def test_a_config_no_model_has(changes: dict[str, Any], message: str) -> None:
+def test_invalid_configs(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(vlm.ConfigError, match=message):
         vlm.from_hf({**HUB_3B, **changes})
 
@@ -99,34 +101,34 @@ WRONG: tuple[Any, ...] = (None, "", "8", 2.5, True, [], {}, -1, 0, 10**7, 10**20
 
 @pytest.mark.parametrize("key", [key for key in HUB_3B if key not in ("vision_config", "rope_scaling")])
 @pytest.mark.parametrize("value", WRONG, ids=lambda value: repr(value)[:8])
-def test_any_value_of_a_key_is_taken_or_refused(key: str, value: object) -> None:
-    check_refused({**HUB_3B, key: value})
+def test_any_value_of_a_key_is_accepted_or_refused(key: str, value: object) -> None:
+    check_outcome({**HUB_3B, key: value})
 
 
 @pytest.mark.parametrize("key", cast(dict[str, Any], HUB_3B["vision_config"]))
 @pytest.mark.parametrize("value", WRONG, ids=lambda value: repr(value)[:8])
-def test_any_value_of_a_key_of_the_tower_is_taken_or_refused(key: str, value: object) -> None:
-    check_refused({**HUB_3B, "vision_config": {**HUB_3B["vision_config"], key: value}})  # type: ignore[dict-item]
+def test_any_value_of_a_key_of_the_tower_is_accepted_or_refused(key: str, value: object) -> None:
+    check_outcome({**HUB_3B, "vision_config": {**HUB_3B["vision_config"], key: value}})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("value", [*WRONG, {"mrope_section": "abc"}, {"mrope_section": [1e9] * 3}, {"rope_theta": "a"}])
 @pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters", "text_config", "vision_config"])
-def test_any_value_of_a_part_is_taken_or_refused(key: str, value: object) -> None:
-    check_refused({**HUB_3B, key: value})
+def test_any_value_of_a_part_is_accepted_or_refused(key: str, value: object) -> None:
+    check_outcome({**HUB_3B, key: value})
 
 
-def check_refused(hf: dict[str, Any]) -> None:
-    """A config, or one line; nothing that takes time or memory."""
-    told = ""
+def check_outcome(hf: dict[str, Any]) -> None:
+    """The result is a config or a one-line error, at little cost."""
+    message = ""
     try:
         config = vlm.from_hf(hf)
     except vlm.ConfigError as error:
-        told = str(error)
+        message = str(error)
     else:
         assert max(config.text.num_layers, config.vision.depth) <= 128
         hash(config)
-    assert told.isprintable()
-    assert len(told) < 300
+    assert message.isprintable()
+    assert len(message) < 300
 
 
 @pytest.mark.parametrize(
@@ -147,9 +149,9 @@ def check_refused(hf: dict[str, Any]) -> None:
     ],
 )
 def test_a_number_out_of_its_range_names_its_key(part: str, key: str, value: object) -> None:
-    whole = vlm.preset("nano")
+    config = vlm.preset("nano")
     with pytest.raises(vlm.ConfigError, match=f"^{part}: {key}="):
-        dataclasses.replace(getattr(whole, part), **{key: value})
+        dataclasses.replace(getattr(config, part), **{key: value})
 
 
 @pytest.mark.parametrize("name", vlm.preset_names())
@@ -158,11 +160,11 @@ def test_params_are_estimated_without_a_model(name: str) -> None:
     assert _estimated_params(config.vision, config.text) == pytest.approx(vlm.count_params(config), rel=0.03)
 
 
-def test_params_of_3b_are_estimated_and_more_than_there_can_be_are_refused() -> None:
+def test_params_of_3b_are_estimated_and_too_many_are_refused() -> None:
     config = vlm.from_hf(HUB_3B)
     assert _estimated_params(config.vision, config.text) == pytest.approx(3_754_622_976, rel=0.01)
     text = dataclasses.replace(config.text, hidden_size=2**16, num_layers=128, num_heads=512, intermediate_size=2**18)
-    with pytest.raises(vlm.ConfigError, match=r"a model of 7\.\de\+12 params, and the largest has 1e\+12"):
+    with pytest.raises(vlm.ConfigError, match=r"a model of 7\.\de\+12 params: expected at most 1e\+12"):
         dataclasses.replace(config, text=text)
 
 
@@ -209,9 +211,11 @@ def test_bad_prompts_are_refused_on_the_host() -> None:
         vlm.check_prompts(config, tokens, mask, frames)
 
 
-def test_frames_that_are_no_whole_patches() -> None:
+def test_frames_that_do_not_divide_into_patches() -> None:
     vision = vlm.preset("nano").vision
-    with pytest.raises(vlm.ConfigError, match=r"an image of 57×84 pixels .* 28×28 pixels each; .*: 84×84"):
+    with pytest.raises(
+        vlm.ConfigError, match=r"an image of 57×84 pixels .* 28×28 pixels each; the next larger size is 84×84"
+    ):
         vlm.patches(vision, np.zeros((1, 57, 84, 3), np.uint8))
-    with pytest.raises(vlm.ConfigError, match=r"frames are uint8\[n, H, W, 3\], not float32\[1, 56, 84, 3\]"):
+    with pytest.raises(vlm.ConfigError, match=r"frames: expected uint8\[n, H, W, 3\], not float32\[1, 56, 84, 3\]"):
         vlm.patches(vision, np.zeros((1, 56, 84, 3), np.float32))

@@ -1,4 +1,4 @@
-"""Generation against scoring, against plain `apply`, and against torch's generate."""
+"""Generation against scoring, plain `apply`, and torch's generate."""
 
 import functools
 from pathlib import Path
@@ -33,7 +33,7 @@ def make_params(config: vlm.Config, seed: int = 0) -> vlm.Params:
 
 
 def make_prompts(seed: int = 0, rows: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Prompts of different lengths, padded somewhere."""
+    """Prompts of different lengths, with padding on both sides."""
     rng = np.random.default_rng(seed)
     tokens, mask = np.zeros((rows, 16), np.int32), np.zeros((rows, 16), bool)
     for i in range(rows):
@@ -57,9 +57,9 @@ def test_left_pad() -> None:
     "sampling", [vlm.Sampling(), vlm.Sampling(temperature=0.7, top_k=9), vlm.Sampling(top_p=0.9)], ids=str
 )
 def test_the_sampler_is_the_scorer(positions: Any, sampling: vlm.Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation, "FIRST_STAGE", 4)  # so that several stages are run through
+    monkeypatch.setattr(generation, "FIRST_STAGE", 4)  # for several stages
     monkeypatch.setattr(generation, "STAGE_GROWTH", 2)
-    monkeypatch.setattr(scoring, "_CHUNK_NUMBERS", 3000)  # and several chunks
+    monkeypatch.setattr(scoring, "_CHUNK_SIZE", 3000)  # and several chunks
     text = vlm.TextConfig(**{**TEXT.__dict__, "positions": positions})
     config = vlm.Config(vision=VISION, text=text)
     params, (tokens, mask, frames) = make_params(config), make_prompts()
@@ -89,7 +89,7 @@ def test_score_is_apply() -> None:
     params, (tokens, mask, frames) = make_params(CONFIG), make_prompts(1)
     rng = np.random.default_rng(0)
     responses = rng.integers(7, 41, (4, 5)).astype(np.int32)
-    responses[0, 1] = IMAGE  # written, so text
+    responses[0, 1] = IMAGE  # in a response, so text
     responses_mask = np.arange(5)[None] < np.array([5, 3, 1, 4])[:, None]
     found = score(CONFIG, params, tokens, mask, responses, responses_mask, frames)
     for row in range(1, 4):
@@ -113,7 +113,7 @@ def test_chunks_have_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
         return jnp.mean(found.logprobs) + 0.1 * jnp.mean(found.entropy)
 
     whole = jax.jit(jax.grad(loss))(params)
-    monkeypatch.setattr(scoring, "_CHUNK_NUMBERS", 400)
+    monkeypatch.setattr(scoring, "_CHUNK_SIZE", 400)
     chunked = jax.jit(jax.grad(lambda params: loss(params)))(params)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(chunked), strict=True):
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a) + 1e-7
@@ -165,7 +165,7 @@ def test_greedy_tokens_are_torchs(name: str, tmp_path: Path) -> None:
 
 
 def test_a_prompt_longer_than_the_context_is_refused_before_any_device_work() -> None:
-    """The shapes alone tell, so a trace without arrays is enough."""
+    """Shapes are enough, so it is only traced."""
     text = vlm.TextConfig(**{**TEXT.__dict__, "max_length": 20})
     config = vlm.Config(vision=VISION, text=text)
     params, (tokens, mask, frames) = vlm.param_shapes(config), map(jnp.asarray, make_prompts())
@@ -187,12 +187,12 @@ def test_a_prompt_longer_than_the_context_is_refused_before_any_device_work() ->
             function(5)
 
 
-def test_raw_keys_serve_as_typed_ones_and_what_is_no_key_is_refused() -> None:
+def test_raw_keys_equal_typed_ones_and_other_values_are_refused() -> None:
     params, (tokens, mask, frames) = vlm.param_shapes(CONFIG), make_prompts()
 
     def write(key: Any) -> Any:
-        said = functools.partial(vlm.generate, CONFIG, max_new_tokens=3)
-        return jax.eval_shape(said, params, tokens, mask, frames, key)
+        generate = functools.partial(vlm.generate, CONFIG, max_new_tokens=3)
+        return jax.eval_shape(generate, params, tokens, mask, frames, key)
 
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 41)).astype(np.float32))
     typed, raw = jax.random.key(7), jax.random.PRNGKey(7)
@@ -201,7 +201,7 @@ def test_raw_keys_serve_as_typed_ones_and_what_is_no_key_is_refused() -> None:
         typed_tokens, raw_tokens = (vlm.sample(vlm.PLAIN, logits, key)[0] for key in (a, b))
         np.testing.assert_array_equal(typed_tokens, raw_tokens)
     for key in (np.int32(7), np.zeros(2)):
-        with pytest.raises(vlm.ConfigError, match=r"is no random key: make one with jax\.random\.key"):
+        with pytest.raises(vlm.ConfigError, match=r"is not a random key: create one with jax\.random\.key"):
             write(key)
-    with pytest.raises(vlm.ConfigError, match=r"key\[3\]: one for all, or one for each of 4 responses"):
+    with pytest.raises(vlm.ConfigError, match=r"key\[3\]: expected one for all, or one for each of 4 responses"):
         write(jax.random.split(typed, 3))

@@ -1,4 +1,4 @@
-"""LoRA: it begins as the base model, only it learns, and merged it is the same model."""
+"""LoRA: it starts as the base model, only its params are trained, and the merged model is equal."""
 
 import dataclasses
 from pathlib import Path
@@ -17,14 +17,14 @@ ALL = lora.LoRA(rank=3, alpha=12.0, targets=("model.*_proj", "visual.blocks.*", 
 
 
 def trained(config: vlm.Config, spec: lora.LoRA) -> vlm.Params:
-    """LoRA params as after some training."""
+    """LoRA params with values as after training."""
     params = lora.init(config, spec, jax.random.key(1))
     rng = np.random.default_rng(0)
     moved: vlm.Params = jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape, np.float32), params)
     return moved
 
 
-def test_untrained_it_adds_nothing() -> None:
+def test_initial_lora_changes_nothing() -> None:
     params, batch = make_params(), make_batch()
     attached = lora.attach(params, lora.init(TINY, ALL, jax.random.key(0)), ALL)
     assert (np.asarray(apply(TINY, attached, *batch)) == np.asarray(apply(TINY, params, *batch))).all()
@@ -45,7 +45,7 @@ def test_merged_is_the_same_model(spec: lora.LoRA, is_scanned: bool) -> None:
     np.testing.assert_allclose(merged, applied, atol=3e-5 * np.std(base), rtol=1e-5)
 
 
-def test_it_is_written_out_scaled() -> None:
+def test_merging_scales_the_update() -> None:
     """W + (alpha / rank) A B, by hand."""
     params, lora_params = make_params(), trained(TINY, ALL)
     own = lora_params["model"]["layers"][1]["self_attn"]["q_proj"]
@@ -54,7 +54,7 @@ def test_it_is_written_out_scaled() -> None:
     np.testing.assert_allclose(merged, expected, atol=1e-6)
 
 
-def test_only_lora_learns() -> None:
+def test_only_lora_is_trained() -> None:
     params, (tokens, mask, frames) = make_params(), make_batch()
     lora_params = trained(TINY, ALL)
 
@@ -96,7 +96,7 @@ def test_the_sampler_is_the_scorer_with_lora() -> None:
 
 def test_export_of_merged_params(tmp_path: Path) -> None:
     params, lora_params = make_params(), trained(TINY, ALL)
-    with pytest.raises(vlm.WeightsError, match="is LoRA to be merged"):
+    with pytest.raises(vlm.WeightsError, match="merge LoRA first"):
         weights.save(TINY, lora.attach(params, lora_params, ALL), tmp_path / "attached")
     merged = lora.merge(params, lora_params, ALL)
     weights.save(TINY, merged, tmp_path / "merged")
@@ -124,8 +124,8 @@ def test_bfloat16_params_keep_lora_in_float32() -> None:
         ({"targets": ("q_prj",)}, "unknown LoRA target 'q_prj'; did you mean 'q_proj'"),
         ({"targets": ("q_proj", "lm_head")}, "unknown LoRA target 'lm_head'"),
         ({"targets": ("embed_tokens",)}, "unknown LoRA target 'embed_tokens'"),
-        ({"targets": "q_proj"}, "targets='q_proj': a tuple"),
-        ({"rank": 0}, "LoRA: rank=0: expected a whole number from 1"),
+        ({"targets": "q_proj"}, "targets='q_proj': expected a tuple"),
+        ({"rank": -1}, "LoRA: rank=-1: expected a whole number from 0"),
     ],
 )
 def test_unknown_targets_are_named(changes: dict[str, Any], message: str) -> None:

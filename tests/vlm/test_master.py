@@ -1,4 +1,4 @@
-"""Float32 master weights: bfloat16 params move as float32 ones do, and those have nothing beside them."""
+"""Float32 master weights: bfloat16 params are trained as float32 ones, which have no second copy."""
 
 from typing import Any
 
@@ -18,14 +18,14 @@ BF16 = jnp.dtype("bfloat16")
 
 
 def make(dtype: Any = BF16) -> Any:
-    """Numbers that bfloat16 holds, in a type."""
+    """Values that bfloat16 represents exactly, in a dtype."""
     rng = np.random.default_rng(0)
     tree = {"kernel": rng.normal(size=(8, 4)), "scale": np.ones(4)}
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, BF16).astype(dtype), tree)
 
 
 def gradient_of(params: Any, step: Any) -> Any:
-    """Gradients that bfloat16 holds, now and then large enough for the norm's bound."""
+    """Gradients that bfloat16 represents exactly, sometimes large enough to be clipped."""
     return jax.tree.map(
         lambda leaf: (jnp.cos(jnp.arange(leaf.size) + step).reshape(leaf.shape) * 2.0).astype(BF16).astype(leaf.dtype),
         params,
@@ -55,7 +55,7 @@ def test_bfloat16_params_are_the_float32_ones_rounded() -> None:
     assert all((leaf != first).any() for leaf, first in zip(*map(jax.tree.leaves, (narrow, make())), strict=True))
 
 
-def test_float32_params_have_nothing_beside_them() -> None:
+def test_float32_params_have_no_master_weights() -> None:
     params = make(jnp.float32)
     rule = master.with_master(RULE)
     chex.assert_trees_all_equal(rule.init(params), RULE.init(params))
@@ -65,7 +65,7 @@ def test_float32_params_have_nothing_beside_them() -> None:
 
 
 def test_second_moments_decay() -> None:
-    """In bfloat16, 0.999 of a number rounds back to it: one large gradient would slow its weight down for ever."""
+    """In bfloat16, 0.999 of a number rounds back to it: one large gradient would slow down its weight forever."""
     rule = master.with_master(optax.scale_by_adam())
     params = {"w": jnp.ones(3, BF16)}
     state = rule.init(params)
@@ -78,8 +78,8 @@ def test_second_moments_decay() -> None:
     np.testing.assert_allclose(state.rule.nu["w"], before * 0.999**100, rtol=1e-4)
 
 
-def test_applied_updates_end_at_the_rounded_weights() -> None:
-    """Exactly, even where a weight all but vanishes in one step; with optax's own sum up to that sum's rounding."""
+def test_applied_updates_give_the_rounded_weights() -> None:
+    """Exactly, even if a weight almost vanishes in one step; `optax.apply_updates` rounds a sum."""
     goal = np.array([1e-12, -3.0, 0.75, 1.0 + 2**-9, -1e-3, 0.0], np.float32)
     params = {"w": jnp.array([1.0, 3.0, 0.5, 1.0, 1e-3, 2.0], BF16)}
     rule = master.with_master(optax.GradientTransformation(lambda _: (), lambda grads, state, _=None: (grads, state)))
@@ -108,7 +108,7 @@ def test_only_narrow_params_of_a_tree_have_master_weights() -> None:
     chex.assert_trees_all_equal(master.weights_of(params, state), {"narrow": params["wide"], "wide": params["wide"]})
 
 
-def test_a_new_optimizer_continues_from_every_bit() -> None:
+def test_a_new_optimizer_continues_at_full_precision() -> None:
     rule = master.with_master(RULE)
     params, state = train(rule, make(), 50)
     again = master.continued(rule.init(params), master.without_rule(state))
@@ -126,7 +126,7 @@ def test_update_needs_the_params() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2), (1, 1, 8)])
-def test_master_weights_and_moments_are_sharded_as_the_params(shape: tuple[int, int, int]) -> None:
+def test_master_weights_and_moments_are_sharded_like_the_params(shape: tuple[int, int, int]) -> None:
     mesh = AbstractMesh(shape, sharding.AXES, axis_types=(AxisType.Auto,) * 3)
     own = jax.eval_shape(lambda: lora.init(TINY, lora.LoRA(rank=8), jax.random.key(0)))
     for tree in (param_shapes(TINY), own):

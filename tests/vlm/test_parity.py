@@ -12,6 +12,7 @@ import pytest
 
 from g1jax import envs, vlm
 from g1jax.rl.policy import Policy
+from g1jax.teachers import token_budgets
 from g1jax.training.recipes import PROMPTS
 from g1jax.training.setup import BASE_MODEL
 from g1jax.vlm import lora, weights
@@ -20,7 +21,7 @@ from g1jax.vlm.rotary import token_positions
 from tests.vlm import reference
 from tests.vlm.reference import CASES, Batch, Case, torch, transformers
 
-pytestmark = pytest.mark.filterwarnings("default")  # torch and transformers warn as they like
+pytestmark = pytest.mark.filterwarnings("default")  # torch and transformers raise warnings
 
 apply = jax.jit(vlm.apply, static_argnums=0)
 
@@ -66,7 +67,7 @@ def test_logits_gradients_and_folders_agree(case: Case, tmp_path: Path) -> None:
 
 
 def test_merged_lora_loads_in_transformers(tmp_path: Path) -> None:
-    """And computes there what ours computes with it attached."""
+    """With the same results as ours with LoRA attached."""
     _, config, params, batch = set_up(CASES[0], tmp_path / "theirs")
     spec = lora.LoRA(rank=2, targets=("model.*_proj", "visual.blocks.*"))
     rng = np.random.default_rng(0)
@@ -90,7 +91,7 @@ def test_remat_changes_nothing(tmp_path: Path) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-4), plain, again)
 
 
-def test_bfloat16_is_as_near_as_torchs(tmp_path: Path) -> None:
+def test_bfloat16_is_as_accurate_as_torchs(tmp_path: Path) -> None:
     model, config, _, batch = set_up(CASES[0], tmp_path)
     expected = reference.torch_logits(model, config, batch)
     half, params = weights.load(tmp_path, dtype="bfloat16", param_dtype="bfloat16")
@@ -125,9 +126,9 @@ def test_positions_are_get_rope_index(seed: int) -> None:
 
 
 def test_sequence_positions_are_those_without_token_types(tmp_path: Path) -> None:
-    """What we export with sequence positions, transformers computes alike if it is given no mm_token_type_ids."""
+    """With `sequence` positions, transformers computes the same if it is given no mm_token_type_ids."""
     config = vlm.preset("nano")
-    config = dataclasses.replace(config, vision=dataclasses.replace(config.vision, num_places=0))  # torch's has none
+    config = dataclasses.replace(config, vision=dataclasses.replace(config.vision, num_places=0))  # torch has none
     params = vlm.init(config, jax.random.key(0))
     params = jax.tree.map(lambda x: x * 3.0 if x.ndim == 2 else x, params)
     weights.save(config, params, tmp_path)
@@ -193,11 +194,12 @@ def test_padding_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("game_id", ["game_2048", "swap"])
-def test_the_base_model_is_a_plain_qwen_and_writes_the_same_tokens_in_transformers(game_id: str) -> None:
+def test_the_base_model_is_a_plain_qwen_and_generates_the_same_tokens_in_transformers(game_id: str) -> None:
     tokenizer, (config, params) = vlm.Tokenizer.load(BASE_MODEL), vlm.load(BASE_MODEL)
     model = transformers.AutoModelForImageTextToText.from_pretrained(BASE_MODEL, dtype=torch.float32).eval()
-    policy = Policy(config, tokenizer, dataclasses.replace(vlm.PLAIN, temperature=0.0))
     game = envs.make(game_id, prompt=PROMPTS[game_id])
+    greedy = dataclasses.replace(vlm.PLAIN, temperature=0.0)
+    policy = Policy(config, tokenizer, greedy, budgets=token_budgets(tokenizer, [game]))
     frame = game.render(game.reset(jax.random.key(1)))[None]
     respond = jax.jit(lambda params, table, frame, key: policy.respond(params, table, game, frame, key))
     ours = respond(params, policy.table(), frame, jax.random.key(0))

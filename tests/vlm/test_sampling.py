@@ -1,4 +1,4 @@
-"""Sampled tokens against the distribution they should have, computed here in NumPy."""
+"""Sampled tokens against their distribution, computed in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ LOGITS = np.array([2.0, -1.0, 0.5, 0.4, 3.0, -4.0, 1.0, 0.9, -0.3, 2.2], np.floa
 
 
 def expected_distribution(sampling: vlm.Sampling) -> np.ndarray:
-    """By the definition, token by token from the likeliest down."""
+    """By definition: token by token, in order of probability."""
     scaled = LOGITS.astype(np.float64) / sampling.temperature
     probabilities = np.exp(scaled - scaled.max())
     order = np.argsort(-scaled)
@@ -71,21 +71,21 @@ def test_entropy() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}])
-def test_what_cannot_be_sampled_from(changes: dict[str, float]) -> None:
+def test_invalid_settings(changes: dict[str, float]) -> None:
     with pytest.raises(vlm.ConfigError, match=next(iter(changes))):
         vlm.Sampling(**changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", [1, 31, 32, 33, 1000, 5000])
-def test_only_what_is_possible_is_drawn_at_any_number(size: int) -> None:
-    """Many tokens impossible, whole blocks of them too; numbers at both ends, and as they come."""
+def test_impossible_tokens_are_never_sampled(size: int) -> None:
+    """With many impossible tokens and whole blocks of them; uniform numbers at both ends and random ones."""
     rng = np.random.default_rng(size)
     probabilities = rng.random((200, size), np.float32) ** 8 * (rng.random((200, size)) < 0.2)
     probabilities[:, size // 3 : size // 2] = 0
     probabilities[np.arange(200), rng.integers(0, size, 200)] = rng.random(200) + 1e-6
     uniform = rng.random(200, np.float32)
     uniform[:40], uniform[40:80] = 0.0, np.nextafter(np.float32(1), np.float32(0))
-    tokens = np.asarray(jax.jit(sampling_module._invert)(probabilities, uniform))
+    tokens = np.asarray(jax.jit(sampling_module._inverse_cdf)(probabilities, uniform))
     assert (probabilities[np.arange(200), tokens] > 0).all()
     sums = np.cumsum(probabilities.astype(np.float64), axis=1)
     share = sums / sums[:, -1:]

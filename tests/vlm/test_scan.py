@@ -1,4 +1,4 @@
-"""A scanned decoder computes what the plain one does, from the same params, and compiles to far less."""
+"""A scanned decoder computes the same as the plain one from the same params, with a much smaller program."""
 
 import dataclasses
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_gradients_are_those_of_the_layers() -> None:
             assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a) + 1e-7
 
 
-def test_it_writes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_responses_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation, "FIRST_STAGE", 4)  # so that the caches grow
     monkeypatch.setattr(generation, "STAGE_GROWTH", 2)
     generate = jax.jit(vlm.generate, static_argnums=0, static_argnames=("max_new_tokens", "num_samples", "stop_tokens"))
@@ -83,8 +83,8 @@ def test_lora_stacks_too() -> None:
     np.testing.assert_allclose(apply(SCANNED, attached, *batch), plain, atol=1e-5 * np.std(plain), rtol=1e-5)
 
 
-def test_many_layers_are_one() -> None:
-    """The program of 28 layers is hardly larger than that of 2, and far smaller than that of 28 unrolled."""
+def test_the_program_does_not_grow_with_layers() -> None:
+    """With 28 layers it is hardly larger than with 2, and much smaller than unrolled."""
 
     def size(config: vlm.Config, layers: int) -> int:
         config = dataclasses.replace(config, text=dataclasses.replace(config.text, num_layers=layers))

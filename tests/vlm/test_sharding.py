@@ -1,4 +1,4 @@
-"""The rules, and on 8 fake devices: sharding changes nothing. Those run in a process of their own."""
+"""The sharding rules; and, on 8 fake devices in a subprocess, that results do not depend on sharding."""
 
 import itertools
 import json
@@ -43,8 +43,8 @@ def check_logits(found: dict[str, Any]) -> None:
 def check_all(found: dict[str, Any]) -> None:
     check_logits(found)
     for result in found["results"]:
-        greedy, drawn, logprobs, scores = result["written"]
-        assert greedy == drawn == 0, result
+        greedy, sampled, logprobs, scores = result["responses"]
+        assert greedy == sampled == 0, result
         assert max(logprobs, scores) < 1e-5, result
         assert result["gradient"] < 1e-5, result
 
@@ -55,14 +55,14 @@ def test_logits_on_every_mesh_of_eight() -> None:
 
 
 @pytest.mark.slow
-def test_writing_scoring_and_gradients_on_a_mesh() -> None:
-    check_all(on_eight_devices("plain", SOME[:1], "logits,written,gradient"))
+def test_responses_scores_and_gradients_on_a_mesh() -> None:
+    check_all(on_eight_devices("plain", SOME[:1], "logits,responses,gradient"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["plain", "scanned"])
 def test_everything_on_more_meshes(config: str) -> None:
-    check_all(on_eight_devices(config, SOME, "logits,written,gradient"))
+    check_all(on_eight_devices(config, SOME, "logits,responses,gradient"))
 
 
 @pytest.mark.slow
@@ -75,7 +75,7 @@ def test_a_mesh_that_does_not_fit() -> None:
     wrong = rf"a mesh of data=1 × fsdp={count + 2} × tensor=1 is {count + 2} devices, and there are {count}"
     with pytest.raises(vlm.ConfigError, match=wrong):
         sharding.make_mesh(fsdp=count + 2)
-    with pytest.raises(vlm.ConfigError, match="every axis is 1 or more"):
+    with pytest.raises(vlm.ConfigError, match="expected 1 or more for every axis"):
         sharding.make_mesh(tensor=0)
     assert sharding.make_mesh(data=count).shape == {"data": count, "fsdp": 1, "tensor": 1}
 
@@ -85,7 +85,7 @@ def test_a_batch_that_does_not_divide() -> None:
     batch = sharding.shard_batch(mesh, {"tokens": np.zeros((3, 2), np.int32)})
     assert batch["tokens"].sharding == sharding.batch_sharding(mesh)
     abstract: Any = mesh_of(1, 2, 1)
-    with pytest.raises(vlm.ConfigError, match="a batch of 3 rows does not divide over data × fsdp = 2"):
+    with pytest.raises(vlm.ConfigError, match="a batch of 3 rows does not divide by data × fsdp = 2"):
         sharding.shard_batch(abstract, {"tokens": np.zeros((3, 2), np.int32)})
 
 
@@ -122,12 +122,12 @@ def test_rules(path: str, shape: tuple[int, ...], spec: tuple[str | None, ...]) 
     assert found.spec == PartitionSpec(*spec)
 
 
-def test_heads_are_never_cut() -> None:
+def test_heads_are_never_split() -> None:
     config, kernel = qwen.shape_of("7B"), (3584, 512)
     for name, spec in (("k_proj", ("fsdp", None)), ("q_proj", ("fsdp", None)), ("up_proj", ("fsdp", "tensor"))):
         owner = "mlp" if name == "up_proj" else "self_attn"
         found = sharding.param_sharding(config, mesh_of(1, 1, 8), ("model", "layers", 0, owner, name, "kernel"), kernel)
-        assert found.spec == PartitionSpec(*spec)  # 28 heads and 4 of keys; 512 / 8 would cut them
+        assert found.spec == PartitionSpec(*spec)  # 28 query and 4 key heads, which 8 does not divide
 
 
 @pytest.mark.parametrize("name", ["3B", "7B"])
@@ -141,7 +141,7 @@ def test_large_models_are_split_evenly(name: str, shape: tuple[int, ...]) -> Non
     assert sum(jax.tree.leaves(parts)) < total / 8 * 1.07
 
 
-def test_placing_while_loading_and_drawing(tmp_path: Any) -> None:
+def test_params_are_placed_when_loaded_and_initialized(tmp_path: Any) -> None:
     config = shapes.TINY
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     place = sharding.placer(config, mesh)

@@ -1,4 +1,4 @@
-"""Folders that are sound, damaged and foreign; no torch needed."""
+"""Valid, damaged and untrusted checkpoint folders; needs no torch."""
 
 import dataclasses
 import json
@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from g1jax import vlm
+from g1jax.errors import WeightsError
 from g1jax.vlm import safetensors, weights
 from g1jax.vlm.model import ParamPath
-from g1jax.vlm.safetensors import WeightsError
 
 VISION = vlm.VisionConfig(depth=1, hidden_size=16, intermediate_size=24, num_heads=2, full_attention_blocks=(0,))
 TEXT = vlm.TextConfig(
@@ -40,7 +40,7 @@ def shard_of(folder: Path, name: str = NAME) -> Path:
 
 
 def rewrite(file: Path, change: Callable[[dict[str, np.ndarray]], None]) -> None:
-    """Rewrites a file after a change of its tensors."""
+    """Rewrites a file with changed tensors."""
     tensors = {name: safetensors.read_tensor(entry, name) for name, entry in safetensors.read_header(file).items()}
     change(tensors)
     safetensors.write(file, {name: x.shape for name, x in tensors.items()}, "F32", lambda name: tensors[name])
@@ -69,7 +69,7 @@ def test_the_safetensors_package_reads_our_files(folder: Path) -> None:
             np.testing.assert_array_equal(tensor, safetensors.read_tensor(entry, name))
 
 
-def test_place_is_asked_for_every_tensor(folder: Path) -> None:
+def test_place_is_called_for_every_tensor(folder: Path) -> None:
     seen = []
 
     def place(path: ParamPath, host: np.ndarray) -> jax.Array:
@@ -86,7 +86,7 @@ def test_host_memory_holds_one_tensor_at_a_time(tmp_path: Path) -> None:
     weights.save(config, vlm.init(config, jax.random.key(0)), tmp_path, max_shard_bytes=30_000_000)
     largest = max(leaf.size for leaf in jax.tree.leaves(vlm.param_shapes(config))) * 4
 
-    nothing = jnp.zeros(1)  # as if on a device of its own: the host's array is free
+    nothing = jnp.zeros(1)  # as if moved to a device, so that the host array is freed
 
     def place(path: ParamPath, host: np.ndarray) -> jax.Array:
         return nothing
@@ -116,7 +116,7 @@ def test_names_of_newer_and_older_files(folder: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, weights.load_params(CONFIG, folder), expected)
 
 
-def test_a_tied_layer_written_twice_is_no_error(tmp_path: Path, folder: Path) -> None:
+def test_a_tied_layer_may_be_stored_twice(tmp_path: Path, folder: Path) -> None:
     hf = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**hf, "tie_word_embeddings": True}))
     config, params = weights.load(folder)
@@ -153,12 +153,12 @@ def poison(folder: Path) -> None:
     rewrite(shard_of(folder), change)
 
 
-def cut(folder: Path) -> None:
+def truncate(folder: Path) -> None:
     file = shard_of(folder)
     file.write_bytes(file.read_bytes()[:-8])
 
 
-def cut_in_the_header(folder: Path) -> None:
+def truncate_in_the_header(folder: Path) -> None:
     file = shard_of(folder)
     file.write_bytes(file.read_bytes()[:20])
 
@@ -216,17 +216,17 @@ def break_index(folder: Path) -> None:
         (drop, f"the index lists tensors that no file has: {NAME}"),
         (drop_from_index_too, f"1 missing tensors: {NAME}"),
         (add, "1 unknown tensors: model.extra.weight"),
-        (misshape, rf"1 misshapen tensors: {NAME} is \[16, 24\] and not \[24, 16\]"),
-        (poison, f"{NAME} holds an infinity or NaN"),
-        (cut, "cut short: .* without model"),
-        (cut_in_the_header, "cut short or no safetensors file: 20 bytes"),
-        (empty, "cut short or no safetensors file: 0 bytes"),
-        (scramble_header, "the header is no safetensors header"),
+        (misshape, rf"1 misshapen tensors: {NAME} is \[16, 24\], not \[24, 16\]"),
+        (poison, f"{NAME} has an infinity or NaN"),
+        (truncate, "truncated: .* without model"),
+        (truncate_in_the_header, "truncated or not a safetensors file: 20 bytes"),
+        (empty, "truncated or not a safetensors file: 0 bytes"),
+        (scramble_header, "not a safetensors header"),
         (remove_file, "missing files: model-0"),
         (remove_all, "neither model.safetensors nor"),
-        (point_outside, "files outside of the folder: ../other.safetensors"),
+        (point_outside, "files outside the folder: ../other.safetensors"),
         (name_a_folder, r"missing files: \.\."),
-        (link_outside, r"model.safetensors.index.json: model-0.* leads out of the folder"),
+        (link_outside, r"model.safetensors.index.json: model-0.* is outside the folder"),
         (deep_index, r"model.safetensors.index.json: line 1, byte 79 of the text: nested deeper than 64 levels"),
         (break_index, "model.safetensors.index.json: column 17: not JSON"),
     ],
@@ -266,13 +266,13 @@ def header(content: object, length: int = 16) -> bytes:
         (header({"a": {**ONE, "shape": "22"}}), "a has shape '22'"),
         (header({"a": {**ONE, "shape": [1] * 100_000 + [2]}}), "a has shape .{,90} at"),
         (header({"a": {**ONE, "shape": [2**62, 4], "data_offsets": [0, 0]}}), "a: 0 bytes do not hold"),
-        (header({"a": {**ONE, "dtype": []}}), r"a has type \[\]; known are F32, F16, BF16"),
+        (header({"a": {**ONE, "dtype": []}}), r"a has type \[\]: expected one of F32, F16, BF16"),
         (header({"a": {**ONE, "dtype": "I64"}}), "a has type 'I64'"),
-        (header({"a": []}), "a has not exactly a dtype"),
-        (header({"a": {"dtype": "F32"}}), "a has not exactly a dtype"),
+        (header({"a": []}), "a: expected exactly a dtype"),
+        (header({"a": {"dtype": "F32"}}), "a: expected exactly a dtype"),
         (header({"\x1b[2J\n": {**ONE, "dtype": "I64"}}), r"'\\x1b\[2J\\n' has type"),
-        (header(b'{"a": {"dtype": "F32"}, "a": {}}'), "the key 'a' stands twice"),
-        (header([]), "the header is no safetensors header: not an object"),
+        (header(b'{"a": {"dtype": "F32"}, "a": {}}'), "the key 'a' occurs twice"),
+        (header([]), "not a safetensors header: not an object"),
         (header(b"{" * 100_000), "nested deeper than 4 levels"),
         (header(b'{"\xff": 1}'), "not UTF-8"),
         (struct.pack("<Q", 2**63) + b"{}", "a header of 9223372036854775808"),
@@ -280,7 +280,7 @@ def header(content: object, length: int = 16) -> bytes:
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_a_header_that_is_none(raw: bytes, message: str, tmp_path: Path) -> None:
+def test_invalid_headers(raw: bytes, message: str, tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
     file.write_bytes(raw)
     with pytest.raises(WeightsError, match=message) as fault:
@@ -290,10 +290,10 @@ def test_a_header_that_is_none(raw: bytes, message: str, tmp_path: Path) -> None
     assert len(str(fault.value)) < 500
 
 
-def test_a_model_of_few_tensors_is_not_laid_out(folder: Path) -> None:
+def test_too_few_tensors_are_refused_before_tracing(folder: Path) -> None:
     config = dataclasses.replace(CONFIG, text=dataclasses.replace(TEXT, num_layers=128))
     start = time.process_time()
-    with pytest.raises(WeightsError, match="tensors, and the config is of a model of 129 blocks"):
+    with pytest.raises(WeightsError, match="tensors, but the config has 129 blocks"):
         weights.load_params(config, folder)
     assert time.process_time() - start < 1
 
@@ -304,5 +304,5 @@ def test_a_config_names_its_file(folder: Path) -> None:
     with pytest.raises(vlm.ConfigError, match=r"config\.json: model_type='other'"):
         weights.load(folder)
     (folder / "config.json").write_text("[]")
-    with pytest.raises(WeightsError, match=r"config\.json: a JSON object is wanted"):
+    with pytest.raises(WeightsError, match=r"config\.json: expected a JSON object"):
         weights.load(folder)

@@ -1,5 +1,5 @@
 "use strict";
-// Everything in the data is untrusted: it becomes text nodes and attributes that hold numbers, never markup.
+// The data is untrusted: it is only used in text nodes and numeric attributes, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
 
@@ -10,7 +10,7 @@ function make(tag, text, className) {
   return element;
 }
 
-// Control characters as their pictures, so that a null byte is seen, and direction marks cannot turn a line around.
+// Replaces control characters by visible symbols, and direction marks, which could reverse a line.
 function visible(text) {
   return String(text)
     .replace(/[\u0000-\u0008\u000b-\u001f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
@@ -30,7 +30,7 @@ function table(head, rows, classOf) {
     const line = body.insertRow();
     line.className = classOf ? classOf(i) : "";
     for (const cell of row) {
-      const [, main, rest] = /^(.*?)( \(.*\))?$/s.exec(cell); // an interval, or `published`, is of less weight
+      const [, main, rest] = /^(.*?)( \(.*\))?$/s.exec(cell); // intervals and "(published …)" are set small
       const place = make("td", main);
       if (rest) place.append(make("small", rest));
       line.append(place);
@@ -58,7 +58,7 @@ function svg(tag, attributes, text) {
   return element;
 }
 
-// 1, 2 or 5 times a power of ten, so that a range has four to nine lines.
+// 1, 2 or 5 times a power of ten, so that the range has four to nine grid lines.
 function spacing(range) {
   const power = 10 ** Math.floor(Math.log10(range / 4));
   return power * [1, 2, 5].findLast((n) => n * power <= range / 4);
@@ -125,7 +125,7 @@ function draw(replay, now) {
   canvas.width = width * scale;
   canvas.height = height * scale;
   if (!sheet.complete || !sheet.naturalWidth) return;
-  const stored = sheet.naturalWidth / replay.sheet_columns; // a sheet may be stored smaller than it was
+  const stored = sheet.naturalWidth / replay.sheet_columns; // the sheet may be downscaled
   context.imageSmoothingEnabled = false;
   replay.places[step].forEach((place, i) => {
     const sx = (place % replay.sheet_columns) * stored, sy = Math.floor(place / replay.sheet_columns) * stored;
@@ -139,7 +139,7 @@ function draw(replay, now) {
       const y = (replay.board[0] - top + Math.floor(i / replay.cols) * piece) * scale;
       const line = Math.max(3, piece * scale * 0.06);
       const mark = now.read[i] < 0 ? "#7d8590" : "#e5322d";
-      for (const [color, inset, wide] of [["#ffffff", line, line], [mark, line / 2, line]]) { // seen on a red tile too
+      for (const [color, inset, wide] of [["#ffffff", line, line], [mark, line / 2, line]]) { // visible on a red tile too
         context.lineWidth = wide;
         context.strokeStyle = color;
         context.strokeRect(x + inset, y + inset, piece * scale - 2 * inset, piece * scale - 2 * inset);
@@ -152,11 +152,11 @@ function misread(replay, now) {
   if (!now.read) return "";
   const wrong = now.true.map((kind, i) => [kind, now.read[i], i]).filter(([kind, read]) => kind !== read);
   if (wrong.length && wrong.every(([, read]) => read < 0)) return `${wrong.length} cells were not read`;
-  const told = wrong.slice(0, 6).map(([kind, read, i]) => {
+  const shown = wrong.slice(0, 6).map(([kind, read, i]) => {
     const as = read < 0 ? "was not read" : `was read as ${replay.names[read]}`;
     return `(${Math.floor(i / replay.cols)}, ${i % replay.cols}) is ${replay.names[kind]}, ${as}`;
   });
-  return told.join("; ") + (wrong.length > 6 ? `; and ${wrong.length - 6} more` : "");
+  return shown.join("; ") + (wrong.length > 6 ? `; and ${wrong.length - 6} more` : "");
 }
 
 function fact(name, value, className) {
@@ -169,7 +169,7 @@ function showFacts(now) {
   if (!now.invalid) fact("Move", now.legal ? "legal" : "illegal", now.legal ? "good" : "bad");
   fact("Reward", now.reward, now.reward > 0 ? "good" : now.reward < 0 ? "bad" : "");
   if (now.exact !== null) fact("Perception", now.exact ? "exact" : "not exact", now.exact ? "good" : "bad");
-  if (now.end) fact("Board", "ends here; a fresh one follows");
+  if (now.end) fact("Board", "ends here; a new one follows");
 }
 
 function part(response, tag) {
@@ -184,11 +184,11 @@ function showResponse(now) {
   box.replaceChildren();
   if (now.response === null) return;
   for (const [tag, title] of [["perception", "What it saw"], ["think", "What it thought"]]) {
-    const said = part(now.response, tag);
-    if (said !== null && said.trim()) box.append(make("h3", title), make("pre", said.trim()));
+    const content = part(now.response, tag);
+    if (content !== null && content.trim()) box.append(make("h3", title), make("pre", content.trim()));
   }
   const whole = now.response + (now.left_out ? `\n[${now.left_out} characters left out]` : "");
-  box.append(make("h3", "The whole response"), make("pre", whole === "" ? "(empty)" : whole));
+  box.append(make("h3", "Full response"), make("pre", whole === "" ? "(empty)" : whole));
   box.lastChild.id = "whole";
 }
 

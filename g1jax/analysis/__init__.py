@@ -1,0 +1,1 @@
+"""Analysis of training runs: perception and reasoning over time, other appearances, transfer."""

@@ -1,0 +1,349 @@
+"""2048: slide the tiles, merge equal ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from g1jax.envs import appearance, core, prng, sprites
+from g1jax.envs import level as level_keys
+from g1jax.envs import packed_lines as packed
+from g1jax.envs.level import traced
+from g1jax.envs.lines import twins
+from g1jax.errors import LevelError
+from g1jax.typing import Array, HostImages, Key
+
+UP, RIGHT, DOWN, LEFT = range(4)
+DIRECTIONS = ("up", "right", "down", "left")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    """A board of exponents: 0 empty, 1 the tile 2, 2 the tile 4, …"""
+
+    board: Array  # int8[R, C]
+    terminated: Array  # bool[]
+    seed: Array  # uint32[]
+    level: core.TracedLevel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level(level_keys.Level):
+    """The paper's board: 4×4, two start tiles, a new tile is a 4 with probability 0.1, else a 2."""
+
+    rows: int = 4
+    cols: int = 4
+    start_tiles: int = traced(2)
+    spawn_four: float = traced(0.1)
+
+    def check(self) -> None:
+        """Rejects levels that cannot be played."""
+        super().check()
+        num_cells = self.rows * self.cols
+        LevelError.require(num_cells >= 2, "rows × cols: 2048 needs at least two cells")
+        LevelError.require(max(self.rows, self.cols) <= 16, "rows, cols: a 2048 board has at most 16 rows and columns")
+        LevelError.require(
+            1 <= self.start_tiles <= num_cells,
+            f"start_tiles={self.start_tiles}: 1 to {num_cells}, the cells of a {self.rows}×{self.cols} board",
+        )
+        LevelError.require(0 <= self.spawn_four <= 1, f"spawn_four={self.spawn_four}: a probability, 0 to 1")
+
+
+class Game2048(core.Game[State]):
+    """2048 on R×C cells.
+
+    Observation: the board in the usual tile colors; text: the tile's number, or `-`.
+    Actions: 0 up, 1 right, 2 down, 3 left; the invalid action is 4.
+    Reward: the sum of the merged tiles' values. A move that changes nothing gives 0 and no new tile, 4 gives -1.
+    Ends: when no move changes the board.
+
+    >>> from g1jax import envs
+    >>> game = envs.make("game_2048")
+    >>> state = game.from_text("2 | 2 | 2 | 2\\n- | - | - | -\\n- | - | - | -\\n- | - | - | -")
+    >>> state, result = game.step(state, game.parse("<answer>3</answer>"), jax.random.key(0))
+    >>> float(result.reward), state.board[0, :2].tolist()
+    (8.0, [2, 2])
+    """
+
+    id = "game_2048"
+    Level = Level
+    default_prompt = (
+        "This is a game of 2048 on {rows} rows and {cols} columns. A move slides every tile as far as it goes in one "
+        "direction; two equal tiles that meet become one of twice the value, and its value is added to the score. Then "
+        "a new tile appears in an empty cell. Choose the move that leads to the highest score in the long run: 0 for "
+        "up, 1 for right, 2 for down, 3 for left.\n{format}\nThe move is one number, for example <answer>3</answer>."
+    )
+
+    def shape_actions(self) -> tuple[int, ...]:
+        """Four directions."""
+        return (4,)
+
+    def cell_names(self) -> Sequence[str]:
+        """`-`, 2, 4, … up to the highest tile that fits on the board."""
+        return ["-", *(str(2**e) for e in range(1, self.num_exponents))]
+
+    @property
+    def num_exponents(self) -> int:
+        """One more than the highest exponent: n cells hold at most 2^(n+1). Above 2^31 is out of reach."""
+        return min(self.rows * self.cols + 1, 31) + 1
+
+    def draw_tiles(self, palette: str, background: str) -> HostImages:
+        """The empty cell and a rounded tile for every number."""
+        return np.stack([draw_tile(e, self.level.cell_size, palette, background) for e in range(self.num_exponents)])
+
+    def begin(self, key: Key, seed: Array, level: core.TracedLevel) -> State:
+        """An empty board with its start tiles."""
+        board = jnp.zeros((self.rows, self.cols), jnp.int8)
+
+        def place(i: Array, board: Array) -> Array:
+            return spawn_tile(board, jax.random.fold_in(key, i), level["spawn_four"])
+
+        board = jax.lax.fori_loop(np.int32(0), level["start_tiles"], place, board)
+        return State(board, ~jnp.any(legal_moves(board)), seed, level)
+
+    def move(self, state: State, action: Array, key: Key) -> tuple[State, Array, Array]:
+        """Slides, then spawns a tile if anything moved."""
+        is_invalid = action == self.invalid_action
+        board, merged, is_legal, is_over = slide_and_spawn(state.board, action, key, state.level["spawn_four"])
+        board, is_over = jnp.where(is_invalid, state.board, board), jnp.where(is_invalid, state.terminated, is_over)
+        reward = jnp.where(is_invalid, jnp.float32(-1), merged)
+        return State(board, is_over, state.seed, state.level), reward, is_legal & ~is_invalid
+
+    def cells(self, state: State) -> Array:
+        """Exponents are the kinds."""
+        return state.board.astype(jnp.int32)
+
+    def from_cells(self, cells: Array, seed: Array, level: core.TracedLevel) -> State:
+        """The state of a board of exponents. (On a board set by hand, a merge may exceed the highest name.)"""
+        board = cells.astype(jnp.int8)
+        return State(board, ~jnp.any(legal_moves(board)), seed, level)
+
+    def legal_actions(self, state: State) -> Array:
+        """The directions in which something moves."""
+        return legal_moves(state.board)
+
+    def expert(self, state: State, key: Key) -> Array:
+        """Two-step lookahead over every tile that may appear between the moves; deterministic."""
+        del key
+        return best_move(state.board, state.level["spawn_four"])
+
+    @property
+    def fact_names(self) -> tuple[str, ...]:
+        """For each direction, whether the next tile across empty cells is equal, and whether the tile would move."""
+        return tuple(f"{fact} {direction}" for fact in ("like", "moves") for direction in DIRECTIONS)
+
+    def facts(self, state: State) -> Array:
+        """Which tiles have an equal one next to them, and which move, in each direction."""
+        across, along = equal_neighbors(state.board), equal_neighbors(state.board.T)
+        left, right, up, down = *across, *(fact.T for fact in along)
+        moves = [would_move(state.board, jnp.int32(action)) for action in range(4)]
+        return jnp.stack([up, right, down, left, *moves], axis=-1)
+
+
+# Rules
+
+
+def legal_moves(board: Array) -> Array:
+    """The directions in which something moves: int8[R, C] -> bool[4].
+
+    A tile moves if the cell before it is empty or has an equal tile: `[0 2 0 0]` can go left and right,
+    `[2 4 0 0]` only right, `[4 4 2 8]` both ways.
+    """
+
+    def pushes(near: Array, far: Array) -> tuple[Array, Array]:
+        is_equal = (near == far) & (near != 0)
+        return jnp.any(is_equal | ((near == 0) & (far != 0))), jnp.any(is_equal | ((far == 0) & (near != 0)))
+
+    left, right = pushes(board[:, :-1], board[:, 1:])
+    up, down = pushes(board[:-1], board[1:])
+    return jnp.stack([up, right, down, left])
+
+
+def slide_and_spawn(board: Array, action: Array, key: Key, spawn_four: Array) -> tuple[Array, Array, Array, Array]:
+    """A whole move: (board int8[R, C], reward float32[], is_legal bool[], is_over bool[])."""
+    if board.shape == (packed.SIZE, packed.SIZE):
+        is_vertical, is_reversed = _direction(action)
+        lines, reward, is_legal = packed.slide(_slid_lines(), board, is_vertical, is_reversed)
+        lines, is_over = packed.spawn(lines, is_legal, key, spawn_four)
+        return packed.unpack(lines, is_vertical, is_reversed), reward, is_legal, is_over
+    slid, reward = slide(board, action)
+    is_legal = jnp.any(slid != board)
+    board = jnp.where(is_legal, spawn_tile(slid, key, spawn_four), board)
+    return board, reward, is_legal, ~jnp.any(legal_moves(board))
+
+
+def slide(board: Array, action: Array) -> tuple[Array, Array]:
+    """Slides and merges, without a new tile: int8[R, C] -> (int8[R, C], sum of the merged tiles' values float32[])."""
+    is_vertical, is_reversed = _direction(action)
+    if board.shape == (packed.SIZE, packed.SIZE):
+        lines, reward, _ = packed.slide(_slid_lines(), board, is_vertical, is_reversed)
+        return packed.unpack(lines, is_vertical, is_reversed), reward
+    across, reward_across = slide_lines(board, is_reversed)
+    along, reward_along = slide_lines(board.T, is_reversed)
+    return jnp.where(is_vertical, along.T, across), jnp.where(is_vertical, reward_along, reward_across)
+
+
+def _direction(action: Array) -> tuple[Array, Array]:
+    """Whether a move is along columns, and whether towards the end of its lines."""
+    return (action == UP) | (action == DOWN), (action == RIGHT) | (action == DOWN)
+
+
+def slide_lines(lines: Array, is_reversed: Array) -> tuple[Array, Array]:
+    """Slides every line towards its start, or its end: int8[n, m] -> (int8[n, m], reward float32[])."""
+    towards_start = jnp.where(is_reversed, lines[:, ::-1], lines)
+    cells, merged_cells = merge_cells(list(towards_start.T))
+    slid = jnp.stack(cells, axis=1)
+    exponents = jnp.stack(merged_cells).astype(jnp.uint32) if merged_cells else jnp.zeros((1, 1), jnp.uint32)
+    values = (jnp.uint32(1) << exponents) & ~np.uint32(1)  # no merge: 1 -> 0
+    reward = jnp.sum(values.astype(jnp.float32))
+    return jnp.where(is_reversed, slid[:, ::-1], slid), reward
+
+
+def merge_cells(cells: list[Array]) -> tuple[list[Array], list[Array]]:
+    """The rule of one line, cell by cell from the wall: `[2 2 2 2] -> [4 4 0 0]`, `[4 2 2 0] -> [4 4 0 0]`.
+
+    The pair nearest the wall merges first, and a tile merges once. Returns the cells and the exponents of the merged
+    tiles (0 where none), each an array of any one shape. Works on NumPy and JAX arrays.
+    """
+    cells = _close_gaps(cells)
+    merged = []
+    was_merged = cells[0] != cells[0]
+    for i in range(len(cells) - 1):
+        is_merge = (cells[i] == cells[i + 1]) & (cells[i] != 0) & ~was_merged
+        cells[i] = cells[i] + is_merge.astype(cells[i].dtype)
+        cells[i + 1] = cells[i + 1] * (~is_merge).astype(cells[i].dtype)
+        merged.append(cells[i] * is_merge.astype(cells[i].dtype))
+        was_merged = is_merge
+    return _close_gaps(cells), merged
+
+
+def _close_gaps(cells: list[Array]) -> list[Array]:
+    """`[0 2 0 4] -> [2 4 0 0]`: tiles swap with the gap before them until no gap is left."""
+    cells = list(cells)
+    for end in range(len(cells) - 1, 0, -1):
+        for i in range(end):
+            is_gap = (cells[i] == 0).astype(cells[i].dtype)
+            cells[i], cells[i + 1] = cells[i] + is_gap * cells[i + 1], (1 - is_gap) * cells[i + 1]
+    return cells
+
+
+def spawn_tile(board: Array, key: Key, spawn_four: Array) -> Array:
+    """Adds a 2, or with probability `spawn_four` a 4, in a random empty cell: int8[R, C] -> int8[R, C]."""
+    is_empty = (board == 0).reshape(-1)
+    nth, uniform = prng.dice(
+        jax.random.bits(key, dtype=jnp.uint32), jnp.sum(is_empty.astype(jnp.int32), dtype=jnp.int32)
+    )
+    is_chosen = jnp.arange(board.size, dtype=jnp.int32) == prng.nth_marked(is_empty, nth)
+    tile = jnp.where(uniform < spawn_four, 2, 1).astype(jnp.int8)
+    return jnp.where(is_chosen.reshape(board.shape), tile, board)
+
+
+# Facts
+
+
+def equal_neighbors(lines: Array) -> tuple[Array, Array]:
+    """Whether the next tile to the left, and to the right, across empty cells is equal: two bool[n, m].
+
+    `[1 0 1 2] -> [0 0 1 0], [1 0 0 0]`
+    """
+    pairs = twins(lines)
+    return jnp.any(pairs, axis=1), jnp.any(pairs, axis=2)
+
+
+def would_move(board: Array, action: Array) -> Array:
+    """Which tiles leave their cell when the board slides: bool[R, C].
+
+    `[2 0 2 4]` to the left: the second 2, which merges, and the 4.
+    """
+    is_vertical, is_reversed = _direction(action)
+
+    def along(lines: Array) -> Array:
+        towards_start = jnp.where(is_reversed, lines[:, ::-1], lines)
+        has_merged, was_merged, before = (jnp.zeros(len(lines), kind) for kind in (bool, bool, lines.dtype))
+        moves, has_gap = [], jnp.zeros(len(lines), bool)
+        for cell in towards_start.T:
+            is_tile = cell != 0
+            is_merge = is_tile & (cell == before) & ~was_merged
+            has_merged |= is_merge
+            moves.append(is_tile & (has_gap | has_merged))
+            has_gap |= ~is_tile
+            was_merged, before = (jnp.where(is_tile, new, old) for new, old in ((is_merge, was_merged), (cell, before)))
+        moved = jnp.stack(moves, axis=1)
+        return jnp.where(is_reversed, moved[:, ::-1], moved)
+
+    return jnp.where(is_vertical, along(board.T).T, along(board))
+
+
+# The expert
+
+_GAP, _DEAD = 2.0, -50.0
+"""The value, in points, of an empty cell after two moves, and of a board without a legal move."""
+
+
+def best_move(board: Array, spawn_four: Array) -> Array:
+    """The move with the highest expected score after two moves, over every tile that may appear in between: int32[].
+
+    The invalid action if none is legal.
+    """
+    is_legal = legal_moves(board)
+    slid, scores = _slide_all(board)
+    values = scores + jax.vmap(_value_before_spawn, (0, None))(slid, spawn_four)
+    best = jnp.argmax(jnp.where(is_legal, values, -jnp.inf)).astype(jnp.int32)
+    return jnp.where(jnp.any(is_legal), best, 4)
+
+
+def _slide_all(board: Array) -> tuple[Array, Array]:
+    return jax.vmap(lambda action: slide(board, action))(jnp.arange(4, dtype=jnp.int32))
+
+
+def _value_before_spawn(board: Array, spawn_four: Array) -> Array:
+    """The expected value of a board before a tile is added: float32[]."""
+    is_empty = (board == 0).reshape(-1)
+    one_hot = jnp.eye(board.size, dtype=jnp.int8).reshape(-1, *board.shape)
+    twos = jax.vmap(_value_before_move)(board[None] + one_hot)  # nonempty cells are masked out below
+    fours = jax.vmap(_value_before_move)(board[None] + 2 * one_hot)
+    values = twos * (1 - spawn_four) + fours * spawn_four
+    return jnp.sum(jnp.where(is_empty, values, 0.0)) / jnp.maximum(jnp.sum(is_empty.astype(jnp.float32)), 1.0)
+
+
+def _value_before_move(board: Array) -> Array:
+    """The highest score of one move, plus the value of the empty cells after it: float32[]."""
+    slid, scores = _slide_all(board)
+    gaps = jnp.sum((slid == 0).astype(jnp.float32), axis=(1, 2), dtype=jnp.float32)
+    return jnp.max(jnp.where(legal_moves(board), scores + _GAP * gaps, _DEAD))
+
+
+def _slid_lines() -> np.ndarray:
+    return packed.slid_lines(merge_cells)
+
+
+# Sprites
+
+TILE_COLORS: tuple[appearance.Color, ...] = (
+    (238, 228, 218),
+    (237, 224, 200),
+    (242, 177, 121),
+    (245, 149, 99),
+    (246, 124, 95),
+    (246, 94, 59),
+    (237, 207, 114),
+    (237, 204, 97),
+    (237, 200, 80),
+    (237, 197, 63),
+    (237, 194, 46),
+)
+"""2, 4, … 2048; higher tiles are near black."""
+_HIGH_TILE: appearance.Color = (60, 58, 50)
+_DARK_INK, _LIGHT_INK = (74, 66, 58), (249, 246, 242)
+
+
+def draw_tile(exponent: int, size: int, palette: str, background: str) -> HostImages:
+    """The sprite of an exponent: uint8[Z, Z, 3]."""
+    if exponent == 0:
+        return sprites.empty_cell(size, background)
+    color = appearance.shade(TILE_COLORS[exponent - 1] if exponent <= len(TILE_COLORS) else _HIGH_TILE, palette)
+    ink = _DARK_INK if appearance.luminance(color) > 145 else _LIGHT_INK
+    return sprites.number_tile(size, background, str(2**exponent), color, ink)

@@ -1,0 +1,365 @@
+"""Swap: exchange two adjacent tiles to make a run of three or more equal ones (match-3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from g1jax.envs import core, prng, shapes
+from g1jax.envs import level as level_keys
+from g1jax.envs.level import traced
+from g1jax.envs.vmap_loop import fence, loop_while
+from g1jax.errors import LevelError
+from g1jax.typing import Array, HostImages, Key
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    """A full board of tile kinds, color · shapes + shape."""
+
+    board: Array  # int8[R, C]
+    terminated: Array  # bool[], never
+    seed: Array  # uint32[]
+    level: core.TracedLevel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level(level_keys.Level):
+    """The paper's board: 8×8, tiles of 4 colors × 3 shapes."""
+
+    rows: int = 8
+    cols: int = 8
+    colors: int = traced(4, "at_most")
+    """The number of colors, the first ones of `appearance.COLORS`."""
+    shapes: int = traced(3, "at_most")
+    """The number of shapes, the first ones of `appearance.SHAPES`."""
+
+    def check(self) -> None:
+        """Rejects levels that cannot be played."""
+        super().check()
+        shapes.check_shapes(self.colors, self.shapes)
+        LevelError.require(
+            self.colors * self.shapes >= 3,
+            f"colors={self.colors}, shapes={self.shapes}: a board without a run needs at least 3 types",
+        )
+        short, long = sorted((self.rows, self.cols))
+        LevelError.require(
+            long >= 4 or (long == 3 and short >= 2),
+            f"rows={self.rows}, cols={self.cols}: no swap can make a run of three; the smallest are 1×4 and 2×3",
+        )
+
+
+class Swap(core.Game[State]):
+    """Match-3 on R×C cells.
+
+    Observation: colored shapes; text: `Red circle` and so on.
+    Actions: two cells (r1, c1) (r2, c2), from 0 at the top left.
+    Legal: adjacent cells whose swap brings at least one of the tiles into a run of three or more equal tiles in a row
+    or column. Then all runs are removed at once, tiles fall, and new ones enter at the top, until there is no run.
+    Reward: m·(m - 1) for every m tiles removed at once; -1 if the swap makes no run.
+    Ends: never. A board without a legal swap is shuffled.
+
+    >>> from g1jax import envs
+    >>> game = envs.make("swap")
+    >>> state = game.reset(jax.random.key(0))
+    >>> bool(game.legal_actions(state).any()), bool(runs(state.board).any())
+    (True, False)
+    """
+
+    id = "swap"
+    Level = Level
+    default_prompt = (
+        "This is a game of match-3 on {rows} rows and {cols} columns of tiles. Choose two tiles that are next to each "
+        "other in a row or column to swap them, so that three or more tiles of the same color and shape stand "
+        "in a line. They are removed and score, more for more at once; the tiles above fall and new ones enter at the "
+        "top.\n{format}\nThe move is the two cells as (row, column), counted from 0 at the top left, for example "
+        "<answer>(0, 1) (0, 2)</answer>."
+    )
+
+    def shape_actions(self) -> tuple[int, ...]:
+        """Two cells."""
+        return (self.rows, self.cols, self.rows, self.cols)
+
+    def cell_names(self) -> Sequence[str]:
+        """`Red circle`, `Red square`, …; no cell is ever empty."""
+        return shapes.tile_names(self.level.colors, self.level.shapes)
+
+    def draw_tiles(self, palette: str, background: str) -> HostImages:
+        """Every colored shape."""
+        return np.stack(shapes.draw_tiles(self.level, palette, background))
+
+    def begin(self, key: Key, seed: Array, level: core.TracedLevel) -> State:
+        """A board without a run and with a legal swap."""
+        board = jnp.zeros((self.rows, self.cols), jnp.int8)
+        board = renew(board, jnp.bool_(True), 0, Source.of(key, level), self.level.shapes)
+        return State(board, jnp.bool_(False), seed, level)
+
+    def move(self, state: State, action: Array, key: Key) -> tuple[State, Array, Array]:
+        """Swaps and resolves the runs, if the swap makes one."""
+        num_cells = self.rows * self.cols
+        a, b = action // num_cells % num_cells, action % num_cells
+        swapped = fence(exchange(state.board, a, b))
+        is_legal = are_adjacent(a, b, self.cols) & makes_run(swapped, a, b) & (action != self.invalid_action)
+        board = jnp.where(is_legal, swapped, state.board)
+        board, score, source = cascade(board, is_legal, Source.of(key, state.level), self.level.shapes)
+        board = renew(board, is_legal & ~has_legal_swap(board), _MOST_SHUFFLES, source, self.level.shapes)
+        return replace(state, board=board), jnp.where(is_legal, score, jnp.float32(-1)), is_legal
+
+    def cells(self, state: State) -> Array:
+        """The board's kinds."""
+        return state.board.astype(jnp.int32)
+
+    def from_cells(self, cells: Array, seed: Array, level: core.TracedLevel) -> State:
+        """The state of a board of kinds; unlike in play, it may have runs or no legal swap."""
+        return State(cells.astype(jnp.int8), jnp.bool_(False), seed, level)
+
+    def legal_actions(self, state: State) -> Array:
+        """The ordered pairs of adjacent cells whose swap makes a run."""
+        right, down = legal_swaps(state.board)
+        return as_pairs(right, down).reshape(-1)
+
+    def expert(self, state: State, key: Key) -> Array:
+        """The swap that scores most, including cascades of falling tiles but not new ones; deterministic."""
+        del key
+        return best_swap(state.board)
+
+    @property
+    def fact_names(self) -> tuple[str, ...]:
+        """Equal tiles nearby, legal swaps, and the first legal swap of each row."""
+        return (*(f"like ({down}, {right})" for down, right in NEARBY), "right", "down", "named right", "named down")
+
+    def facts(self, state: State) -> Array:
+        """Equal tiles at the offsets in `NEARBY`; legal swaps; the first legal swap of each row."""
+        right, down = legal_swaps(state.board)
+        right, down = jnp.pad(right, ((0, 0), (0, 1))), jnp.pad(down, ((0, 1), (0, 0)))
+        is_named = (right | down) & (jnp.cumsum((right | down).astype(jnp.int32), axis=1, dtype=jnp.int32) == 1)
+        return jnp.stack([*equal_nearby(state.board), right, down, is_named & right, is_named & down & ~right], axis=-1)
+
+
+# Rules
+
+
+def runs(board: Array) -> Array:
+    """The cells in a row or column of three or more equal tiles: int8[R, C] -> bool[R, C]. Negative cells are holes."""
+    is_run = jnp.zeros(board.shape, bool)
+    for along in (0, 1):
+        length = board.shape[along]
+        if length >= 3:
+            cut = [jax.lax.slice_in_dim(board, i, length - 2 + i, axis=along) for i in range(3)]
+            is_three = (cut[0] == cut[1]) & (cut[1] == cut[2]) & (cut[0] >= 0)
+            for i in range(3):
+                pad = [(0, 0), (0, 0)]
+                pad[along] = (i, 2 - i)
+                is_run |= jnp.pad(is_three, pad)
+    return is_run
+
+
+def exchange(board: Array, a: Array, b: Array) -> Array:
+    """The board with two cells, by their index in reading order, exchanged."""
+    flat = board.reshape(-1)
+    index = jnp.arange(flat.shape[0], dtype=jnp.int32)
+    tile_a, tile_b = flat[a], flat[b]
+    return jnp.where(index == a, tile_b, jnp.where(index == b, tile_a, flat)).reshape(board.shape)
+
+
+def are_adjacent(a: Array, b: Array, cols: int) -> Array:
+    """Whether two cells share an edge: bool[]."""
+    return jnp.abs(a // cols - b // cols) + jnp.abs(a % cols - b % cols) == 1
+
+
+def makes_run(swapped: Array, a: Array, b: Array) -> Array:
+    """Whether the exchange of two different tiles brought one of them into a run, given the board after it: bool[]."""
+    flat, is_run = swapped.reshape(-1), runs(swapped).reshape(-1)
+    return (flat[a] != flat[b]) & (is_run[a] | is_run[b])
+
+
+def legal_swaps(board: Array) -> tuple[Array, Array]:
+    """Which cells can be swapped with the next one, to the right and downwards: (bool[R, C-1], bool[R-1, C]).
+
+    A moved tile makes a run if, on a line through its new cell, two equal tiles are beyond it, or before it, or one on
+    each side; its old cell then has the other tile.
+    """
+    return _legal_across(board), _legal_across(board.T).T
+
+
+def _legal_across(board: Array) -> Array:
+    rows, cols = board.shape
+    padded = jnp.pad(board, 3, constant_values=-1)
+
+    def at(down: int, right: int) -> Array:
+        """The tile at an offset from the left cell of each pair: int8[R, C-1]."""
+        return padded[3 + down : 3 + down + rows, 3 + right : 3 + right + cols - 1]
+
+    def is_completed(tile: Array, col: int, away: int) -> Array:
+        up2, up, below, below2 = (at(d, col) == tile for d in (-2, -1, 1, 2))
+        beyond = (at(0, col + away) == tile) & (at(0, col + 2 * away) == tile)
+        return beyond | (up2 & up) | (up & below) | (below & below2)
+
+    left, right = at(0, 0), at(0, 1)
+    return (left != right) & (is_completed(left, 1, 1) | is_completed(right, 0, -1))
+
+
+def as_pairs(right: Array, down: Array) -> Array:
+    """Converts swaps by their first cell to pairs of cells in either order: bool[R·C, R·C]."""
+    cols = right.shape[1] + 1
+    right = jnp.pad(right, ((0, 0), (0, 1))).reshape(-1)
+    down = jnp.pad(down, ((0, 1), (0, 0))).reshape(-1)
+    n = right.shape[0]
+    ahead = (right[:, None] & np.eye(n, k=1, dtype=bool)) | (down[:, None] & np.eye(n, k=cols, dtype=bool))
+    back = (right[None, :] & np.eye(n, k=-1, dtype=bool)) | (down[None, :] & np.eye(n, k=-cols, dtype=bool))
+    return ahead | back
+
+
+def fall(board: Array, is_removed: Array) -> Array:
+    """Removes cells and lets the tiles above fall: int8[R, C], holes (-1) at the top of each column."""
+    rows = board.shape[0]
+    is_left = ~is_removed & (board >= 0)
+    num_left_below = jnp.flip(
+        jnp.cumsum(jnp.flip(is_left.astype(jnp.int32), 0), axis=0, dtype=jnp.int32), 0
+    ) - is_left.astype(jnp.int32)
+    target = rows - 1 - num_left_below  # [R, C]
+    lands = (target[:, None, :] == np.arange(rows, dtype=np.int32)[None, :, None]) & is_left[:, None, :]
+    return jnp.sum(jnp.where(lands, board[:, None, :] + 1, 0), axis=0).astype(jnp.int8) - 1
+
+
+NEARBY = ((0, 1), (0, 2), (0, 3), (1, 0), (2, 0), (3, 0), (1, 1), (1, 2), (2, 1), (1, -1), (1, -2), (2, -1))
+"""Offsets, down and to the right, between two tiles that one swap can bring into a run."""
+
+
+def equal_nearby(board: Array) -> list[Array]:
+    """Whether the tile at each offset in `NEARBY` is equal: bool[R, C] each."""
+    rows, cols = board.shape
+    padded = jnp.pad(board, 3, constant_values=-1)
+    return [padded[3 + down : 3 + down + rows, 3 + right : 3 + right + cols] == board for down, right in NEARBY]
+
+
+def has_legal_swap(board: Array) -> Array:
+    """Whether any swap makes a run: bool[]."""
+    right, down = legal_swaps(board)
+    return jnp.any(right) | jnp.any(down)
+
+
+# New tiles: kinds are drawn as numbers below colors · shapes, of the colors and shapes in play
+
+_MOST_SHUFFLES = 50
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Source:
+    """A source of random tiles."""
+
+    seed: Array  # uint32[2]
+    count: Array  # uint32[], number of draws so far
+    colors: Array  # int32[]
+    shapes: Array  # int32[]
+
+    @staticmethod
+    def of(key: Key, level: core.TracedLevel) -> "Source":
+        """The source of a key and the colors and shapes in play."""
+        return Source(prng.seed_of(key), jnp.uint32(0), level["colors"], level["shapes"])
+
+    def bits(self, count: int) -> tuple[Array, "Source"]:
+        """Random bits, uint32[count], and the source of the next ones."""
+        return prng.bits(self.seed, self.count, count), replace(self, count=self.count + 1)
+
+    def kind(self, number: Array, num_shapes: int) -> Array:
+        """Numbers below colors · shapes as kinds, with `num_shapes` kinds per color: int8."""
+        return (number // self.shapes * num_shapes + number % self.shapes).astype(jnp.int8)
+
+
+def cascade(board: Array, is_active: Array, source: Source, num_shapes: int) -> tuple[Array, Array, Source]:
+    """Removes runs, lets tiles fall and new ones enter until there is no run: (int8[R, C], score float32[], source)."""
+
+    def one_pass(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        board, score, _, source = carry
+        is_run = runs(board)
+        count = jnp.sum(is_run.astype(jnp.float32))
+        board = fence(fall(board, is_run))
+        bits, source = source.bits(board.size)
+        number, _ = prng.dice(bits.reshape(board.shape), source.colors * source.shapes)
+        board = fence(jnp.where(board < 0, source.kind(number, num_shapes), board))
+        return board, score + count * (count - 1), jnp.any(runs(board)), source
+
+    board, score, _, source = loop_while(lambda carry: carry[2], one_pass, (board, jnp.float32(0), is_active, source))
+    return board, score, source
+
+
+def renew(board: Array, is_wanted: Array, most_shuffles: int, source: Source, num_shapes: int) -> Array:
+    """If wanted, a board without a run and with a legal swap: int8[R, C].
+
+    Shuffles the board's own tiles. If `most_shuffles` tries fail, since these may not allow one, it draws new tiles.
+    """
+
+    def try_once(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        board, _, tries, source = carry
+        bits, source = source.bits(board.size)
+        shuffled = board.reshape(-1)[prng.shuffled(bits)].reshape(board.shape)
+        filled = source.kind(fill_without_runs(bits, source.colors * source.shapes, board.shape), num_shapes)
+        fresh = fence(jnp.where(tries < most_shuffles, shuffled, filled))
+        is_unfit = jnp.any(runs(fresh)) | ~has_legal_swap(fresh)
+        is_last_shuffle = tries + 1 >= most_shuffles
+        return jnp.where(is_unfit & ~is_last_shuffle, board, fresh), is_unfit, tries + 1, source
+
+    return loop_while(lambda carry: carry[1], try_once, (board, is_wanted, jnp.int32(0), source))[0]
+
+
+def fill_without_runs(bits: Array, num_kinds: Array, shape: tuple[int, int]) -> Array:
+    """Random numbers below `num_kinds` ≥ 3 without three equal ones in a row or column: int32[R, C].
+
+    Cell by cell in reading order, each uniform over the numbers allowed by the two cells before and the two above.
+    """
+    rows, cols = shape
+
+    def put(i: Array, flat: Array) -> Array:
+        def banned(step: int, has_two: Array) -> Array:
+            near, far = flat[jnp.maximum(i - step, 0)], flat[jnp.maximum(i - 2 * step, 0)]
+            return jnp.where(has_two & (near == far), near, num_kinds)  # num_kinds: none is banned
+
+        first, second = banned(1, i % cols >= 2), banned(cols, i // cols >= 2)
+        second = jnp.where(first == second, num_kinds, second)
+        low, high = jnp.minimum(first, second), jnp.maximum(first, second)
+        num_banned = (first < num_kinds).astype(jnp.int32) + (second < num_kinds).astype(jnp.int32)
+        number, _ = prng.dice(bits[i], num_kinds - num_banned)
+        number += (number >= low).astype(jnp.int32)
+        number += (number >= high).astype(jnp.int32)
+        return flat.at[i].set(number)
+
+    return jax.lax.fori_loop(np.int32(0), np.int32(rows * cols), put, jnp.zeros(rows * cols, jnp.int32)).reshape(
+        rows, cols
+    )
+
+
+# The expert
+
+_PASSES = 3
+
+
+def best_swap(board: Array) -> Array:
+    """The action of the swap that scores most, including runs made by falling tiles: int32[].
+
+    Ties go to the lowest on the board, which moves more tiles. The invalid action if no swap is legal.
+    """
+    num_cells, cols = board.size, board.shape[1]
+    index = np.arange(num_cells, dtype=np.int32)
+    first = np.concatenate([index[index % cols < cols - 1], index[: num_cells - cols]])
+    second = np.concatenate([index[index % cols < cols - 1] + 1, index[: num_cells - cols] + cols])
+
+    def value(a: Array, b: Array) -> Array:
+        after, score = exchange(board, a, b), jnp.float32(0)
+        is_legal = makes_run(after, a, b)
+        for _ in range(_PASSES):
+            is_run = runs(fence(after))
+            count = jnp.sum(is_run.astype(jnp.float32))
+            score += count * (count - 1)
+            after = fall(after, is_run)
+        return jnp.where(is_legal, score + b.astype(jnp.float32) / num_cells, -1.0)
+
+    values = jax.vmap(value)(jnp.asarray(first), jnp.asarray(second))
+    best = jnp.argmax(values)
+    action = jnp.asarray(first)[best] * num_cells + jnp.asarray(second)[best]
+    return jnp.where(values[best] < 0, num_cells * num_cells, action)

@@ -1,0 +1,108 @@
+"""What all command lines share: typed arguments, one-line errors, and settings of the process."""
+
+import contextlib
+import io
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from g1jax import terminal
+from g1jax.errors import G1Error
+
+T = TypeVar("T")
+
+
+class UsageError(G1Error):
+    """Invalid arguments; the message names them, in one line."""
+
+
+def main(
+    name: str,
+    kind: type[T],
+    work: Callable[[T], Any],
+    arguments: Sequence[str],
+    description: str,
+    *,
+    interrupted: str = "interrupted",
+) -> int:
+    """Runs a program; returns the exit status: 0, 1 after printing an error in one line, or 130 after Ctrl-C.
+
+    An exception other than G1Error and OSError is a bug, and keeps its traceback.
+    """
+    with own_process():
+        try:
+            work(parse(kind, arguments, description))
+        except (G1Error, OSError) as error:
+            print(f"{name}: {one_line(error)}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print(f"{name}: {interrupted}", file=sys.stderr)
+            return 130
+    return 0
+
+
+def parse(kind: type[T], arguments: Sequence[str], description: str, default: T | None = None) -> T:
+    """An instance of a dataclass from `--key=value` arguments, which override `default` if given.
+
+    Raises:
+        UsageError: an argument is unknown, missing, or of the wrong type.
+        SystemExit: `--help`.
+    """
+    try:
+        Path.cwd()
+    except OSError:
+        raise UsageError("the working directory no longer exists: change to another one") from None
+    for argument in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):  # how Python represents undecodable bytes
+            raise UsageError(f"{argument!a} is not text in this terminal's encoding")
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    captured = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # with box characters, as in a terminal
+    try:
+        with contextlib.redirect_stderr(captured):
+            return tyro.cli(kind, args=list(arguments), description=description, **options)
+    except SystemExit as end:
+        if end.code in (None, 0):
+            raise
+        captured.seek(0)
+        raise UsageError(f"{_error_in(captured.read())} (--help lists every setting)") from None
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one printable line."""
+    return terminal.one_line(str(error)) or type(error).__name__
+
+
+@contextlib.contextmanager
+def own_process() -> Iterator[None]:
+    """While a program runs: escapes text that the output's encoding lacks, and limits libraries to logging errors.
+
+    Restores both afterwards.
+    """
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    error_handlers = [stream.errors for stream in streams]
+    loggers = [logging.getLogger(name) for name in ("absl", "matplotlib")]  # absl: Orbax
+    levels = [logger.level for logger in loggers]
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for stream, errors in zip(streams, error_handlers, strict=True):
+            stream.reconfigure(errors=errors)
+
+
+def _error_in(box: str) -> str:
+    """The error in tyro's output, framed or plain: the lines between its title and the next rule."""
+    lines = [line.strip("│ ") for line in box.strip().splitlines()[1:]]
+    is_rule = [not line.strip("─-╰╯") for line in lines]
+    start = next((i for i, rule in enumerate(is_rule) if not rule), 0)
+    end = next((i for i in range(start, len(lines)) if is_rule[i]), len(lines))
+    return " ".join(lines[start:end]) or " ".join(box.split())

@@ -1,0 +1,121 @@
+"""The program `train/make_dataset.py`: writes a dataset of a teacher's demonstrations."""
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from g1jax import envs
+from g1jax.endpoint.client import Endpoint
+from g1jax.envs.core import Game, describe_level
+from g1jax.errors import ExperimentError
+from g1jax.programs.shared import games_of, print_status, progress_line
+from g1jax.settings import Range, Seed, Share, check
+from g1jax.sft.dataset_writer import DatasetWriter, Form
+from g1jax.sft.states import StateSource, draw_states, make_examples
+from g1jax.teachers import Respond, built_in
+from g1jax.teachers.endpoint import ask_endpoint
+from g1jax.training.experiments import load_experiment
+
+EXCHANGES = "exchanges"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Writes a dataset of demonstrations, for `--cold-start.dataset=…` and for other trainers."""
+
+    out: Path
+    """The dataset's folder. With the same options, an interrupted program resumes."""
+    games: str = ""
+    """Comma-separated game ids, optionally with presets: `swap,shisen_sho:base+noisy`; or `all`. Empty: those of the
+    experiment, or all."""
+    experiment: str = ""
+    """Use the games at this experiment's levels, as its runs need them."""
+    states: Annotated[int, Range(1, 10**7)] = 1000
+    """States of each game."""
+    teacher: Literal["expert", "endpoint"] = "expert"
+    """`expert`: the built-in teacher; all its demonstrations are written. `endpoint`: a model; demonstrations without a
+    reward are dropped."""
+    format: Form = "jsonl"
+    """`jsonl`: data.jsonl and images. `parquet`: one file, which needs pyarrow."""
+    random_moves: Share = 0.5
+    """Share of moves between states that are random; the others are the expert's."""
+    seed: Seed = 0
+    endpoint: Annotated[Endpoint, tyro.conf.arg(name="")] = field(default_factory=Endpoint)
+
+
+def make_dataset(options: Options) -> Path:
+    """Runs the program; returns the dataset's file.
+
+    Raises:
+        ExperimentError, EvaluationError, LevelError, OSError: an option is invalid or the program fails; the message is
+            one line.
+    """
+    check(options, ExperimentError)
+    is_remote = options.teacher == "endpoint"
+    ExperimentError.require(bool(options.endpoint.model) or not is_remote, "name the endpoint's model: --model=…")
+    games = _games(options)
+    source = StateSource(options.states, options.seed, options.random_moves)
+    with DatasetWriter(options.out, options.format, _setting(options, games)) as writer:
+        if writer.is_done:
+            print_status(f"{options.out} is already complete")
+            return writer.file
+        teachers: dict[str, Respond] = dict.fromkeys(games, built_in)
+        if is_remote:
+            teachers = ask_endpoint(
+                games,
+                lambda game: draw_states(game, source),
+                source.num_states,
+                source.setting(),
+                options.endpoint,
+                options.out / EXCHANGES,
+                _progress("states"),
+            )
+        on_progress = _progress("demonstrations")
+        for label, game in games.items():
+            left_out = []
+            for i, row in enumerate(make_examples(game, source, teachers[label], only_rewarded=is_remote), 1):
+                if isinstance(row, str):
+                    left_out.append(row)
+                else:
+                    writer.add(row)
+                on_progress(label, i, options.states)
+            if left_out:
+                kept = f"{label}: {options.states - len(left_out)} of {options.states} demonstrations kept"
+                reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(left_out).most_common())
+                print_status(f"{kept}; left out: {reasons}")
+        return writer.finish()
+
+
+def _games(options: Options) -> dict[str, Game[Any]]:
+    """The games, by label."""
+    if not options.experiment:
+        return games_of(options.games)
+    e = load_experiment(options.experiment)
+    names = [name.strip() for name in options.games.split(",")] if options.games not in ("", "all") else list(e.games)
+    missing = [name for name in names if name not in e.games]
+    if missing:
+        raise ExperimentError(f"{e.name} has no game {missing[0]!r}: it has {', '.join(e.games)}")
+    return {name: envs.make(name, e.preset or None, **e.levels.get(name, {})) for name in names}
+
+
+def _setting(options: Options, games: dict[str, Game[Any]]) -> dict[str, Any]:
+    """Everything that determines the rows."""
+    setting: dict[str, Any] = {
+        "games": {label: {"game": game.id, "level": describe_level(game)} for label, game in games.items()},
+        "states": options.states,
+        "teacher": options.teacher,
+        "random_moves": options.random_moves,
+        "seed": options.seed,
+    }
+    return setting | ({"endpoint": options.endpoint.setting()} if options.teacher == "endpoint" else {})
+
+
+def _progress(what: str) -> Callable[[str, int, int], None]:
+    """Prints the progress of each game: (label, done, total)."""
+    line = functools.cache(lambda label: progress_line(label, what))
+    return lambda label, done, total: line(label)(done, total)

@@ -1,0 +1,202 @@
+"""The program `train/evaluate.py`: plays and writes results, replays, a report and films; or compares two results."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from g1jax import settings
+from g1jax.analysis.transfer import game_of
+from g1jax.endpoint.client import Budget, Endpoint
+from g1jax.envs.batch import EPISODE_STEPS
+from g1jax.envs.core import Game
+from g1jax.errors import EvaluationError, G1Error
+from g1jax.evaluation import media, players, replay, report, results, tables
+from g1jax.evaluation.endpoint_player import play_remote
+from g1jax.evaluation.protocol import Episodes, Player, play
+from g1jax.evaluation.results import Result
+from g1jax.files import file_name, require_writable
+from g1jax.programs.shared import folder_name, games_of, parse_games, print_results, progress_line
+from g1jax.terminal import printable_lines
+from g1jax.training.saved_run import open_setup, policy_of_run
+
+ON_DEVICE: dict[str, Callable[[], Player]] = {"random": players.random_player, "expert": players.expert_player}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Evaluates a player on the games, or compares two results."""
+
+    player: str = "random"
+    """`random`, `expert`, `openai` (see the endpoint's options), or the folder of a training run."""
+    games: str = ""
+    """Comma-separated game ids, optionally with presets: `swap,shisen_sho:base+noisy`; or `all`. A run plays the games
+    that it was trained on at its own levels. Empty: a run's own games, all games for other players."""
+    episodes: settings.Episodes | None = None
+    """Episodes of each game. Default: 1000; 10 through an endpoint, where steps may cost money, as in the paper."""
+    steps: settings.Steps = EPISODE_STEPS
+    """Steps of each episode; a finished board is reset."""
+    seed: settings.Seed = 0
+    out: Path | None = None
+    """The output folder. Default: `evaluations/<player>`."""
+    temperature: settings.Temperature = 1.0
+    """Sampling temperature of a run's policy. 0: greedy."""
+    sees: bool = False
+    """Gives a run's policy the true perception, to measure its reasoning alone."""
+    record: Annotated[int, settings.Range(0, 10_000)] = 3
+    """Maximum number of episodes of each game to replay in the report."""
+    film: Literal["none", "gif", "mp4", "both"] = "none"
+    """Also write a film of the recorded episodes of each game, side by side."""
+    curves: Path | None = None
+    """A training run whose `metrics.jsonl` the report shows. Default: the player, if it is a run."""
+    beside: tuple[Path, ...] = ()
+    """Other results to show in the tables."""
+    compare: tuple[Path, Path] | None = None
+    """Only print the paired differences of two results, A minus B."""
+    endpoint: Endpoint = field(default_factory=Endpoint)
+
+
+def evaluate(options: Options) -> None:
+    """Runs the program.
+
+    Raises:
+        EvaluationError, ExperimentError, LevelError: an option is invalid or the evaluation fails; the message is one
+            line.
+    """
+    settings.check(options, EvaluationError)
+    if options.compare is not None:
+        a, b = map(results.load, options.compare)
+        print(printable_lines(tables.differences_as_markdown(a, b, results.compare(a, b))))
+        return
+    options = _with_defaults(options)
+    others = [results.load(path) for path in options.beside]
+    games = games_for_run(options.games, _run_folder(options.player)) if _is_run(options) else games_of(options.games)
+    player = None
+    if options.player != "openai":
+        player = player_named(options.player, tuple(games.values()), options.temperature, options.sees)
+    curves = curves_of_run(options)
+    out = options.out
+    assert out is not None
+    media.require_writer(_film_suffixes(options.film))
+    films = [f"{file_name(label)}.{suffix}" for label in games for suffix in _film_suffixes(options.film)]
+    names = (results.FILE, tables.FILE, replay.FILE, report.FILE, *films)
+    require_writable(out, names, EvaluationError, folders=["exchanges"])
+    about, episodes = _play_all(options, player, games, out)
+    result = results.result_of(about, episodes)
+    write(out, result, episodes, others, curves)
+    if options.film != "none":
+        film(out, episodes, options.film)
+    print_results(out, tables.FILE)
+
+
+def _with_defaults(options: Options) -> Options:
+    """The options, with the defaults that depend on others."""
+    is_remote = options.player == "openai"
+    episodes = options.episodes if options.episodes is not None else 10 if is_remote else 1000
+    name = options.endpoint.model if is_remote else Path(options.player).resolve().name
+    out = options.out or Path("evaluations") / folder_name(name, "player")
+    return dataclasses.replace(options, episodes=episodes, out=out)
+
+
+def write(
+    out: Path,
+    result: Result,
+    episodes: dict[str, Episodes],
+    others: list[Result],
+    curves: report.Curves | None,
+) -> None:
+    """Writes results.json, results.md, replays.json and report.html."""
+    shown = [result, *others]
+    results.save(result, out)
+    (out / tables.FILE).write_text(tables.as_markdown(shown), "utf-8")
+    replays = replay.replays_of(episodes)
+    replay.save(replays, out)
+    report.write(out / report.FILE, shown, replays, curves)
+
+
+def film(out: Path, episodes: dict[str, Episodes], kind: str) -> None:
+    """Writes films of the recorded episodes of each game, side by side: `<game>.gif`, `<game>.mp4`."""
+    for label, played in episodes.items():
+        if played.recorded is not None:
+            frames = media.side_by_side(replay.frames_of(played))
+            for suffix in _film_suffixes(kind):
+                media.write_film(out / f"{file_name(label)}.{suffix}", frames)
+
+
+def _film_suffixes(kind: str) -> tuple[str, ...]:
+    return {"none": (), "both": ("gif", "mp4")}.get(kind, (kind,))
+
+
+def games_for_run(names: str, folder: Path) -> dict[str, Game[Any]]:
+    """The games of `id,id:preset+preset` for a training run, by label; empty: the run's own games.
+
+    The run's own games keep the levels and prompts that it was trained on, also under presets.
+    """
+    setup = open_setup(folder)
+    own = {game.id: game for game in setup.games}
+    if not names:
+        return own
+    return {
+        trial.label: own[trial.label] if trial.label in own else game_of(trial, setup.experiment)
+        for trial in parse_games(names)
+    }
+
+
+def curves_of_run(options: Options) -> report.Curves | None:
+    """The curves to show: those of `options.curves`, or of the player's run."""
+    if options.curves is not None:
+        return report.read_curves(options.curves)
+    own = Path(options.player) / report.METRICS
+    return report.read_curves(own, may_be_none=True) if _is_run(options) and own.is_file() else None
+
+
+def _is_run(options: Options) -> bool:
+    return options.player not in (*ON_DEVICE, "openai")
+
+
+def _run_folder(player: str) -> Path:
+    folder = Path(player)
+    known = ", ".join([*ON_DEVICE, "openai"])
+    message = f"no player {player!r}: expected one of {known}, or the folder of a training run"
+    EvaluationError.require(folder.is_dir(), message)
+    return folder
+
+
+def _play_all(
+    options: Options, player: Player | None, games: dict[str, Game[Any]], out: Path
+) -> tuple[dict[str, Any], dict[str, Episodes]]:
+    """The player's description for the results, and its episodes by game. Player None: the endpoint."""
+    counts = (options.episodes or 0, options.steps, options.seed)
+    about, episodes = {"name": options.endpoint.model, "kind": "openai", **options.endpoint.setting()}, {}
+    if player is not None:
+        about = {"name": player.name, "kind": options.player if options.player in ON_DEVICE else "run"}
+    if _is_run(options):
+        about |= {"temperature": options.temperature, "sees": options.sees}
+    budget = Budget.of(options.endpoint)
+    for label, game in games.items():
+        common: dict[str, Any] = {"num_recorded": options.record, "on_progress": progress_line(label)}
+        if player is not None:
+            episodes[label] = play(game, player, *counts, **common)
+        else:
+            log = out / "exchanges" / f"{file_name(label)}.jsonl"
+            episodes[label] = play_remote(game, options.endpoint, log, *counts, budget=budget, **common)
+    return about, episodes
+
+
+def player_named(name: str, games: Sequence[Game[Any]], temperature: float = 1.0, sees: bool = False) -> Player:
+    """A player on the device: a built-in one by name, or the policy of a run by its folder.
+
+    Raises:
+        EvaluationError: there is no such player, or the folder has no usable policy.
+    """
+    if name in ON_DEVICE:
+        return ON_DEVICE[name]()
+    folder = _run_folder(name)
+    try:
+        policy, params = policy_of_run(folder)
+        policy = players.prepared(policy, temperature, games)
+    except G1Error as error:
+        raise EvaluationError(str(error)) from None
+    name = folder.resolve().name + (" (sees)" if sees else "")
+    return players.policy_player(policy, params, name=name, given_perception=sees)

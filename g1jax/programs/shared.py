@@ -1,0 +1,65 @@
+"""Helpers of several programs: names of games and folders, and lines printed for the user."""
+
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from g1jax import envs
+from g1jax.analysis.transfer import TransferTest
+from g1jax.envs.core import Game
+from g1jax.errors import EvaluationError
+from g1jax.evaluation.protocol import Progress
+from g1jax.terminal import one_line, printable, printable_lines
+
+
+def split_names(names: str) -> list[str]:
+    """The names in a comma-separated list."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def parse_games(names: str) -> list[TransferTest]:
+    """The games and presets of `id,id:preset+preset`, or of all games for `all` or an empty list."""
+    labels = envs.game_ids() if names in ("", "all") else split_names(names)
+    if not labels:
+        raise EvaluationError("name at least one game, such as --games=game_2048, or all")
+    return [TransferTest(label, *label.partition(":")[::2]) for label in labels]
+
+
+def games_of(names: str) -> dict[str, Game[Any]]:
+    """The games of `id,id:preset+preset`, or all, by label."""
+    return {trial.label: envs.make(trial.game_id, trial.preset or None) for trial in parse_games(names)}
+
+
+def folder_name(name: str, default: str) -> str:
+    """A name reduced to characters that suit a folder."""
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or default
+
+
+def print_results(out: Path, markdown: str) -> None:
+    """Prints a Markdown file of an output folder, and the names of all files there."""
+    print(printable_lines((out / markdown).read_text("utf-8")))
+    print(printable(f"In {out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}"))
+
+
+def print_status(line: str) -> None:
+    """Prints a line on standard error."""
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+def progress_line(label: str, what: str = "steps") -> Progress:
+    """Prints the progress of a game on one line of standard error, overwritten at most once a second."""
+    start = last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done < total and now - last < 1:
+            return
+        last = now
+        end = "\n" if done >= total else "\r"
+        line = one_line(f"{label}: {done} of {total} {what}, {now - start:.0f} s")
+        print(line, end=end, file=sys.stderr, flush=True)
+
+    return report

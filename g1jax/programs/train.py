@@ -1,0 +1,134 @@
+"""The program `train/main.py`: an experiment with typed overrides, on one or several hosts."""
+
+import dataclasses
+import importlib.util
+import math
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from g1jax.errors import ExperimentError, G1Error
+from g1jax.programs import command_line
+from g1jax.programs.machine import keep_programs, require_devices, use_cores
+from g1jax.rl.algorithm import make_algorithm
+from g1jax.training.config import Experiment, check_experiment
+from g1jax.training.experiments import load_experiment
+from g1jax.training.loop import TrainingError, run
+from g1jax.training.progress import Display, Progress
+
+DEFAULT = "g1_multigame"
+SHORT_NAMES = {
+    "lr": "optimizer.lr",
+    "warmup": "optimizer.warmup",
+    "kl-coefficient": "algorithm.kl-coefficient",
+    "kl_coefficient": "algorithm.kl-coefficient",
+    "entropy-coefficient": "algorithm.entropy-coefficient",
+    "entropy_coefficient": "algorithm.entropy-coefficient",
+}
+
+
+def main(arguments: Sequence[str], description: str) -> int:
+    """Runs an experiment; returns the exit status: 0, 1 after printing an error in one line, or 130 after Ctrl-C."""
+    with command_line.own_process():
+        try:
+            experiment = parse(arguments, description)
+            keep_programs()
+            use_cores_for(experiment)
+            _initialize_distributed()
+            require_devices()
+            run(experiment, progress=Display() if jax.process_index() == 0 else Progress())
+        except (G1Error, TrainingError, OSError) as error:
+            print(f"error: {command_line.one_line(error)}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("stopped immediately; the last checkpoint is kept", file=sys.stderr)
+            return 130
+    return 0
+
+
+def parse(arguments: Sequence[str], description: str) -> Experiment:
+    """The experiment that `--experiment=…` names, with the other arguments as overrides.
+
+    Raises:
+        ExperimentError: there is no such experiment, or an override is unknown, of the wrong type or out of range.
+        SystemExit: `--help`.
+    """
+    name, rest = _pop_option("--experiment", list(arguments))
+    default = load_experiment(name or DEFAULT)
+    algorithm, rest = _pop_option("--rl.algorithm", rest)
+    if algorithm:
+        default = dataclasses.replace(default, rl=dataclasses.replace(default.rl, algorithm=make_algorithm(algorithm)))
+    try:
+        experiment = command_line.parse(Experiment, [_full_name(a) for a in rest], description, default)
+    except command_line.UsageError as error:
+        raise ExperimentError(str(error)) from None
+    check_experiment(experiment)
+    return experiment
+
+
+def _pop_option(key: str, arguments: list[str]) -> tuple[str, list[str]]:
+    """The value of one option, empty if it is not given, and the other arguments."""
+    for i, argument in enumerate(arguments):
+        if argument.startswith(f"{key}="):
+            return argument.split("=", 1)[1], arguments[:i] + arguments[i + 1 :]
+        if argument == key:
+            if i + 1 == len(arguments) or arguments[i + 1].startswith("--"):
+                raise ExperimentError(f"{key}: a name is missing")
+            return arguments[i + 1], arguments[:i] + arguments[i + 2 :]
+    return "", arguments
+
+
+def _full_name(argument: str) -> str:
+    """`--rl.lr=1e-4` for `--rl.optimizer.lr=1e-4`."""
+    for phase in ("rl", "cold-start", "cold_start"):
+        for short, long in SHORT_NAMES.items():
+            for end in ("=", ""):
+                if argument.startswith(f"--{phase}.{short}{end}") and (end or argument == f"--{phase}.{short}"):
+                    return argument.replace(f"{phase}.{short}", f"{phase}.{long}", 1)
+    return argument
+
+
+def use_cores_for(e: Experiment) -> None:
+    """On a CPU: makes one device per core, or as many as fit the mesh and the batch sizes."""
+    cold, rl = e.cold_start, e.rl
+    rows = (
+        e.mesh.data,
+        cold.states // max(cold.microbatches, 1) if cold.steps else 0,
+        rl.states // (rl.minibatching.minibatches * rl.minibatching.microbatches) if rl.iterations else 0,
+    )
+    use_cores(math.gcd(*rows), max(e.mesh.fsdp * e.mesh.tensor, 1))
+
+
+def _initialize_distributed() -> None:
+    """Connects the processes of this run, if there are several.
+
+    JAX detects them on TPU VMs and under Slurm. Elsewhere, each process needs JAX_COORDINATOR_ADDRESS (host:port of the
+    first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    """
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    values = [os.environ.get(name, "") for name in names]
+    if all(values):
+        address, count, index = values
+        numbers = f"{names[1]}={count}, {names[2]}={index}"
+        ExperimentError.require(count.isdecimal() and index.isdecimal(), f"{numbers}: expected whole numbers")
+        ExperimentError.require(int(index) < int(count), f"{numbers}: process ids start at 0")
+        host, _, port = address.rpartition(":")
+        ExperimentError.require(host != "" and port.isdecimal(), f"{names[0]}={address}: expected host:port")
+        _connect(address, int(count), int(index))
+        return
+    ExperimentError.require(not any(values), f"set all of {', '.join(names)}, or none")
+    is_tpu = importlib.util.find_spec("libtpu") is not None and any(map(os.path.exists, ("/dev/accel0", "/dev/vfio/0")))
+    tasks = os.environ.get("SLURM_NTASKS") or "1"
+    ExperimentError.require(tasks.isdecimal(), f"SLURM_NTASKS={tasks}: expected a whole number")
+    if is_tpu or int(tasks) > 1:
+        _connect()
+
+
+def _connect(*arguments: Any) -> None:
+    try:
+        jax.distributed.initialize(*arguments)
+    except (RuntimeError, ValueError) as error:
+        raise ExperimentError(f"the processes of this run cannot connect: {error}") from error

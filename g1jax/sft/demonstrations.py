@@ -1,0 +1,59 @@
+"""Demonstrations generated on the device: states, and the built-in teacher's responses to them."""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from g1jax import keys
+from g1jax.envs.batch import Batch, BatchState
+from g1jax.sft.fact_loss import Facts, facts_of
+from g1jax.teachers import teach
+from g1jax.typing import Array, Key
+from g1jax.vlm.sharding import BATCH, constrain
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Demonstrations:
+    """The teacher's responses to a batch of states of one game, as bytes."""
+
+    frames: Array  # uint8[B, H, W, 3]
+    boards: Array  # uint8[B, L], true board texts
+    rationales: Array  # uint8[B, T]
+    answers: Array  # uint8[B, A]
+    facts: Facts | None
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="has_facts")
+def next_demonstrations(
+    envs: tuple[Batch, ...], random_moves: float, states: tuple[BatchState, ...], key: Key, *, has_facts: bool = False
+) -> tuple[tuple[BatchState, ...], tuple[Demonstrations, ...]]:
+    """A demonstration for every environment's state, and the states after a move: a random legal one or the teacher's.
+
+    The share of random moves rises linearly over the environments of a game, from 0 to twice `random_moves`: from
+    states that the teacher reaches to states that random play reaches.
+    """
+    next_states, demonstrations = [], []
+    for i, (env, state) in enumerate(zip(envs, states, strict=True)):
+        teach_key, move_key, coin_key, step_key = jax.random.split(keys.of_game(key, i), 4)
+        game, inner = env.game, state.states
+        actions, rationales = jax.vmap(functools.partial(teach, game))(inner, jax.random.split(teach_key, env.num_envs))
+        answers = jax.vmap(game.write_action)(actions)
+        boards, rationales, answers = map(_replicated, (env.describe(inner), rationales, answers))
+        facts = None
+        if has_facts:
+            facts = jax.tree.map(lambda leaf: constrain(leaf, BATCH, None, None), facts_of(game, inner))
+        frames = constrain(env.render(inner), BATCH, None, None, None)
+        demonstrations.append(Demonstrations(frames, boards, rationales, answers, facts))
+        shares = jnp.clip(jnp.linspace(0.0, 2.0 * random_moves, env.num_envs, dtype=jnp.float32), 0.0, 1.0)
+        is_random = jax.random.bernoulli(coin_key, shares)
+        actions = jnp.where(is_random, env.sample_actions(inner, move_key), actions)
+        next_states.append(env.step(state, actions, step_key)[0])
+    return tuple(next_states), tuple(demonstrations)
+
+
+def _replicated(x: Array) -> Array:
+    """A copy on every device of the mesh, so that every process can read it."""
+    return constrain(x, *[None] * x.ndim)

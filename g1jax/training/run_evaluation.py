@@ -1,0 +1,117 @@
+"""The evaluation of a run, compared with random play and the published results, and its training curves."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from g1jax.evaluation import Episodes, Player, Result, play, policy_player, random_player, result_of, save
+from g1jax.evaluation.players import prepared
+from g1jax.evaluation.tables import as_markdown
+from g1jax.files import write_atomically
+from g1jax.training.progress import Progress
+from g1jax.training.run_folder import read_metrics
+from g1jax.training.setup import Setup
+from g1jax.training.steps import Constants, RunState
+
+_CURVES = ("reward", "perception", "reasoning", "success", "format", "length")
+_OVERALL = ("kl_reference", "entropy")
+_SMOOTH = 0.1  # smoothing window as a share of the curve
+
+
+def table_of(folder: Path, name: str) -> Path:
+    """The file of an evaluation's table, which is written last."""
+    return folder / "evaluation" / f"{name}.md"
+
+
+def evaluate(
+    setup: Setup,
+    folder: Path,
+    progress: Progress,
+    state: RunState,
+    constants: Constants,
+    name: str,
+    num_episodes: int,
+    check: Callable[[], None],
+) -> Result:
+    """Evaluates the policy and random play by the paper's protocol; writes both results and a table.
+
+    The results go to `evaluation/<name>` and `evaluation/random`, the table to `evaluation/<name>.md`. `check` is
+    called regularly, and may raise to stop the evaluation.
+    """
+    evaluation = setup.experiment.evaluation
+    policy = prepared(setup.policy, evaluation.temperature, setup.games)
+    params = jax.jit(setup.full_params)(state.trained, constants.frozen)
+    players = [policy_player(policy, params, constants.table, name=name, batch_size=num_episodes), random_player()]
+    results = []
+    for player in players:
+        played = _play_all(setup, progress, player, num_episodes, check)
+        results.append(result_of({"name": player.name, "model": setup.experiment.model}, played))
+        if jax.process_index() == 0:
+            save(results[-1], folder / "evaluation" / player.name)
+    table = as_markdown(results)
+    if jax.process_index() == 0:
+        write_atomically(table_of(folder, name), table)
+    progress.say(f"\n{table}")
+    return results[0]
+
+
+def _play_all(
+    setup: Setup, progress: Progress, player: Player, num_episodes: int, check: Callable[[], None]
+) -> Mapping[str, Episodes]:
+    evaluation, played = setup.experiment.evaluation, {}
+    for game in setup.games:
+
+        def report(done: int, total: int, label: str = f"evaluation of {player.name}: {game.id}") -> None:
+            progress.part(label, done, total)
+            check()
+
+        played[game.id] = play(game, player, num_episodes, evaluation.steps, setup.experiment.seed, on_progress=report)
+    return played
+
+
+def write_curves(folder: Path) -> Path | None:
+    """Plots the run's metrics by game to `curves.png`; None if there are none."""
+    lines = read_metrics(folder)
+    if not lines:
+        return None
+    from matplotlib.figure import Figure  # not pyplot, whose backend depends on the user
+
+    games = sorted({key.split("/")[0] for line in lines for key in line if "/" in key})
+    names = [*(("loss",) if any("loss" in key for line in lines for key in line) else ()), *_CURVES, *_OVERALL]
+    names = [name for name in names if any(_has(line, name, games) for line in lines)]
+    columns = 3
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(4.2 * columns, 2.8 * rows))
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis, name in zip(axes.flat, names, strict=False):
+        for game in games if name not in _OVERALL else [""]:
+            points = [(line["step"], line.get(f"{game}/{name}" if game else name)) for line in lines]
+            known = [(step, value) for step, value in points if value is not None]
+            if known:
+                steps, values = zip(*known, strict=True)
+                axis.plot(steps, _smoothed(values), label=game or None, linewidth=1.4)
+        axis.set_title(name)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(names) :]:
+        axis.set_axis_off()
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    if labels:
+        figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    path = folder / "curves.png"
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def _has(line: Mapping[str, Any], name: str, games: Sequence[str]) -> bool:
+    return any(line.get(key) is not None for key in (name, *(f"{game}/{name}" for game in games)))
+
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """A moving average over a tenth of the curve, truncated at its ends."""
+    half = max(int(len(values) * _SMOOTH / 2), 0)
+    windows = [values[max(i - half, 0) : i + half + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]

@@ -1,0 +1,123 @@
+"""Reads the policy and weights of a finished or running run from its folder."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from g1jax.errors import ExperimentError
+from g1jax.rl.policy import Policy
+from g1jax.sft.fact_loss import without_heads
+from g1jax.terminal import notice
+from g1jax.training.checkpoints import Checkpoints
+from g1jax.training.run_folder import read_config
+from g1jax.training.setup import Setup, make_setup
+from g1jax.training.steps import RunState, frozen_of, template
+from g1jax.vlm import Params, lora, master
+from g1jax.vlm.config import DType
+
+_METADATA = "_CHECKPOINT_METADATA"  # Orbax's; holds a checkpoint's creation time in nanoseconds
+
+
+@dataclass(frozen=True, eq=False)
+class SavedRun:
+    """A run's folder, opened for reading."""
+
+    folder: Path
+    setup: Setup
+    steps: tuple[int, ...]
+    """The steps with a checkpoint, ascending; at least one."""
+
+    def params(self, step: int) -> Params:
+        """The weights after a step, with LoRA merged.
+
+        Raises:
+            ExperimentError: the checkpoint is missing or cannot be read.
+        """
+        with _reading(self.folder, self.setup) as checkpoints:
+            state = checkpoints.load(step, template(self.setup, step))
+        return _complete(self.setup, state, self.setup.policy.config.param_dtype)
+
+    def mark(self, step: int) -> str:
+        """A fingerprint that differs for every checkpoint written, of this run or another; a copy has the same."""
+        file = self.folder / "checkpoints" / str(step) / _METADATA
+        ExperimentError.require(file.is_file(), f"{self.folder} no longer has checkpoint {step}")
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def open_run(folder: str | Path) -> SavedRun:
+    """Opens a run by its folder.
+
+    Raises:
+        ExperimentError: it is not a run's folder, or has no checkpoint.
+    """
+    folder = Path(folder)
+    setup = open_setup(folder)
+    with _reading(folder, setup) as checkpoints:
+        steps = tuple(checkpoints.steps)
+    ExperimentError.require(len(steps) > 0, f"{folder} has no checkpoint yet")
+    return SavedRun(folder, setup, steps)
+
+
+def open_setup(folder: Path) -> Setup:
+    """The setup of a run, by its folder.
+
+    Raises:
+        ExperimentError: it is not a run's folder, or its files are damaged.
+    """
+    return make_setup(read_config(folder), folder)
+
+
+def policy_of_run(
+    folder: str | Path, *, param_dtype: DType | None = None, warn: Callable[[str], None] = notice
+) -> tuple[Policy, Params]:
+    """The policy of a run's newest checkpoint, and its weights with LoRA merged.
+
+    The weights have the run's own type, or `param_dtype`: float32 gives the master weights of a bfloat16 run. A damaged
+    checkpoint is reported by `warn` and the one before it is used.
+
+    Raises:
+        ExperimentError: it is not a run's folder, or has no checkpoint that can be read.
+    """
+    folder = Path(folder)
+    setup = open_setup(folder)
+    with _reading(folder, setup) as checkpoints:
+        state = checkpoints.restore(functools.partial(template, setup), warn)
+    ExperimentError.require(state is not None, f"{folder} has no checkpoint that can be read")
+    assert state is not None
+    policy = setup.policy
+    if param_dtype:
+        policy = dataclasses.replace(policy, config=dataclasses.replace(policy.config, param_dtype=param_dtype))
+    return policy, _complete(setup, state, policy.config.param_dtype)
+
+
+@contextmanager
+def _reading(folder: Path, setup: Setup) -> Iterator[Checkpoints]:
+    path = folder / "checkpoints"
+    ExperimentError.require(path.is_dir(), f"{folder} has no checkpoint yet")
+    checkpoints = Checkpoints(path, keep=setup.experiment.log.keep, is_reader=True)
+    try:
+        yield checkpoints
+    finally:
+        checkpoints.close(is_quiet=True)
+
+
+def _complete(setup: Setup, state: RunState, dtype: str) -> Params:
+    """The weights of the plain model, cast to a type."""
+    trained, frozen = state.trained, frozen_of(setup).frozen
+    if dtype != setup.policy.config.param_dtype:
+        trained = master.weights_of(trained, state.opt_state)
+    trained = without_heads(trained)
+
+    def cast(params: Params) -> Params:
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), params)
+
+    if setup.lora is None or frozen is None:
+        return cast(trained)
+    return lora.merge(cast(frozen), trained, setup.lora)

@@ -1,0 +1,157 @@
+"""The teachers' rationales are true according to the oracles, and their moves follow from them."""
+
+import contextlib
+import functools
+import itertools
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from g1jax import envs
+from g1jax.envs import text
+from g1jax.teachers import core, register_teacher, teach
+from g1jax.teachers.testing import check_teacher
+from g1jax.typing import Array
+from tests.envs import helpers
+from tests.oracles import game_2048, shisen_sho, swap
+
+Cell = tuple[int, int]
+
+
+def demonstrations(
+    game_id: str, num_games: int, num_steps: int, **level: Any
+) -> list[tuple[list[list[int]], int, str]]:
+    """(board, action, rationale) of unfinished states met in play."""
+    game = envs.make(game_id, **level)
+    states = helpers.play(game, num_games, num_steps).flat().states
+
+    def look(state: Any, key: Array) -> Any:
+        return game.cells(state), *teach(game, state, key)
+
+    boards, actions, rationales = jax.jit(jax.vmap(look))(states, helpers.keys(num_games * num_steps))
+    is_unfinished = ~np.asarray(states.terminated)
+    chosen = zip(
+        helpers.to_lists(np.asarray(boards)[is_unfinished]),
+        np.asarray(actions)[is_unfinished],
+        np.asarray(rationales)[is_unfinished],
+        strict=True,
+    )
+    return [(board, int(action), text.decode(rationale)) for board, action, rationale in chosen]
+
+
+def cells_in(rationale: str) -> list[Cell]:
+    return [(int(r), int(c)) for r, c in re.findall(r"\((\d+), (\d+)\)", rationale)]
+
+
+def action_of(a: Cell, b: Cell, rows: int, cols: int) -> int:
+    return ((a[0] * cols + a[1]) * rows + b[0]) * cols + b[1]
+
+
+@pytest.mark.parametrize(
+    ("game_id", "rows", "cols"),
+    [
+        ("shisen_sho", 6, 6),
+        ("shisen_sho_cifar10", 4, 4),
+        ("shisen_sho", 2, 8),
+        pytest.param("swap", 8, 8, marks=pytest.mark.slow),
+        ("swap", 3, 6),
+        ("swap", 4, 1),
+    ],
+)
+def test_each_row_names_its_first_legal_pair_and_one_of_them_is_taken(game_id: str, rows: int, cols: int) -> None:
+    chosen = set()
+    seen = demonstrations(game_id, 16, 12, rows=rows, cols=cols)
+    assert len(seen) > 50
+    for board, action, rationale in seen:
+        pairs = shisen_sho.legal_pairs(board) if game_id != "swap" else swap.valid_swaps(board)
+        *lines, taken = rationale.split("\n")
+        for row, line in enumerate(lines):
+            ahead = sorted((a, b) for a, b in pairs if a < b and a[0] == row)
+            assert line == f"{row} " + (" ".join(f"({r}, {c})" for r, c in ahead[0]) if ahead else "-")
+        match = re.fullmatch(r"Take row (\d+)\.", taken)
+        assert match, rationale
+        first, second = cells_in(lines[int(match[1])])
+        assert action == action_of(first, second, rows, cols)
+        chosen.add(int(match[1]))
+    assert len(lines) == rows
+    assert len(chosen) > 1
+
+
+@pytest.mark.parametrize("size", [(4, 4), (2, 5)])
+def test_2048_says_what_each_move_merges_and_takes_the_experts(size: tuple[int, int]) -> None:
+    game = envs.make("game_2048", rows=size[0], cols=size[1])
+    seen = demonstrations("game_2048", 16, 20, rows=size[0], cols=size[1])
+    assert len(seen) > 150
+    experts = jax.jit(jax.vmap(game.expert))(
+        jax.vmap(lambda cells: game.from_cells(cells, jnp.uint32(0), game.traced_level()))(
+            jnp.array([board for board, _, _ in seen])
+        ),
+        helpers.keys(len(seen)),
+    )
+    ways = ("up", "right", "down", "left")
+    for (board, action, rationale), best in zip(seen, np.asarray(experts), strict=True):
+        values = [[2**cell if cell else 0 for cell in row] for row in board]
+        columns = [list(column) for column in zip(*values, strict=True)]
+        legal = game_2048.legal_actions(values)
+        made = [max(map(largest_merge, lines)) for lines in (columns, values, columns, values)]
+        lines = [f"{name} {made[way] if way in legal else '-'}" for way, name in enumerate(ways)]
+        assert rationale == "\n".join([*lines, f"Take {ways[action]}."])
+        assert action == best
+        assert action in legal
+
+
+def largest_merge(line: list[int]) -> int:
+    """The largest tile that a line makes when it slides."""
+    tiles = [tile for tile in line if tile]
+    return max((2 * a for a, b in itertools.pairwise(tiles) if a == b), default=0)
+
+
+@pytest.mark.parametrize(
+    ("game", "board"),
+    [
+        (envs.make("game_2048", rows=2, cols=2), "2 | 4\n4 | 2"),
+        (envs.make("shisen_sho", rows=1, cols=4), "- | - | - | -"),
+        (envs.make("swap", rows=1, cols=4), "Red circle | Red square | Red circle | Red square"),
+    ],
+)
+def test_where_nothing_is_legal_the_teacher_says_nothing(game: envs.Game[Any], board: str) -> None:
+    action, rationale = jax.jit(functools.partial(teach, game))(game.from_text(board), jax.random.key(0))
+    assert int(action) == game.invalid_action
+    assert not np.asarray(rationale).any()
+
+
+@pytest.mark.parametrize("game_id", envs.game_ids())
+def test_every_teacher_passes_the_check(game_id: str) -> None:
+    check_teacher(envs.make(game_id), num_games=4, num_steps=8)
+
+
+@pytest.mark.parametrize(
+    ("action", "rationale", "message"),
+    [(0, b"up", ""), (4, b"up", "illegal action"), (0, b"a\0b", "zero byte"), (0, b"<b", "a `<`")],
+)
+def test_a_registered_teacher_and_what_is_wrong_with_it(
+    action: int, rationale: bytes, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core, "_TEACHERS", {})
+    game = envs.make("game_2048", rows=2, cols=2)
+    encoded = jnp.asarray(np.frombuffer(rationale, np.uint8))
+
+    def mine(game: Any, state: Any, key: Any) -> Any:
+        return (game.expert(state, key) if action == 0 else jnp.int32(action)), encoded
+
+    register_teacher("game_2048", mine)
+    with pytest.raises(AssertionError, match=message) if message else contextlib.nullcontext():
+        check_teacher(game)
+
+
+def test_a_game_without_a_teacher_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "_TEACHERS", {})
+    game = envs.make("game_2048", rows=2, cols=2)
+    state = game.from_text("2 | 2\n- | -")
+    action, rationale = teach(game, state, jax.random.key(0))
+    assert int(action) == int(game.expert(state, jax.random.key(0)))
+    assert text.decode(rationale) == ""
