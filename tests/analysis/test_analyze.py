@@ -61,6 +61,7 @@ def analysis(runs: tuple[Path, Path], out: Path) -> Analysis:
     return analyze(Options(runs=runs, out=out, **SIZE))
 
 
+@pytest.mark.slow
 def test_a_point_is_what_an_evaluation_finds(runs: tuple[Path, Path], analysis: Analysis) -> None:
     run = open_run(runs[1])
     assert run.steps == (4, 8, 12)
@@ -71,6 +72,7 @@ def test_a_point_is_what_an_evaluation_finds(runs: tuple[Path, Path], analysis: 
         assert str(checkpoint.own["game_2048"].figures) == str(expected)  # which compares NaN too
 
 
+@pytest.mark.slow
 def test_given_perception_is_read_exactly(analysis: Analysis) -> None:
     """Random weights read no board."""
     for checkpoint in analysis.runs[0].checkpoints:
@@ -83,6 +85,7 @@ def test_given_perception_is_read_exactly(analysis: Analysis) -> None:
     assert "reasoning" not in points
 
 
+@pytest.mark.slow
 def test_equal_weights_differ_by_nothing(analysis: Analysis) -> None:
     found = analysis.differences["g1"]["game_2048"]
     assert {figure.mean for key, figure in found.items() if key != "reasoning"} == {0.0}
@@ -111,6 +114,7 @@ def test_written_files(analysis: Analysis, out: Path) -> None:
     assert {(31, 111, 235), (122, 63, 181)} <= set(map(tuple, pixels.tolist()))  # P's and R given perception
 
 
+@pytest.mark.slow
 def test_points_are_cached(
     runs: tuple[Path, Path], analysis: Analysis, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +135,7 @@ def test_points_are_cached(
     file.write_bytes(whole)
 
 
+@pytest.mark.slow
 def test_a_restarted_run_is_played_again(runs: tuple[Path, Path], tmp_path: Path) -> None:
     copy = Path(shutil.copytree(runs[0], tmp_path / "copy"))
     assert open_run(copy).mark(6) == open_run(runs[0]).mark(6) != open_run(runs[0]).mark(3)
@@ -139,6 +144,7 @@ def test_a_restarted_run_is_played_again(runs: tuple[Path, Path], tmp_path: Path
     assert open_run(copy).mark(6) != open_run(runs[0]).mark(6)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_being_written_is_ignored(runs: tuple[Path, Path], tmp_path: Path) -> None:
     copy = Path(shutil.copytree(runs[0], tmp_path / "copy"))
     half = copy / "checkpoints" / "9.orbax-checkpoint-tmp"
@@ -153,6 +159,7 @@ def test_a_checkpoint_being_written_is_ignored(runs: tuple[Path, Path], tmp_path
             time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_left_out_with_a_note(
     runs: tuple[Path, Path], analysis: Analysis, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

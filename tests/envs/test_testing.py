@@ -17,10 +17,25 @@ from g1jax.envs.testing import check_game
 _DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize("game_id", ["game_2048", "shisen_sho", "shisen_sho_cifar10", "swap"])
+SMALL: dict[str, dict[str, Any]] = {
+    "game_2048": {},
+    "shisen_sho": {"rows": 4, "cols": 4},
+    "shisen_sho_cifar10": {"rows": 4, "cols": 4, "images": "digits"},
+    "swap": {"rows": 5, "cols": 5},
+}
+
+
+@pytest.mark.parametrize(
+    "game_id", ["game_2048", "shisen_sho", "swap", pytest.param("shisen_sho_cifar10", marks=pytest.mark.slow)]
+)
 def test_shipped_game(game_id: str) -> None:
-    keys = {"images": "digits"} if game_id == "shisen_sho_cifar10" else {}
-    check_game(envs.make(game_id, **keys), num_games=8, num_steps=20)
+    check_game(envs.make(game_id, **SMALL[game_id]), num_games=8, num_steps=20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("game_id", SMALL)
+def test_shipped_game_at_the_papers_level(game_id: str) -> None:
+    check_game(envs.make(game_id, **({"images": "digits"} if game_id == "shisen_sho_cifar10" else {})))
 
 
 @pytest.mark.slow

@@ -241,6 +241,7 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_resumes_and_asks_nothing_twice(levels: str, options: Any, tmp_path: Path) -> None:
     """After kill -9, logged answers are not asked again, and the dataset is the same."""
     out = tmp_path / "killed"

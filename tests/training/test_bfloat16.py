@@ -78,6 +78,7 @@ def masters(folder: Path | str) -> Any:
     return policy_of_run(folder, param_dtype="float32")[1]
 
 
+@pytest.mark.slow
 def test_the_papers_recipe_changes_all_weights(start: str, narrow: Path) -> None:
     first, last = vlm.load(start)[1], masters(narrow)
     assert changed(first, last) > 0.999

@@ -35,6 +35,7 @@ class Count(Progress):
         self.by_step[step] = +self.compiled - sum(self.by_step.values(), Counter())
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_after_the_first_steps(model: str, tmp_path: Path) -> None:
     count = Count()
     run(tiny.make_experiment(model, tmp_path / "run", games=GAMES, evaluation__episodes=0), progress=count)

@@ -113,6 +113,7 @@ def test_generation(run_args: tuple[Any, Any, Any]) -> None:
     check(generate, state.trained, constants.table, frames, jax.eval_shape(jax.random.key, 0))
 
 
+@pytest.mark.slow
 def test_steps_that_are_sharded() -> None:
     """On 8 fake devices, in a subprocess: weights, rows and the heads of a layer are split."""
     command = [sys.executable, "-m", "tests.training.export_sharded"]

@@ -74,6 +74,7 @@ def collected(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collected]:
     jax.clear_caches()
 
 
+@pytest.mark.slow
 def test_the_first_steps_of_a_run_use_no_key_twice(collected: Collected) -> None:
     experiment = tiny.make_experiment(
         "nano", "unused", games=("shisen_sho",), levels={"shisen_sho": tiny.LEVELS["shisen_sho"]}, max_new_tokens=2,

@@ -82,6 +82,7 @@ def test_it_is_exported_merged(
     np.testing.assert_allclose(logits(config, params), attached, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_it_plays(folder: Path) -> None:
     """In an evaluation, loaded from its folder."""
     game = envs.make("game_2048", rows=2, cols=2, prompt="2048")

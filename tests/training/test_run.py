@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_metrics(model: str, whole: Path, tmp_path:
         assert (again / name).read_bytes() == (whole / name).read_bytes()
 
 
-@pytest.mark.parametrize("step", [30, 62, *(pytest.param(step, marks=pytest.mark.slow) for step in (COLD, ALL + 1))])
+@pytest.mark.parametrize("step", [62, *(pytest.param(step, marks=pytest.mark.slow) for step in (30, COLD, ALL + 1))])
 def test_stopped_and_resumed(model: str, whole: Path, tmp_path: Path, step: int) -> None:
     experiment = tiny.make_experiment(model, tmp_path / "run")
     watch = stop_at(step)
@@ -138,7 +138,7 @@ def test_another_config_is_refused(model: str, whole: Path) -> None:
     "ignore:(?s)Exception ignored in.*(_read_array_index_and_device_put|Event loop is closed)"
     ":pytest.PytestUnraisableExceptionWarning"
 )
-@pytest.mark.parametrize("part", ["all files", "one file"])
+@pytest.mark.parametrize("part", [pytest.param("all files", marks=pytest.mark.slow), "one file"])
 def test_a_damaged_checkpoint(model: str, whole: Path, tmp_path: Path, part: str) -> None:
     """The newest one is of RL, the one before of the cold start."""
     experiment = tiny.make_experiment(model, tmp_path / "run")

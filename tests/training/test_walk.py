@@ -35,6 +35,7 @@ def test_legal_walks_cover_all_stages(model: str, tmp_path: Path) -> None:
     assert ((np.asarray(fresh.states.board) > 0).sum((1, 2)) == 2).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cold_steps", [0, 60])
 def test_the_policys_own_play_starts_at_all_stages(model: str, tmp_path: Path, cold_steps: int) -> None:
     setup = setup_of(model, tmp_path, rl__source="play", cold_start__steps=cold_steps)
