@@ -32,7 +32,7 @@ def open_image(
     Any exception of Pillow's inside the block, for example while decoding, is raised as `error`.
 
     Raises:
-        error: `source` is not an image of `FORMATS`, is damaged, or is too large; the message begins with `where`.
+        error: `source` is not an image of `FORMATS`, is damaged, or is too large; the message starts with `where`.
     """
     raw = source if isinstance(source, bytes) else read_bytes(source, max_bytes=max_bytes, error=error)
     if len(raw) > max_bytes:

@@ -293,7 +293,7 @@ def _check_url(endpoint: Endpoint) -> None:
             f"{subject} is invalid: percent-encode special characters in its password, such as %40 for @"
         ) from None
     if parts.scheme not in ("http", "https") or not has_host:
-        raise EvaluationError(f"{subject} must begin with http:// or https:// and name a host")
+        raise EvaluationError(f"{subject} must start with http:// or https:// and name a host")
 
 
 def _key_for(endpoint: Endpoint) -> str:

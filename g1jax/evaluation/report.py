@@ -113,7 +113,7 @@ def as_html(
 
 
 def as_script_data(data: Any) -> str:
-    """JSON that is safe inside `<script>`: it cannot end the element or begin a comment."""
+    """JSON that is safe inside `<script>`: it cannot end the element or start a comment."""
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 

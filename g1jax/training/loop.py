@@ -84,7 +84,7 @@ def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
         stop = stack.enter_context(_signals())
         folder = RunFolder(experiment)
         setup = make_setup(experiment, folder.path if folder.has_begun else None)
-        progress.begin(_title(setup, folder.path), [game.id for game in setup.games], experiment.num_steps)
+        progress.start(_title(setup, folder.path), [game.id for game in setup.games], experiment.num_steps)
         stack.callback(progress.end)
         stack.enter_context(jax.set_mesh(setup.mesh))
         is_resumed = any_process(folder.checkpoints.is_dir())

@@ -21,7 +21,7 @@ _SHOWN = {
 class Progress:
     """Prints only warnings; the base class of displays."""
 
-    def begin(self, title: Sequence[str], games: Sequence[str], num_steps: int) -> None:
+    def start(self, title: Sequence[str], games: Sequence[str], num_steps: int) -> None:
         """The run starts: lines that describe it, the ids of its games, and its total number of steps."""
 
     def step(self, step: int, phase: str, metrics: Mapping[str, float], timings: Mapping[str, float]) -> None:
@@ -51,7 +51,7 @@ class Display(Progress):
         self._games: tuple[str, ...] = ()
         self._num_steps = 0
 
-    def begin(self, title: Sequence[str], games: Sequence[str], num_steps: int) -> None:
+    def start(self, title: Sequence[str], games: Sequence[str], num_steps: int) -> None:
         """Prints the title, and starts the table."""
         self._games, self._num_steps = tuple(games), num_steps
         for line in (*title, "compiling the first step …"):

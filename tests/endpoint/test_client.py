@@ -305,7 +305,7 @@ def test_missing_settings_are_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     log = tmp_path / "log.jsonl"
     with pytest.raises(EvaluationError, match="name the endpoint's model"):
         play_remote(GAME, Endpoint(), log, 1, 1)
-    with pytest.raises(EvaluationError, match="must begin with http"):
+    with pytest.raises(EvaluationError, match="must start with http"):
         play_remote(GAME, Endpoint(model="m", base_url="localhost:8000"), log, 1, 1)
     for wrong in ({"concurrency": 0}, {"timeout": math.nan}, {"backoff": math.inf}, {"temperature": -1.0}):
         with pytest.raises(EvaluationError, match=f"{next(iter(wrong))}="):

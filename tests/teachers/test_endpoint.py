@@ -282,7 +282,7 @@ def test_wrong_arguments(options: Any, tmp_path: Path) -> None:
         ({"games": "swap"}, ExperimentError, "tiny has no game 'swap': it has game_2048, shisen_sho"),
         ({"experiment": "tinny"}, ExperimentError, "unknown experiment 'tinny'"),
         ({"games": "chess", "experiment": ""}, LevelError, "unknown game 'chess'"),
-        ({"base_url": "localhost:80"}, EvaluationError, "the endpoint's URL must begin with http"),
+        ({"base_url": "localhost:80"}, EvaluationError, "the endpoint's URL must start with http"),
     ):
         with pytest.raises(kind, match="^" + message.replace(".", r"\.")) as caught:
             make_dataset(options(**changes))
