@@ -1,6 +1,5 @@
 """Variants of a game's appearance, along one axis at a time, from easy to hard."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,37 +46,37 @@ def check_axes(axes: Sequence[str]) -> None:
 
 def variants_along(game: Game[Any], axis: str) -> list[Variant]:
     """A game's variants along one axis; empty if the axis changes nothing, such as the palette of photographs."""
-    own = getattr(game.level, axis)
+    own = getattr(game.level.appearance, axis)
     if axis == "palette" and not _depends_on_palette(game):
         return []
     if axis == "cell_size":
         return [_at_cell_size(game, size) for size in sorted({*AXES[axis], own})]
     values = list(AXES[axis])
     if axis == "jitter":
-        values = [value for value in values if value <= game.level.cell_size // 4]
+        values = [value for value in values if value <= game.level.appearance.cell_size // 4]
     if not isinstance(own, str | tuple):
         values = sorted({*values, own})
     widest = tuple(values) if isinstance(values[0], str) else max(values)  # admits all values as traced keys
-    shown = type(game)(dataclasses.replace(game.level, **{axis: widest}))
+    shown = game.with_keys(**{axis: widest})
     variants = []
     for value in values:
-        traced = shown.traced_level(**{axis: value})
+        traced = getattr(shown.traced_level(**{axis: value}).appearance, axis)
         is_own = names_of(own) == (value,) if isinstance(value, str) else value == own
-        variants.append(Variant(axis, value, is_own, None if is_own else Appearance(shown, {axis: traced[axis]})))
+        variants.append(Variant(axis, value, is_own, None if is_own else Appearance(shown, {axis: traced})))
     return variants
 
 
 def _depends_on_palette(game: Game[Any]) -> bool:
-    background = names_of(game.level.background)[0]
+    background = names_of(game.level.appearance.background)[0]
     tiles = [game.draw_tiles(palette, background) for palette in appearance.PALETTES]
     return any(not np.array_equal(tiles[0], other) for other in tiles[1:])
 
 
 def _at_cell_size(game: Game[Any], size: int) -> Variant:
-    if size == game.level.cell_size:
+    if size == game.level.appearance.cell_size:
         return Variant("cell_size", size, True)
     try:
-        shown = type(game)(dataclasses.replace(game.level, cell_size=size))
+        shown = game.with_keys(cell_size=size)
     except LevelError as error:
         return Variant("cell_size", size, False, why_not=str(error))
     return Variant("cell_size", size, False, Appearance(shown, {}))

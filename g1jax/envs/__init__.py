@@ -1,12 +1,12 @@
 """g1jax.envs: visual games as pure JAX functions, thousands at a time, with pixels and text on the device."""
 
 from g1jax.envs.batch import AutoReset
-from g1jax.envs.core import Game, State, StepResult, TracedLevel
+from g1jax.envs.core import Game, State, StepResult
 from g1jax.envs.games.game_2048 import Game2048
 from g1jax.envs.games.shisen_sho import ShisenSho
 from g1jax.envs.games.shisen_sho_cifar10 import ShisenShoCifar10
 from g1jax.envs.games.swap import Swap
-from g1jax.envs.level import Level
+from g1jax.envs.level import Appearance, Level, TracedLevel
 from g1jax.envs.mixed import VecEnv, VecResult, VecState, make_vec
 from g1jax.envs.registry import game_ids, make, presets, register
 from g1jax.errors import InputError, LevelError
@@ -15,6 +15,7 @@ for _game in (Game2048, ShisenSho, ShisenShoCifar10, Swap):
     register(_game)
 
 __all__ = [
+    "Appearance",
     "AutoReset",
     "Game",
     "InputError",

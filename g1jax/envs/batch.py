@@ -11,7 +11,8 @@ from jax import lax
 
 from g1jax.envs import pool, prng
 from g1jax.envs.checks import as_int32, check_bytes
-from g1jax.envs.core import Game, TracedLevel
+from g1jax.envs.core import Game
+from g1jax.envs.level import TracedLevel
 from g1jax.envs.pool import Pool
 from g1jax.envs.vmap_loop import loop_while, where
 from g1jax.errors import InputError
@@ -245,10 +246,13 @@ class Batch:
 
     def _broadcast_level(self, level: TracedLevel) -> TracedLevel:
         """A traced level with one value per environment."""
-        for key, value in level.items():
-            is_valid = value.shape in ((), (self.num_envs,))
+
+        def broadcast(path: Any, value: Array) -> Array:
+            key, is_valid = path[-1].name, value.shape in ((), (self.num_envs,))
             InputError.require(is_valid, f"levels: {key} has shape {value.shape}; give () or ({self.num_envs},)")
-        return {key: jnp.broadcast_to(value, (self.num_envs,)) for key, value in level.items()}
+            return jnp.broadcast_to(value, (self.num_envs,))
+
+        return jax.tree_util.tree_map_with_path(broadcast, level)
 
 
 def renewed(

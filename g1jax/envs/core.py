@@ -19,15 +19,12 @@ import numpy as np
 
 from g1jax.envs import prng, text
 from g1jax.envs.checks import as_int32, check_seed
-from g1jax.envs.level import Level, make_level, names_of, traced_keys
+from g1jax.envs.level import Level, TracedAppearance, TracedLevel, keys_of, make_level, names_of, traced_keys
 from g1jax.envs.render import Renderer
 from g1jax.envs.response import ANSWER_FORMAT
 from g1jax.errors import LevelError, unknown
 from g1jax.foreign import read_text
 from g1jax.typing import Array, ArrayLike, HostImages, Key
-
-TracedLevel = dict[str, Array]
-"""The traced keys of a level: float32[] or int32[] each. Names (palette, background) are indices; -1 means any."""
 
 
 @jax.tree_util.register_dataclass
@@ -58,6 +55,7 @@ class State(Protocol):
 
 
 S = TypeVar("S", bound=State)
+G = TypeVar("G", bound="Game[Any]")
 
 ANY = "any"
 """As a traced palette or background: each episode draws one of the game's own."""
@@ -85,6 +83,7 @@ class Game(Generic[S]):
     default_prompt: ClassVar[str]
 
     def __init__(self, level: Any) -> None:
+        _check_traced(self.id, level)
         self.level = level
         self.rows, self.cols = level.rows, level.cols
         self.action_shape = self.shape_actions()
@@ -107,12 +106,17 @@ class Game(Generic[S]):
         return type(self), (self.level,)  # everything else is derived from the level
 
     def __repr__(self) -> str:
-        changed = [
-            f"{f.name}={getattr(self.level, f.name)!r}"
-            for f in dataclasses.fields(self.level)
-            if getattr(self.level, f.name) != f.default
-        ]
+        own = keys_of(type(self.level)())
+        changed = [f"{key}={value!r}" for key, value in keys_of(self.level).items() if value != own[key]]
         return f"make({', '.join([repr(self.id), *changed])})"
+
+    def with_keys(self: G, **changes: Any) -> G:
+        """The same game at a level with other values of some keys.
+
+        Raises:
+            LevelError: a key does not exist, or the level cannot be played.
+        """
+        return type(self)(make_level(type(self.level), self.id, {**keys_of(self.level), **changes}))
 
     # What a game defines
 
@@ -128,8 +132,8 @@ class Game(Generic[S]):
         """The sprites, uint8[K, Z, Z, 3]."""
         raise NotImplementedError
 
-    def begin(self, key: Key, seed: Array, level: TracedLevel) -> S:
-        """A fresh state."""
+    def begin(self, key: Key, seed: Array, level: Any) -> S:
+        """A fresh state at a level, a `TracedLevel` of this game."""
         raise NotImplementedError
 
     def move(self, state: S, action: Array, key: Key) -> tuple[S, Array, Array]:
@@ -144,7 +148,7 @@ class Game(Generic[S]):
         """The sprite of every cell: int32[R, C]. Equal to the kind, unless a kind has several sprites."""
         return self.cells(state)
 
-    def from_cells(self, cells: Array, seed: Array, level: TracedLevel) -> S:
+    def from_cells(self, cells: Array, seed: Array, level: Any) -> S:
         """The state with this board; `terminated` follows from the rules."""
         raise NotImplementedError
 
@@ -211,18 +215,16 @@ class Game(Generic[S]):
     @functools.cached_property
     def renderer(self) -> Renderer:
         """The atlas of this game's sprites, drawn on first use."""
-        return Renderer(self.level, self.draw_tiles)
+        return Renderer(self.level.appearance, self.rows, self.cols, self.draw_tiles)
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:
         """(H, W, 3) of a frame."""
-        size = self.level.cell_size
-        height, width = self.level.frame_size or (self.rows * size, self.cols * size)
-        return height, width, 3
+        return *self.level.appearance.frame_shape(self.rows, self.cols), 3
 
     def render(self, state: S) -> Array:
         """The frame of a state: uint8[H, W, 3]."""
-        return self.renderer.paint(self.tiles(state), state.seed, state.level)
+        return self.renderer.paint(self.tiles(state), state.seed, state.level.appearance)
 
     # What all games share: text
 
@@ -299,25 +301,26 @@ class Game(Generic[S]):
         rules = traced_keys(self.level)
         for key in changes:
             LevelError.require(key in rules, f"{self.id}: {unknown('traced level key', key, rules)}")
+        own_keys = keys_of(self.level)
         names = {key: value for key, value in changes.items() if value != ANY}
-        level = make_level(type(self.level), self.id, {**dataclasses.asdict(self.level), **names})
+        keys = keys_of(make_level(type(self.level), self.id, {**own_keys, **names}))
         for key, value in changes.items():
-            rule = rules[key]
-            own: Any = getattr(self.level, key)
+            rule, own = rules[key], own_keys[key]
             LevelError.require(rule != "at_most" or value <= own, f"{key}={value}: the game was made for at most {own}")
             LevelError.require(
                 rule != "if_on" or own > 0, f"{key}={value}: make the game with {key} above 0 to compile it in"
             )
             if rule == "choice" and value != ANY:
                 LevelError.require(value in names_of(own), unknown(f"{key} of this game", value, names_of(own)))
-        out = {}
+        values = {}
         for key, rule in rules.items():
-            value = getattr(level, key)
+            value = keys[key]
             if rule == "choice":
                 chosen = changes.get(key, ANY)
-                value = -1 if chosen == ANY else names_of(getattr(self.level, key)).index(chosen)
-            out[key] = jnp.asarray(value, jnp.float32 if isinstance(value, float) else jnp.int32)
-        return out
+                value = -1 if chosen == ANY else names_of(own_keys[key]).index(chosen)
+            values[key] = jnp.asarray(value, jnp.float32 if isinstance(value, float) else jnp.int32)
+        shown = TracedAppearance(**{f.name: values.pop(f.name) for f in dataclasses.fields(TracedAppearance)})
+        return type(self.level).traced_type(appearance=shown, **values)
 
     def _or_own(self, level: TracedLevel | None) -> TracedLevel:
         return self.traced_level() if level is None else level
@@ -366,9 +369,20 @@ class Game(Generic[S]):
         }
 
 
+def _check_traced(game_id: str, level: Level) -> None:
+    """Raises LevelError if the fields of a level's traced part are not its traced keys."""
+    expected = set(traced_keys(level)) - {f.name for f in dataclasses.fields(TracedAppearance)}
+    fields = {f.name for f in dataclasses.fields(level.traced_type)} - {"appearance"}
+    LevelError.require(
+        fields == expected,
+        f"{game_id}: {level.traced_type.__name__} has the fields {sorted(fields)}, but the level's traced keys are "
+        f"{sorted(expected)}; set {type(level).__name__}.traced_type",
+    )
+
+
 def describe_level(game: Game[Any]) -> dict[str, Any]:
     """A game's level as JSON values; `images="auto"` becomes the image set in use."""
-    level = json.loads(json.dumps(dataclasses.asdict(game.level)))
+    level = json.loads(json.dumps(keys_of(game.level)))
     pictures = getattr(game, "pictures", None)
     if pictures is not None:
         level["images"] = pictures.name

@@ -3,18 +3,25 @@
 A key is *static* if it sets a shape or a table (rows, cell size); changing it recompiles. Otherwise it is *traced*
 (spawn probability, noise): its value is part of the state, may differ between the environments of a batch, and changing
 it does not recompile. `Game.traced_level(...)` makes the traced values, `Game.reset(key, level)` takes them.
+
+A `Level` holds a game's rules and an `Appearance`, a `TracedLevel` the traced part of both. Where users write keys
+(`make`, presets, JSON), they are one flat table: `make_level` splits it, `keys_of` joins it.
 """
 
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+import jax
 
 from g1jax.envs import appearance
 from g1jax.errors import LevelError, unknown
 from g1jax.settings import show
+from g1jax.typing import Array
 
 MOST_PIXELS = 30 * 512
 """The largest side of a frame."""
@@ -34,31 +41,12 @@ def traced(default: Any, rule: TracedRule = "free") -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Level:
-    """The keys every game has. A game's own Level adds its rules and extends `check`.
+class _Keys:
+    """Keys whose types are checked.
 
     Raises:
         LevelError: a value has the wrong type, or the level cannot be played.
     """
-
-    rows: int = 4
-    cols: int = 4
-    cell_size: int = 28
-    """Side of a cell in pixels; 28 makes one cell one visual token."""
-    frame_size: tuple[int, int] | None = None
-    """(height, width) of the frame in pixels, with the board in the center. None: the board alone."""
-    palette: str | tuple[str, ...] = traced("classic", "choice")
-    """Tile colors: a name in `appearance.PALETTES`, or several, of which each episode draws one."""
-    background: str | tuple[str, ...] = traced("light", "choice")
-    """Colors behind the tiles: a name in `appearance.BACKGROUNDS`, or several, of which each episode draws one."""
-    noise: float = traced(0.0, "if_on")
-    """Standard deviation of the pixel noise, in gray levels (0 to 255). The noise changes with the board."""
-    jitter: int = traced(0, "at_most")
-    """Maximum offset of a tile from the center of its cell, in pixels along each axis."""
-    distractors: float = traced(0.0, "if_on")
-    """Probability that a cell has a small gray mark without meaning."""
-    prompt: str = ""
-    """The prompt template, or `@path` of a template file; empty: the game's own. `{name}` is filled in."""
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
@@ -79,25 +67,33 @@ class Level:
 
     def check(self) -> None:
         """Rejects levels that cannot be played. A subclass calls `super().check()` first."""
-        LevelError.require(1 <= self.rows <= 30, f"rows={self.rows}: a board has 1 to 30 rows")
-        LevelError.require(1 <= self.cols <= 30, f"cols={self.cols}: a board has 1 to 30 columns")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Appearance(_Keys):
+    """How a board is drawn; the rules do not depend on it."""
+
+    cell_size: int = 28
+    """Side of a cell in pixels; 28 makes one cell one visual token."""
+    frame_size: tuple[int, int] | None = None
+    """(height, width) of the frame in pixels, with the board in the center. None: the board alone."""
+    palette: str | tuple[str, ...] = traced("classic", "choice")
+    """Tile colors: a name in `appearance.PALETTES`, or several, of which each episode draws one."""
+    background: str | tuple[str, ...] = traced("light", "choice")
+    """Colors behind the tiles: a name in `appearance.BACKGROUNDS`, or several, of which each episode draws one."""
+    noise: float = traced(0.0, "if_on")
+    """Standard deviation of the pixel noise, in gray levels (0 to 255). The noise changes with the board."""
+    jitter: int = traced(0, "at_most")
+    """Maximum offset of a tile from the center of its cell, in pixels along each axis."""
+    distractors: float = traced(0.0, "if_on")
+    """Probability that a cell has a small gray mark without meaning."""
+
+    def check(self) -> None:
+        """Rejects names that do not exist and numbers out of range."""
         LevelError.require(4 <= self.cell_size <= 512, f"cell_size={self.cell_size}: a cell has 4 to 512 pixels a side")
-        if self.frame_size is not None:
-            LevelError.require(
-                max(self.frame_size) <= MOST_PIXELS,
-                f"frame_size={self.frame_size}: at most {MOST_PIXELS} pixels a side",
-            )
-            height, width = self.rows * self.cell_size, self.cols * self.cell_size
-            LevelError.require(
-                self.frame_size[0] >= height and self.frame_size[1] >= width,
-                f"frame_size={self.frame_size}: the board alone is {height}×{width} pixels; "
-                "make the frame larger or cell_size smaller",
-            )
-        height, width = self.frame_size or (self.rows * self.cell_size, self.cols * self.cell_size)
         LevelError.require(
-            height * width <= _MAX_PIXELS,
-            f"a frame of {height}×{width} pixels exceeds the limit of {_MAX_PIXELS}: "
-            "make frame_size, cell_size or the board smaller",
+            self.frame_size is None or max(self.frame_size) <= MOST_PIXELS,
+            f"frame_size={self.frame_size}: at most {MOST_PIXELS} pixels a side",
         )
         for key, known in (("palette", appearance.PALETTES), ("background", appearance.BACKGROUNDS)):
             for name in names_of(getattr(self, key)):
@@ -109,6 +105,60 @@ class Level:
             f"jitter={self.jitter}: 0 to a quarter of a cell, {self.cell_size // 4} pixels",
         )
         LevelError.require(0 <= self.distractors <= 1, f"distractors={self.distractors}: a probability, 0 to 1")
+
+    def frame_shape(self, rows: int, cols: int) -> tuple[int, int]:
+        """(height, width) of the frame of a board, in pixels."""
+        return self.frame_size or (rows * self.cell_size, cols * self.cell_size)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class TracedAppearance:
+    """The traced keys of an Appearance. Names are indices into the game's own; -1 draws one per episode."""
+
+    palette: Array  # int32[]
+    background: Array  # int32[]
+    noise: Array  # float32[]
+    jitter: Array  # int32[]
+    distractors: Array  # float32[]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class TracedLevel:
+    """The traced part of a Level. A game's own adds the traced keys of its rules: float32[] or int32[] each."""
+
+    appearance: TracedAppearance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level(_Keys):
+    """A board and its appearance. A game's own Level adds its rules and extends `check`."""
+
+    traced_type: ClassVar[type[TracedLevel]] = TracedLevel
+    """Has a field for each traced key of the rules."""
+    rows: int = 4
+    cols: int = 4
+    appearance: Appearance = field(default_factory=Appearance)
+    prompt: str = ""
+    """The prompt template, or `@path` of a template file; empty: the game's own. `{name}` is filled in."""
+
+    def check(self) -> None:
+        """Rejects levels that cannot be played. A subclass calls `super().check()` first."""
+        LevelError.require(1 <= self.rows <= 30, f"rows={self.rows}: a board has 1 to 30 rows")
+        LevelError.require(1 <= self.cols <= 30, f"cols={self.cols}: a board has 1 to 30 columns")
+        board = (self.rows * self.appearance.cell_size, self.cols * self.appearance.cell_size)
+        height, width = self.appearance.frame_shape(self.rows, self.cols)
+        LevelError.require(
+            height >= board[0] and width >= board[1],
+            f"frame_size={(height, width)}: the board alone is {board[0]}×{board[1]} pixels; "
+            "make the frame larger or cell_size smaller",
+        )
+        LevelError.require(
+            height * width <= _MAX_PIXELS,
+            f"a frame of {height}×{width} pixels exceeds the limit of {_MAX_PIXELS}: "
+            "make frame_size, cell_size or the board smaller",
+        )
         if self.prompt.startswith("@"):
             LevelError.require(Path(self.prompt[1:]).is_file(), f"prompt={self.prompt!r}: no such file")
 
@@ -118,24 +168,34 @@ def names_of(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
 
 
-def make_level(level_type: type[Level], game_id: str, keys: dict[str, Any]) -> Level:
-    """A game's level from keys.
+def make_level(level_type: type[Level], game_id: str, keys: Mapping[str, Any]) -> Level:
+    """A game's level from the keys of its rules and its appearance.
 
     Raises:
         LevelError: a key does not exist (the message has similar ones), or the level cannot be played.
     """
-    known = [f.name for f in dataclasses.fields(level_type)]
+    shown = [f.name for f in dataclasses.fields(Appearance)]
+    known = [*(f.name for f in dataclasses.fields(level_type) if f.name != "appearance"), *shown]
     for key in keys:
         LevelError.require(key in known, unknown("level key", key, known))
     try:
-        return level_type(**keys)
+        look = Appearance(**{key: keys[key] for key in keys if key in shown})
+        return level_type(appearance=look, **{key: keys[key] for key in keys if key not in shown})
     except LevelError as error:
         raise LevelError(f"{game_id}: {error}") from None
 
 
+def keys_of(level: Level) -> dict[str, Any]:
+    """The keys of a level and of its appearance in one table, as `make_level` takes them."""
+    keys = dataclasses.asdict(level)
+    look = keys.pop("appearance")
+    return {**keys, **look}
+
+
 def traced_keys(level: Level) -> dict[str, TracedRule]:
-    """The traced keys of a level and their rules."""
-    return {f.name: f.metadata["traced"] for f in dataclasses.fields(level) if "traced" in f.metadata}
+    """The traced keys of a level and of its appearance, and their rules."""
+    keys = (*dataclasses.fields(level.appearance), *dataclasses.fields(level))
+    return {f.name: f.metadata["traced"] for f in keys if "traced" in f.metadata}
 
 
 def _integers(value: Any) -> list[int]:

@@ -18,7 +18,8 @@ import numpy as np
 
 from g1jax.envs.batch import MOST_STEPS, AutoReset, Batch, BatchResult, BatchState
 from g1jax.envs.checks import as_int32, check_bytes, is_whole
-from g1jax.envs.core import Game, TracedLevel
+from g1jax.envs.core import Game
+from g1jax.envs.level import TracedLevel
 from g1jax.envs.pool import Pool
 from g1jax.envs.registry import make
 from g1jax.envs.render import reader
@@ -100,7 +101,7 @@ class VecEnv:
         Raises:
             InputError: the levels are for another number of games or environments.
         """
-        if levels is None or isinstance(levels, dict):
+        if levels is None or isinstance(levels, TracedLevel):
             levels = [levels] * len(self.games)  # type: ignore[list-item]
         is_valid = len(levels) == len(self.games)
         InputError.require(is_valid, f"levels: {len(levels)} for {len(self.games)} games; give one, or one per game")
@@ -157,14 +158,14 @@ class VecEnv:
         first = np.cumsum([0, *(len(atlas) for atlas in atlases)])
 
         def segments(game: Game[Any], state: Any) -> Array:
-            return game.renderer.segments(game.tiles(state), state.seed, state.level, unit, (height, width))
+            return game.renderer.segments(game.tiles(state), state.seed, state.level.appearance, unit, (height, width))
 
         parts = [jax.vmap(functools.partial(segments, game))(own) for game, own in zip(self.games, states, strict=True)]
         joined = jnp.concatenate([part + int(start) for part, start in zip(parts, first[:-1], strict=True)])
         seeds = jnp.concatenate([state.seed for state in states])
         frames = jax.vmap(reader(np.concatenate(atlases)))(joined, seeds)
         for game, state, part in zip(self.games, states, self._slices, strict=True):
-            if game.level.noise > 0:
+            if game.renderer.has_noise:
                 frames = frames.at[part].set(_with_noise(game, state, frames[part]))
         return frames
 
@@ -328,7 +329,7 @@ def _with_noise(game: Game[Any], states: Pytree, canvases: Array) -> Array:
     height, width, _ = game.frame_shape
 
     def add(state: Any, canvas: Array) -> Array:
-        noisy = game.renderer.add_noise(canvas[:height, :width], game.tiles(state), state.seed, state.level)
+        noisy = game.renderer.add_noise(canvas[:height, :width], game.tiles(state), state.seed, state.level.appearance)
         return canvas.at[:height, :width].set(noisy)
 
     return jax.vmap(add)(states, canvases)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from g1jax.envs.core import Game, TracedLevel
+from g1jax.envs.core import Game
+from g1jax.envs.level import TracedLevel
 from g1jax.envs.vmap_loop import where
 from g1jax.typing import Array, Key, Pytree
 

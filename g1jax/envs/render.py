@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from g1jax.envs import appearance, sprites
-from g1jax.envs.level import Level, names_of
+from g1jax.envs.level import Appearance, TracedAppearance, names_of
 from g1jax.envs.vmap_loop import fenced
 from g1jax.typing import Array, HostImages
 
@@ -24,20 +24,19 @@ _NOISE_UNIT = 24.0  # standard deviation of the stored noise; int8 holds five of
 
 
 class Renderer:
-    """A level's atlas, and the two steps from a board to a frame: `segments` (where to read), `paint` (read).
+    """A game's atlas, and the two steps from a board to a frame: `segments` (where to read), `paint` (read).
 
     A segment is a pixel row of one cell, or a part of it where the margins are not multiples of the cell size.
     """
 
-    def __init__(self, level: Level, draw_tiles: DrawTiles) -> None:
-        self.level = level
-        self.palettes, self.backgrounds = names_of(level.palette), names_of(level.background)
-        self.jitter = level.jitter
-        self.num_marks = sprites.NUM_MARKS if level.distractors > 0 else 0
-        board_size = (level.rows * level.cell_size, level.cols * level.cell_size)
-        self.frame_size = level.frame_size or board_size
+    def __init__(self, look: Appearance, rows: int, cols: int, draw_tiles: DrawTiles) -> None:
+        self.cell_size, self.has_noise, self.jitter = look.cell_size, look.noise > 0, look.jitter
+        self.palettes, self.backgrounds = names_of(look.palette), names_of(look.background)
+        self.num_marks = sprites.NUM_MARKS if look.distractors > 0 else 0
+        board_size = (rows * look.cell_size, cols * look.cell_size)
+        self.frame_size = look.frame_shape(rows, cols)
         self.above, self.left = ((f - b) // 2 for f, b in zip(self.frame_size, board_size, strict=True))
-        self.unit = math.gcd(level.cell_size, self.left, self.frame_size[1] - board_size[1] - self.left)
+        self.unit = math.gcd(look.cell_size, self.left, self.frame_size[1] - board_size[1] - self.left)
         self.atlas = self._draw(draw_tiles)
         self._read = reader(self.cut(self.unit))
 
@@ -61,14 +60,14 @@ class Renderer:
         """The atlas in segments of `unit` pixels, a divisor of `self.unit`: uint8[n, unit · 3]."""
         return self.atlas.reshape(-1, unit * 3)
 
-    def segments(self, tiles: Array, seed: Array, level: dict[str, Array], unit: int, canvas: tuple[int, int]) -> Array:
+    def segments(self, tiles: Array, seed: Array, look: TracedAppearance, unit: int, canvas: tuple[int, int]) -> Array:
         """The atlas index of each segment of a frame: int32[R, C] sprites -> int32[H, W / unit].
 
         The board is centered in the game's own frame, which is at the top left of the canvas.
         """
-        size = self.level.cell_size
-        style = self._style(seed, level) * self._strides[0]
-        start = style + tiles.astype(jnp.int32) * self._strides[1] + self._variant(tiles, seed, level)
+        size = self.cell_size
+        style = self._style(seed, look) * self._strides[0]
+        start = style + tiles.astype(jnp.int32) * self._strides[1] + self._variant(tiles, seed, look)
         row = start[:, None, :] + jnp.arange(size, dtype=jnp.int32)[None, :, None]  # [R, Z, C]
         per_row = size // unit
         cut = row[..., None] * per_row + jnp.arange(per_row, dtype=jnp.int32)[None, None, None]
@@ -80,40 +79,42 @@ class Renderer:
         margin = (style + self.num_kinds * self._strides[1]) * per_row
         return lax.pad(board, margin, [(self.above, below, 0), (left, right, 0)])
 
-    def paint(self, tiles: Array, seed: Array, level: dict[str, Array]) -> Array:
+    def paint(self, tiles: Array, seed: Array, look: TracedAppearance) -> Array:
         """The frame of a board of sprites: int32[R, C] -> uint8[H, W, 3]."""
-        frame = self._read(self.segments(tiles, seed, level, self.unit, self.frame_size), seed)
-        return self.add_noise(frame, tiles, seed, level) if self.level.noise > 0 else frame
+        frame = self._read(self.segments(tiles, seed, look, self.unit, self.frame_size), seed)
+        return self.add_noise(frame, tiles, seed, look) if self.has_noise else frame
 
-    def add_noise(self, frame: Array, tiles: Array, seed: Array, level: dict[str, Array]) -> Array:
+    def add_noise(self, frame: Array, tiles: Array, seed: Array, look: TracedAppearance) -> Array:
         """Adds noise to the frame of a board, uint8[H, W, 3]: the same whenever an episode has the same board."""
-        return _add_noise(frame, mix_bits(seed, _hash(tiles)), level["noise"])
+        return _add_noise(frame, mix_bits(seed, _hash(tiles)), look.noise)
 
-    def _variant(self, tiles: Array, seed: Array, level: dict[str, Array]) -> Array:
+    def _variant(self, tiles: Array, seed: Array, look: TracedAppearance) -> Array:
         """The atlas offset of each tile's mark and shift in this episode: int32[R, C]."""
         _, _, per_mark, per_shift = self._strides
         index = jnp.arange(tiles.size, dtype=jnp.uint32).reshape(tiles.shape)
         bits = mix_bits(jnp.broadcast_to(seed, tiles.shape), index)
         offset = jnp.zeros(tiles.shape, jnp.int32)
         if self.num_marks:
-            is_marked = (bits >> 16).astype(jnp.float32) < level["distractors"] * 65536.0
+            is_marked = (bits >> 16).astype(jnp.float32) < look.distractors * 65536.0
             mark = 1 + (bits >> 8) % jnp.uint32(self.num_marks)
             offset += jnp.where(is_marked, mark, 0).astype(jnp.int32) * per_mark
         if self.jitter:
-            reach = jnp.uint32(1) + 2 * level["jitter"].astype(jnp.uint32)
+            reach = jnp.uint32(1) + 2 * look.jitter.astype(jnp.uint32)
             bits = mix_bits(bits, bits)
-            right = (bits % reach).astype(jnp.int32) - level["jitter"] + self.jitter
-            down = ((bits >> 16) % reach).astype(jnp.int32) - level["jitter"] + self.jitter
+            right = (bits % reach).astype(jnp.int32) - look.jitter + self.jitter
+            down = ((bits >> 16) % reach).astype(jnp.int32) - look.jitter + self.jitter
             offset += right * per_shift + (2 * self.jitter - down)
         return offset
 
-    def _style(self, seed: Array, level: dict[str, Array]) -> Array:
+    def _style(self, seed: Array, look: TracedAppearance) -> Array:
         """The index of an episode's (palette, background) pair, int32[]: from its level, where -1 draws by the seed."""
-        choices = []
-        for salt, (key, count) in enumerate((("palette", len(self.palettes)), ("background", len(self.backgrounds)))):
-            drawn = (mix_bits(seed, jnp.uint32(salt + 1)) % jnp.uint32(count)).astype(jnp.int32)
-            choices.append(jnp.where(level[key] < 0, drawn, level[key]) if count > 1 else jnp.int32(0))
-        return choices[0] * len(self.backgrounds) + choices[1]
+
+        def choice(chosen: Array, count: int, salt: int) -> Array:
+            drawn = (mix_bits(seed, jnp.uint32(salt)) % jnp.uint32(count)).astype(jnp.int32)
+            return jnp.where(chosen < 0, drawn, chosen) if count > 1 else jnp.int32(0)
+
+        palette = choice(look.palette, len(self.palettes), 1)
+        return palette * len(self.backgrounds) + choice(look.background, len(self.backgrounds), 2)
 
 
 def reader(atlas: np.ndarray) -> Callable[[Array, Array], Array]:

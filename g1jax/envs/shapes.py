@@ -1,7 +1,5 @@
 """Colored shapes as tiles: what Shisen-Sho and Swap share."""
 
-from typing import Any
-
 from g1jax.envs import appearance, sprites
 from g1jax.errors import LevelError
 from g1jax.typing import HostImages
@@ -18,10 +16,10 @@ def tile_names(colors: int, shapes: int) -> list[str]:
     return [f"{color} {shape}" for color in list(appearance.COLORS)[:colors] for shape in appearance.SHAPES[:shapes]]
 
 
-def draw_tiles(level: Any, palette: str, background: str) -> list[HostImages]:
+def draw_tiles(colors: int, shapes: int, cell_size: int, palette: str, background: str) -> list[HostImages]:
     """The sprites of all colored shapes, in the order of `tile_names`: each uint8[Z, Z, 3]."""
     return [
-        sprites.shape_tile(level.cell_size, background, shape, appearance.shade(color, palette))
-        for color in list(appearance.COLORS.values())[: level.colors]
-        for shape in appearance.SHAPES[: level.shapes]
+        sprites.shape_tile(cell_size, background, shape, appearance.shade(color, palette))
+        for color in list(appearance.COLORS.values())[:colors]
+        for shape in appearance.SHAPES[:shapes]
     ]

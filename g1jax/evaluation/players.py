@@ -97,9 +97,12 @@ class _PolicyRespond:
     def __call__(self, params: Pytree, game: Game[Any], states: Pytree, keys: Key, /) -> Answers:
         weights, table, traced = params
         shown = self.shown or game
-        frames = jax.vmap(
-            lambda state: shown.render(dataclasses.replace(state, level={**state.level, **traced})),
-        )(states)
+
+        def render(state: Any) -> Array:
+            level = dataclasses.replace(state.level, appearance=dataclasses.replace(state.level.appearance, **traced))
+            return shown.render(dataclasses.replace(state, level=level))
+
+        frames = jax.vmap(render)(states)
         starts = _true_perceptions(self.policy, game, states) if self.given_perception else None
         responses = self.policy.respond(weights, table, shown, frames, keys, starts=starts)
         num_tokens = jnp.sum(responses.mask.astype(jnp.int32), axis=-1)

@@ -135,7 +135,7 @@ def _answer_text(game: Game[Any], action: int) -> str:
 
 def _tiled(game: Game[Any], frames: HostImages) -> dict[str, Any]:
     """An episode's frames, uint8[T, H, W, 3], as a sheet of tiles and the tile at each place by step."""
-    size = game.level.cell_size
+    size = game.level.appearance.cell_size
     above, left = game.renderer.above, game.renderer.left
     num_steps, height, width, _ = frames.shape
     # Tiles are aligned with the cells, so the margins are padded to whole tiles.

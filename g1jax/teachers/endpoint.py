@@ -4,7 +4,6 @@ import asyncio
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ def ask_endpoint(
 
 def prompt_of(game: Game[Any], board: str) -> str:
     """The prompt sent with the frame: the rules, the format of a reply, the true board."""
-    rules = type(game)(replace(game.level, prompt=game.default_prompt.replace("{format}", _FORMAT)))
+    rules = game.with_keys(prompt=game.default_prompt.replace("{format}", _FORMAT))
     return f"{rules.prompt}\n\nThe board in the picture:\n{board}"
 
 

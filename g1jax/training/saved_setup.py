@@ -22,6 +22,7 @@ from typing import Any
 from g1jax import envs, vlm
 from g1jax.envs import images
 from g1jax.envs.core import Game
+from g1jax.envs.level import keys_of
 from g1jax.errors import ExperimentError, LevelError
 from g1jax.files import write_atomically
 from g1jax.foreign import read_json
@@ -101,7 +102,7 @@ def _write(
     model.mkdir(parents=True)
     write_atomically(model / "config.json", _as_text(vlm.to_hf(policy.config)))
     policy.tokenizer.save(model)
-    levels = {game.id: dataclasses.asdict(game.level) for game in games}
+    levels = {game.id: keys_of(game.level) for game in games}
     write_atomically(folder / "levels.json", _as_text(levels))
     sources["pictures"] = {}
     for game in games:
@@ -164,7 +165,7 @@ def resolved(game: Game[Any]) -> Game[Any]:
         changes["prompt"] = text
     if pictures is not None and game.level.images == "auto":
         changes["images"] = pictures.name
-    return type(game)(dataclasses.replace(game.level, **changes)) if changes else game
+    return game.with_keys(**changes) if changes else game
 
 
 def with_prompts(experiment: Experiment, games: Sequence[Game[Any]]) -> Experiment:

@@ -14,7 +14,8 @@ import optax
 
 from g1jax import envs, keys, vlm
 from g1jax.envs.batch import EPISODE_STEPS, Batch
-from g1jax.envs.core import Game, TracedLevel
+from g1jax.envs.core import Game
+from g1jax.envs.level import TracedLevel
 from g1jax.errors import ExperimentError, unknown
 from g1jax.keys import OfRun
 from g1jax.rl.algorithm import Algorithm
@@ -234,7 +235,7 @@ def _make_levels(e: Experiment, game: Game[Any]) -> TracedLevel:
     """The levels of the cold start's states: leaves [states]."""
     levels = [game.traced_level(**changes) for changes in e.cold_start.mixed_levels.get(game.id, ({},))]
     index = np.arange(e.cold_start.states) % len(levels)
-    return {key: jnp.stack([level[key] for level in levels])[index] for key in levels[0]}
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves)[index], *levels)
 
 
 def _check_divides(key: str, num_states: int, num_batches: int, shards: int) -> None:

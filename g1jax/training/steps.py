@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from g1jax import keys, vlm
 from g1jax.envs.batch import Batch, BatchState
-from g1jax.envs.core import TracedLevel
+from g1jax.envs.level import TracedLevel
 from g1jax.keys import OfRun, OfStep
 from g1jax.rl.losses import Metrics
 from g1jax.rl.rollout import Rollout, play_on, respond_and_branch, rollout_metrics

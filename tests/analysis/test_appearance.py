@@ -50,7 +50,7 @@ def seen(game: Game[Any], appearance: Any = None) -> list[list[str]]:
 def test_variants_equal_the_level(axis: str) -> None:
     game = envs.make("game_2048", **SMALL)
     found = variants_along(game, axis)
-    assert [variant.value for variant in found if variant.is_own] == [getattr(game.level, axis)]
+    assert [variant.value for variant in found if variant.is_own] == [getattr(game.level.appearance, axis)]
     shown = [seen(game)]
     for variant in [variant for variant in found if not variant.is_own][:: 2 if axis != "cell_size" else 1]:
         shown.append(seen(game, variant.appearance))

@@ -73,8 +73,8 @@ def assert_same_state(actual: Any, expected: Any) -> None:
 
 def levels_of(game: Any, start: np.ndarray) -> Any:
     """Countdown's levels, with an initial number for each environment."""
-    own = {key: jnp.broadcast_to(value, start.shape) for key, value in game.traced_level().items()}
-    return own | {"start": jnp.asarray(start, jnp.int32)}
+    own = jax.tree.map(lambda value: jnp.broadcast_to(value, start.shape), game.traced_level())
+    return dataclasses.replace(own, start=jnp.asarray(start, jnp.int32))
 
 
 @pytest.mark.parametrize("max_steps", [None, 3])
@@ -158,7 +158,7 @@ def test_environments_keep_their_own_level_over_episodes(mode: envs.AutoReset) -
     for key in helpers.keys(8, seed=1):
         state, _ = step(state, jnp.full(30, game.invalid_action), key)
         np.testing.assert_array_equal(state.games[0].board[:, 0, 0], start)
-        np.testing.assert_array_equal(state.games[0].level["start"], start)
+        np.testing.assert_array_equal(state.games[0].level.start, start)
         num_begun += int((np.asarray(state.num_steps) == 0).sum())
     assert num_begun == 60
 
@@ -249,12 +249,12 @@ def test_the_pool_has_levels_in_the_proportions_of_the_environments(num_envs: in
     vec = envs.make_vec(game, num_envs, autoreset="pool", max_steps=1, pool_size=pool_size)
     start = np.where(np.arange(num_envs) < num_envs * 3 // 4, 2, 7)
     state = jax.jit(vec.reset)(jax.random.key(0), levels_of(game, start))
-    in_pool = np.asarray(state.pools[0].states.level["start"])
+    in_pool = np.asarray(state.pools[0].states.level.start)
     assert (in_pool == 7).mean() == pytest.approx(0.25, abs=0.07)
     step = jax.jit(vec.step)
     handed = []
     for key in helpers.keys(6, seed=5):
         state, _ = step(state, jnp.full(num_envs, game.invalid_action), key)
-        handed.append(np.asarray(state.games[0].level["start"]))
+        handed.append(np.asarray(state.games[0].level.start))
         np.testing.assert_array_equal(state.games[0].board[:, 0, 0], handed[-1])
     assert (np.concatenate(handed) == 7).mean() == pytest.approx(0.25, abs=0.07)

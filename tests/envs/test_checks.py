@@ -77,8 +77,8 @@ def test_invalid_input_is_rejected_in_one_line(case: str) -> None:
 
 
 def test_levels_of_another_batch_are_refused() -> None:
-    level = {key: jnp.broadcast_to(value, (5,)) for key, value in GAME.traced_level().items()}
-    with pytest.raises(envs.InputError, match=r"has shape \(5,\); give \(\) or \(3,\)"):
+    level = jax.tree.map(lambda value: jnp.broadcast_to(value, (5,)), GAME.traced_level())
+    with pytest.raises(envs.InputError, match=r"levels: \w+ has shape \(5,\); give \(\) or \(3,\)"):
         VEC.reset(KEY, level)
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from g1jax import envs
 from g1jax.envs import appearance
-from g1jax.envs.level import Level, make_level, traced, traced_keys
-from tests.envs import helpers
+from g1jax.envs.level import Level, keys_of, make_level, traced, traced_keys
+from tests.envs import helpers, toy
 
 GAMES = ("game_2048", "shisen_sho", "shisen_sho_cifar10", "swap")
 
@@ -141,11 +141,11 @@ def test_refusals_are_value_errors() -> None:
 def test_the_widest_levels_are_made(game_id: str, keys: dict[str, Any]) -> None:
     game = envs.make(game_id, **keys)
     for key, value in keys.items():
-        made = getattr(game.level, key)
+        made = keys_of(game.level)[key]
         assert made == (tuple(value) if isinstance(value, list) else value)
         assert not isinstance(made, list)
     assert hash(game) == hash(envs.make(game_id, **keys))
-    assert isinstance(game.level.noise, float)
+    assert isinstance(game.level.appearance.noise, float)
 
 
 def test_levels_are_frozen() -> None:
@@ -159,8 +159,9 @@ def test_levels_are_frozen() -> None:
 def test_traced_levels_hold_the_traced_keys_as_numbers() -> None:
     game = envs.make("game_2048", palette=("deep", "pastel"), spawn_four=0.5)
     level = game.traced_level()
-    assert set(level) == set(traced_keys(game.level))
-    assert {key: (value.dtype.name, value.shape) for key, value in level.items()} == {
+    values = vars(level.appearance) | {key: value for key, value in vars(level).items() if key != "appearance"}
+    assert set(values) == set(traced_keys(game.level))
+    assert {key: (value.dtype.name, value.shape) for key, value in values.items()} == {
         "palette": ("int32", ()),
         "background": ("int32", ()),
         "noise": ("float32", ()),
@@ -169,12 +170,22 @@ def test_traced_levels_hold_the_traced_keys_as_numbers() -> None:
         "start_tiles": ("int32", ()),
         "spawn_four": ("float32", ()),
     }
-    assert float(level["spawn_four"]) == 0.5
-    assert int(level["palette"]) == -1
-    assert [int(game.traced_level(palette=name)["palette"]) for name in ("deep", "pastel", "any")] == [0, 1, -1]
-    changed = game.traced_level(spawn_four=1, start_tiles=16)
-    assert (float(changed["spawn_four"]), int(changed["start_tiles"])) == (1, 16)
-    assert changed["spawn_four"].dtype == jnp.float32
+    assert float(values["spawn_four"]) == 0.5
+    assert int(level.appearance.palette) == -1
+    palettes = [game.traced_level(palette=name).appearance.palette for name in ("deep", "pastel", "any")]
+    assert list(map(int, palettes)) == [0, 1, -1]
+    changed: Any = game.traced_level(spawn_four=1, start_tiles=16)
+    assert (float(changed.spawn_four), int(changed.start_tiles)) == (1, 16)
+    assert changed.spawn_four.dtype == jnp.float32
+
+
+def test_a_traced_type_that_does_not_fit_its_level_is_refused() -> None:
+    class Lucky(toy.Level):
+        more: int = traced(1)
+
+    message = r"countdown: TracedLevel has the fields \['luck', 'start'\], but the level's traced keys are .*'more'"
+    with refused(message):
+        toy.Countdown(dataclasses.dataclass(frozen=True, kw_only=True)(Lucky)())
 
 
 @pytest.mark.parametrize(
@@ -257,7 +268,9 @@ def test_a_curriculum_compiles_once(game_id: str, keys: dict[str, Any], curricul
         assert bool(result.is_legal)
         for key, value in changes.items():
             if not isinstance(value, str):
-                assert float(state.level[key]) == pytest.approx(value)
+                traced_value = getattr(state.level, key, None)
+                traced_value = getattr(state.level.appearance, key) if traced_value is None else traced_value
+                assert float(traced_value) == pytest.approx(value)
         assert np.asarray(board).any()
     assert len(set(boards)) == len(boards)
 

@@ -46,7 +46,7 @@ def tiles_of(game: Any, states: Any) -> np.ndarray:
 def compose(game: Any, tiles: np.ndarray, palette: str = "classic", background: str = "light") -> np.ndarray:
     """A frame, cell by cell: uint8[H, W, 3]."""
     sprites = game.draw_tiles(palette, background)
-    size = game.level.cell_size
+    size = game.level.appearance.cell_size
     height, width, _ = game.frame_shape
     frame = np.empty((height, width, 3), np.uint8)
     frame[:] = appearance.BACKGROUNDS[background][2]

@@ -230,7 +230,7 @@ def test_colors_shapes_and_types_are_traced() -> None:
         assert (used.max(axis=1) - used.min(axis=1) <= 2).all()
         assert (used.sum(axis=1) == 36).all()
         assert not np.asarray(states.terminated).any()
-        assert int(states.level["tile_types"][0]) == tile_types
+        assert int(states.level.tile_types[0]) == tile_types
 
 
 def test_levels_may_differ_within_a_batch() -> None:

@@ -304,7 +304,8 @@ def test_a_fill_is_uniform_over_numbers_that_make_no_run() -> None:
 @jax.jit
 @jax.vmap
 def renewed(board: Array, key: Array) -> Any:
-    source = swap.Source.of(key, {"colors": jnp.int32(4), "shapes": jnp.int32(3)})
+    level: Any = envs.make("swap").traced_level()
+    source = swap.Source.of(key, level)
     return swap.renew(board, jnp.bool_(True), 50, source, 3)
 
 

@@ -19,16 +19,26 @@ from g1jax.typing import Array, HostImages, Key
 
 
 @jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class TracedLevel(level_keys.TracedLevel):
+    """The traced keys of the rules."""
+
+    start: Array  # int32[]
+    luck: Array  # float32[]
+
+
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
     board: Array  # int8[1, 2], the number and the mark
     terminated: Array  # bool[]
     seed: Array  # uint32[]
-    level: core.TracedLevel
+    level: TracedLevel
 
 
 @dataclass(frozen=True, kw_only=True)
 class Level(level_keys.Level):
+    traced_type = TracedLevel
     rows: int = 1
     cols: int = 2
     most: int = 3
@@ -50,19 +60,19 @@ class Countdown(core.Game[State]):
         return ["-", *"123456789"]
 
     def draw_tiles(self, palette: str, background: str) -> HostImages:
-        size = self.level.cell_size
+        size = self.level.appearance.cell_size
         return np.stack([np.full((size, size, 3), 20 * kind, np.uint8) for kind in range(10)])
 
-    def begin(self, key: Key, seed: Array, level: core.TracedLevel) -> State:
+    def begin(self, key: Key, seed: Array, level: TracedLevel) -> State:
         number, _ = prng.dice(jax.random.bits(key), 9)
-        number = jnp.where(level["start"] > 0, level["start"], number + 1)
+        number = jnp.where(level.start > 0, level.start, number + 1)
         return State(_board(number, jnp.int32(0)), jnp.bool_(False), seed, level)
 
     def move(self, state: State, action: Array, key: Key) -> tuple[State, Array, Array]:
         number, mark = state.board[0].astype(jnp.int32)
         is_legal = (action < self.num_actions) & (action + 1 <= number)
         drawn, _ = prng.dice(jax.random.bits(key), 9)
-        mark = jnp.where(is_legal & (state.level["luck"] > 0), drawn + 1, mark)
+        mark = jnp.where(is_legal & (state.level.luck > 0), drawn + 1, mark)
         number = jnp.where(is_legal, number - action - 1, number)
         reward = jnp.where(is_legal, action + 1, -1).astype(jnp.float32)
         return State(_board(number, mark), number == 0, state.seed, state.level), reward, is_legal
@@ -70,7 +80,7 @@ class Countdown(core.Game[State]):
     def cells(self, state: State) -> Array:
         return state.board.astype(jnp.int32)
 
-    def from_cells(self, cells: Array, seed: Array, level: core.TracedLevel) -> State:
+    def from_cells(self, cells: Array, seed: Array, level: TracedLevel) -> State:
         return State(cells.astype(jnp.int8), cells[0, 0] == 0, seed, level)
 
     def legal_actions(self, state: State) -> Array:

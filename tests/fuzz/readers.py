@@ -4,7 +4,6 @@ A new reader of foreign files is added to `READERS`; the fuzzer does the rest.
 """
 
 import contextlib
-import dataclasses
 import functools
 import io
 import json
@@ -25,6 +24,7 @@ from g1jax.endpoint.client import Client
 from g1jax.endpoint.exchanges import ExchangeLog
 from g1jax.endpoint.transport import read_body
 from g1jax.envs import images
+from g1jax.envs.level import keys_of
 from g1jax.errors import G1Error
 from g1jax.evaluation import EvaluationError, report, results
 from g1jax.evaluation.statistics import Interval, Sums
@@ -203,7 +203,7 @@ def read_curves(folder: Path) -> None:
 def make_run(folder: Path) -> None:
     run_folder.RunFolder(tiny.make_experiment("model", folder)).create()
     known: dict[str, dict[str, Any]] = cast(Any, tiny.LEVELS)
-    levels = {game_id: dataclasses.asdict(envs.make(game_id, **keys).level) for game_id, keys in known.items()}
+    levels = {game_id: keys_of(envs.make(game_id, **keys).level) for game_id, keys in known.items()}
     (folder / saved_setup.LEVELS).parent.mkdir(parents=True)
     (folder / saved_setup.LEVELS).write_text(json.dumps(levels))
     (folder / saved_setup.SOURCES).write_text('{"format": 1, "pictures": {"swap": "0123"}}')

@@ -190,7 +190,7 @@ def test_levels_of_the_cold_start_alternate(model: str, tmp_path: Path) -> None:
     state, _ = steps.init_state(setup, load_params(setup))
     cold = state.cold_envs[0]  # before `start_rl` drops them
     play = steps.start_rl(setup, state).play_envs[0]
-    shares = [np.asarray(envs.states.level["spawn_four"]) for envs in (cold, play)]
+    shares = [np.asarray(envs.states.level.spawn_four) for envs in (cold, play)]
     np.testing.assert_allclose(shares[0], [0.1, 0.5, 0.1, 0.5], rtol=1e-6)
     np.testing.assert_allclose(shares[1], [0.1] * 4, rtol=1e-6)
 

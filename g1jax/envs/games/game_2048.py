@@ -20,6 +20,15 @@ DIRECTIONS = ("up", "right", "down", "left")
 
 
 @jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class TracedLevel(level_keys.TracedLevel):
+    """The traced keys of the rules."""
+
+    start_tiles: Array  # int32[]
+    spawn_four: Array  # float32[]
+
+
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
     """A board of exponents: 0 empty, 1 the tile 2, 2 the tile 4, …"""
@@ -27,13 +36,14 @@ class State:
     board: Array  # int8[R, C]
     terminated: Array  # bool[]
     seed: Array  # uint32[]
-    level: core.TracedLevel
+    level: TracedLevel
 
 
 @dataclass(frozen=True, kw_only=True)
 class Level(level_keys.Level):
     """The paper's board: 4×4, two start tiles, a new tile is a 4 with probability 0.1, else a 2."""
 
+    traced_type = TracedLevel
     rows: int = 4
     cols: int = 4
     start_tiles: int = traced(2)
@@ -92,22 +102,23 @@ class Game2048(core.Game[State]):
 
     def draw_tiles(self, palette: str, background: str) -> HostImages:
         """The empty cell and a rounded tile for every number."""
-        return np.stack([draw_tile(e, self.level.cell_size, palette, background) for e in range(self.num_exponents)])
+        size = self.level.appearance.cell_size
+        return np.stack([draw_tile(e, size, palette, background) for e in range(self.num_exponents)])
 
-    def begin(self, key: Key, seed: Array, level: core.TracedLevel) -> State:
+    def begin(self, key: Key, seed: Array, level: TracedLevel) -> State:
         """An empty board with its start tiles."""
         board = jnp.zeros((self.rows, self.cols), jnp.int8)
 
         def place(i: Array, board: Array) -> Array:
-            return spawn_tile(board, jax.random.fold_in(key, i), level["spawn_four"])
+            return spawn_tile(board, jax.random.fold_in(key, i), level.spawn_four)
 
-        board = jax.lax.fori_loop(np.int32(0), level["start_tiles"], place, board)
+        board = jax.lax.fori_loop(np.int32(0), level.start_tiles, place, board)
         return State(board, ~jnp.any(legal_moves(board)), seed, level)
 
     def move(self, state: State, action: Array, key: Key) -> tuple[State, Array, Array]:
         """Slides, then spawns a tile if anything moved."""
         is_invalid = action == self.invalid_action
-        board, merged, is_legal, is_over = slide_and_spawn(state.board, action, key, state.level["spawn_four"])
+        board, merged, is_legal, is_over = slide_and_spawn(state.board, action, key, state.level.spawn_four)
         board, is_over = jnp.where(is_invalid, state.board, board), jnp.where(is_invalid, state.terminated, is_over)
         reward = jnp.where(is_invalid, jnp.float32(-1), merged)
         return State(board, is_over, state.seed, state.level), reward, is_legal & ~is_invalid
@@ -116,7 +127,7 @@ class Game2048(core.Game[State]):
         """Exponents are the kinds."""
         return state.board.astype(jnp.int32)
 
-    def from_cells(self, cells: Array, seed: Array, level: core.TracedLevel) -> State:
+    def from_cells(self, cells: Array, seed: Array, level: TracedLevel) -> State:
         """The state of a board of exponents. (On a board set by hand, a merge may exceed the highest name.)"""
         board = cells.astype(jnp.int8)
         return State(board, ~jnp.any(legal_moves(board)), seed, level)
@@ -128,7 +139,7 @@ class Game2048(core.Game[State]):
     def expert(self, state: State, key: Key) -> Array:
         """Two-step lookahead over every tile that may appear between the moves; deterministic."""
         del key
-        return best_move(state.board, state.level["spawn_four"])
+        return best_move(state.board, state.level.spawn_four)
 
     @property
     def fact_names(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,16 @@ from g1jax.typing import Array, HostImages, Key
 
 
 @jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class TracedLevel(level_keys.TracedLevel):
+    """The traced keys of the rules."""
+
+    colors: Array  # int32[]
+    shapes: Array  # int32[]
+    tile_types: Array  # int32[]
+
+
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
     """A board of tile kinds: 0 empty, 1 + color · shapes + shape."""
@@ -26,13 +36,14 @@ class State:
     board: Array  # int8[R, C]
     terminated: Array  # bool[]
     seed: Array  # uint32[]
-    level: core.TracedLevel
+    level: TracedLevel
 
 
 @dataclass(frozen=True, kw_only=True)
 class Level(level_keys.Level):
     """The paper's board: 6×6, tiles of 9 types out of 6 colors × 6 shapes, 4 of each."""
 
+    traced_type = TracedLevel
     rows: int = 6
     cols: int = 6
     colors: int = traced(6, "at_most")
@@ -79,7 +90,7 @@ class ShisenSho(core.Game[State]):
     """
 
     id = "shisen_sho"
-    Level: ClassVar[type[level_keys.Level]] = Level
+    Level = Level
     default_prompt = (
         "This is a game of Shisen-Sho on {rows} rows and {cols} columns of tiles. Choose two tiles of the same kind "
         "({kinds}) that a path can join. The path runs through empty cells, straight along rows and "
@@ -102,25 +113,21 @@ class ShisenSho(core.Game[State]):
 
     def draw_tiles(self, palette: str, background: str) -> HostImages:
         """The empty cell and every colored shape."""
-        empty = sprites.empty_cell(self.level.cell_size, background)
-        return np.stack([empty, *shapes.draw_tiles(self.level, palette, background)])
+        size = self.level.appearance.cell_size
+        shown = shapes.draw_tiles(self.level.colors, self.level.shapes, size, palette, background)
+        return np.stack([sprites.empty_cell(size, background), *shown])
 
-    def begin(self, key: Key, seed: Array, level: core.TracedLevel) -> State:
+    def begin(self, key: Key, seed: Array, level: TracedLevel) -> State:
         """A board on which at least one pair matches."""
         kind = jnp.arange(self.level.colors * self.level.shapes, dtype=jnp.int32)
-        is_available = (kind // self.level.shapes < level["colors"]) & (kind % self.level.shapes < level["shapes"])
-        board = deal(key, is_available, level["tile_types"], self.rows, self.cols)
+        is_available = (kind // self.level.shapes < level.colors) & (kind % self.level.shapes < level.shapes)
+        board = deal(key, is_available, level.tile_types, self.rows, self.cols)
         return State(board, ~has_match(board), seed, level)
 
-    def move(self, state: Any, action: Array, key: Key) -> tuple[Any, Array, Array]:
+    def move(self, state: State, action: Array, key: Key) -> tuple[State, Array, Array]:
         """Removes the pair if it matches."""
         del key
-        num_cells = self.rows * self.cols
-        a, b = action // num_cells % num_cells, action % num_cells
-        is_legal = can_match(state.board, a, b) & (action != self.invalid_action)
-        index = jnp.arange(num_cells, dtype=jnp.int32)
-        is_taken = (is_legal & ((index == a) | (index == b))).reshape(self.rows, self.cols)
-        board = fence(jnp.where(is_taken, jnp.int8(0), state.board))
+        board, is_legal = remove_pair(state.board, action)
         after = dataclasses.replace(state, board=board, terminated=~has_match(board))
         return after, jnp.where(is_legal, jnp.float32(1), jnp.float32(-1)), is_legal
 
@@ -128,7 +135,7 @@ class ShisenSho(core.Game[State]):
         """The board's kinds."""
         return state.board.astype(jnp.int32)
 
-    def from_cells(self, cells: Array, seed: Array, level: core.TracedLevel) -> State:
+    def from_cells(self, cells: Array, seed: Array, level: TracedLevel) -> State:
         """The state of a board of kinds."""
         board = cells.astype(jnp.int8)
         return State(board, ~has_match(board), seed, level)
@@ -144,28 +151,25 @@ class ShisenSho(core.Game[State]):
 
     @property
     def fact_names(self) -> tuple[str, ...]:
-        """Equal neighbors and borders in each direction, partners, and the first pair of each row."""
-        sides = ("left", "right", "up", "down")
-        ahead = (
-            f"partner in {line} {i}"
-            for line, count in (("row", self.rows), ("column", self.cols))
-            for i in range(count)
-        )
-        return (*(f"like {side}" for side in sides), *(f"border {side}" for side in sides), "partner", "named", *ahead)
+        """See `facts_of`."""
+        return names_of_facts(self.rows, self.cols)
 
     def facts(self, state: State) -> Array:
-        """Whether the next tile across empty cells is equal or missing; partners; the first partner after each tile."""
-        is_like, is_open = zip(*(facts for board in (state.board, state.board.T) for facts in ends(board)), strict=True)
-        oriented = [[fact if i < 2 else fact.T for i, fact in enumerate(facts)] for facts in (is_like, is_open)]
-        is_match = matches(state.board)
-        is_ahead = is_match & ~np.tri(state.board.size, dtype=bool)
-        partner = jnp.where(jnp.any(is_ahead, axis=1), jnp.argmax(is_ahead, axis=1), -1).reshape(state.board.shape)
-        has_ahead = partner >= 0
-        is_named = has_ahead & (jnp.cumsum(has_ahead.astype(jnp.int32), axis=1, dtype=jnp.int32) == 1)
-        rows = [partner // self.cols == row for row in range(self.rows)]
-        cols = [has_ahead & (partner % self.cols == col) for col in range(self.cols)]
-        has_partner = jnp.any(is_match, axis=1).reshape(state.board.shape)
-        return jnp.stack([*oriented[0], *oriented[1], has_partner, is_named, *rows, *cols], axis=-1)
+        """See `facts_of`."""
+        return facts_of(state.board)
+
+
+# Moves
+
+
+def remove_pair(board: Array, action: Array) -> tuple[Array, Array]:
+    """The board without the pair of an action, if it matches: int8[R, C], int32[] -> int8[R, C], is_legal bool[]."""
+    num_cells = board.size
+    a, b = action // num_cells % num_cells, action % num_cells
+    is_legal = can_match(board, a, b) & (action < num_cells**2)
+    index = jnp.arange(num_cells, dtype=jnp.int32)
+    is_taken = (is_legal & ((index == a) | (index == b))).reshape(board.shape)
+    return fence(jnp.where(is_taken, jnp.int8(0), board)), is_legal
 
 
 # Dealing
@@ -295,6 +299,36 @@ def ends(board: Array) -> list[tuple[Array, Array]]:
 
     left = [fact[:, ::-1] for fact in towards_end(board[:, ::-1])]
     return [(left[0], left[1]), towards_end(board)]
+
+
+# Facts
+
+
+def names_of_facts(rows: int, cols: int) -> tuple[str, ...]:
+    """The names of `facts_of`, in order."""
+    sides = ("left", "right", "up", "down")
+    ahead = (f"partner in {line} {i}" for line, count in (("row", rows), ("column", cols)) for i in range(count))
+    return (*(f"like {side}" for side in sides), *(f"border {side}" for side in sides), "partner", "named", *ahead)
+
+
+def facts_of(board: Array) -> Array:
+    """What can be seen of each cell: int8[R, C] -> bool[R, C, F].
+
+    In each direction, whether the next tile across empty cells is equal, and whether there is none; whether the tile
+    has a partner; whether it is its row's first with a partner after it; row and column of the first such partner.
+    """
+    num_rows, num_cols = board.shape
+    is_like, is_open = zip(*(facts for lines in (board, board.T) for facts in ends(lines)), strict=True)
+    oriented = [[fact if i < 2 else fact.T for i, fact in enumerate(facts)] for facts in (is_like, is_open)]
+    is_match = matches(board)
+    is_ahead = is_match & ~np.tri(board.size, dtype=bool)
+    partner = jnp.where(jnp.any(is_ahead, axis=1), jnp.argmax(is_ahead, axis=1), -1).reshape(board.shape)
+    has_ahead = partner >= 0
+    is_named = has_ahead & (jnp.cumsum(has_ahead.astype(jnp.int32), axis=1, dtype=jnp.int32) == 1)
+    rows = [partner // num_cols == row for row in range(num_rows)]
+    cols = [has_ahead & (partner % num_cols == col) for col in range(num_cols)]
+    has_partner = jnp.any(is_match, axis=1).reshape(board.shape)
+    return jnp.stack([*oriented[0], *oriented[1], has_partner, is_named, *rows, *cols], axis=-1)
 
 
 # The expert

@@ -1,10 +1,10 @@
 """Shisen-Sho with pictures: tiles match by class, and all tiles of a board show different pictures."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,15 @@ from g1jax.typing import Array, HostImages, Key
 
 
 @jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class TracedLevel(level_keys.TracedLevel):
+    """The traced keys of the rules."""
+
+    classes: Array  # int32[]
+    tile_types: Array  # int32[]
+
+
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
     """A board of classes, 0 empty, and the picture of its class that each tile shows."""
@@ -28,13 +37,14 @@ class State:
     images: Array  # int16[R, C]
     terminated: Array  # bool[]
     seed: Array  # uint32[]
-    level: core.TracedLevel
+    level: TracedLevel
 
 
 @dataclass(frozen=True, kw_only=True)
 class Level(level_keys.Level):
     """The paper's board: 6×6, 9 of the 10 classes, 4 different pictures of each."""
 
+    traced_type = TracedLevel
     rows: int = 6
     cols: int = 6
     images: str = "auto"
@@ -63,7 +73,7 @@ class Level(level_keys.Level):
         )
 
 
-class ShisenShoCifar10(shisen_sho.ShisenSho):
+class ShisenShoCifar10(core.Game[State]):
     """Shisen-Sho on R×C pictures: CIFAR-10 if the user has it, else handwritten digits.
 
     Observation: pictures; text: the name of their class, `-` for an empty cell.
@@ -76,13 +86,14 @@ class ShisenShoCifar10(shisen_sho.ShisenSho):
     """
 
     id = "shisen_sho_cifar10"
-    Level: ClassVar[type[level_keys.Level]] = Level
+    Level = Level
+    default_prompt = shisen_sho.ShisenSho.default_prompt
 
     def __eq__(self, other: object) -> bool:
         """Also compares the set of pictures, since `auto` may find another one later."""
         return super().__eq__(other) and self.pictures == other.pictures  # type: ignore[attr-defined]
 
-    __hash__ = shisen_sho.ShisenSho.__hash__
+    __hash__ = core.Game.__hash__
 
     @functools.cached_property
     def pictures(self) -> images.ImageSet:
@@ -96,6 +107,10 @@ class ShisenShoCifar10(shisen_sho.ShisenSho):
         except (FileNotFoundError, ValueError) as error:
             raise LevelError(f"{self.id}: images={self.level.images!r}: {error}") from error
 
+    def shape_actions(self) -> tuple[int, ...]:
+        """Two cells."""
+        return (self.rows, self.cols, self.rows, self.cols)
+
     def cell_names(self) -> Sequence[str]:
         """`-` and the classes of the set."""
         return ["-", *self.pictures.class_names[: self.level.classes]]
@@ -107,27 +122,56 @@ class ShisenShoCifar10(shisen_sho.ShisenSho):
 
     def draw_tiles(self, palette: str, background: str) -> HostImages:
         """The empty cell and every picture, grouped by class. Pictures ignore the palette."""
-        size = self.level.cell_size
+        size = self.level.appearance.cell_size
         chosen = self.pictures.images[: self.level.classes]
         tiles = images.resize(chosen.reshape(-1, *chosen.shape[2:]), size)
         return np.concatenate([sprites.empty_cell(size, background)[None], sprites.image_tiles(tiles, background)])
 
-    def begin(self, key: Key, seed: Array, level: core.TracedLevel) -> State:  # type: ignore[override]
+    def begin(self, key: Key, seed: Array, level: TracedLevel) -> State:
         """A board on which at least one pair matches."""
-        is_available = jnp.arange(self.level.classes, dtype=jnp.int32) < level["classes"]
-        board = shisen_sho.deal(key, is_available, level["tile_types"], self.rows, self.cols)
+        is_available = jnp.arange(self.level.classes, dtype=jnp.int32) < level.classes
+        board = shisen_sho.deal(key, is_available, level.tile_types, self.rows, self.cols)
         return self.from_cells(board, seed, level)
 
-    def from_cells(self, cells: Array, seed: Array, level: core.TracedLevel) -> State:  # type: ignore[override]
+    def move(self, state: State, action: Array, key: Key) -> tuple[State, Array, Array]:
+        """Removes the pair if it matches."""
+        del key
+        board, is_legal = shisen_sho.remove_pair(state.board, action)
+        after = dataclasses.replace(state, board=board, terminated=~shisen_sho.has_match(board))
+        return after, jnp.where(is_legal, jnp.float32(1), jnp.float32(-1)), is_legal
+
+    def cells(self, state: State) -> Array:
+        """The board's classes."""
+        return state.board.astype(jnp.int32)
+
+    def from_cells(self, cells: Array, seed: Array, level: TracedLevel) -> State:
         """The state of a board of classes; the seed picks the pictures."""
         board = cells.astype(jnp.int8)
         pictures = pick_images(board, seed, self.level.images_per_class)
         return State(board, pictures, ~shisen_sho.has_match(board), seed, level)
 
-    def tiles(self, state: State) -> Array:  # type: ignore[override]
+    def tiles(self, state: State) -> Array:
         """The index of each tile's picture in `draw_tiles`."""
         picture = (state.board.astype(jnp.int32) - 1) * self.level.images_per_class + state.images.astype(jnp.int32)
         return jnp.where(state.board == 0, 0, 1 + picture)
+
+    def legal_actions(self, state: State) -> Array:
+        """The ordered pairs of cells that match."""
+        return shisen_sho.matches(state.board).reshape(-1)
+
+    def expert(self, state: State, key: Key) -> Array:
+        """Shisen-Sho's expert; deterministic."""
+        del key
+        return shisen_sho.best_pair(state.board)
+
+    @property
+    def fact_names(self) -> tuple[str, ...]:
+        """Shisen-Sho's facts."""
+        return shisen_sho.names_of_facts(self.rows, self.cols)
+
+    def facts(self, state: State) -> Array:
+        """Shisen-Sho's facts."""
+        return shisen_sho.facts_of(state.board)
 
 
 def pick_images(board: Array, seed: Array, num_images: int) -> Array:

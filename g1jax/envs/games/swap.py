@@ -17,6 +17,15 @@ from g1jax.typing import Array, HostImages, Key
 
 
 @jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class TracedLevel(level_keys.TracedLevel):
+    """The traced keys of the rules."""
+
+    colors: Array  # int32[]
+    shapes: Array  # int32[]
+
+
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
     """A full board of tile kinds, color · shapes + shape."""
@@ -24,13 +33,14 @@ class State:
     board: Array  # int8[R, C]
     terminated: Array  # bool[], never
     seed: Array  # uint32[]
-    level: core.TracedLevel
+    level: TracedLevel
 
 
 @dataclass(frozen=True, kw_only=True)
 class Level(level_keys.Level):
     """The paper's board: 8×8, tiles of 4 colors × 3 shapes."""
 
+    traced_type = TracedLevel
     rows: int = 8
     cols: int = 8
     colors: int = traced(4, "at_most")
@@ -90,9 +100,10 @@ class Swap(core.Game[State]):
 
     def draw_tiles(self, palette: str, background: str) -> HostImages:
         """Every colored shape."""
-        return np.stack(shapes.draw_tiles(self.level, palette, background))
+        size = self.level.appearance.cell_size
+        return np.stack(shapes.draw_tiles(self.level.colors, self.level.shapes, size, palette, background))
 
-    def begin(self, key: Key, seed: Array, level: core.TracedLevel) -> State:
+    def begin(self, key: Key, seed: Array, level: TracedLevel) -> State:
         """A board without a run and with a legal swap."""
         board = jnp.zeros((self.rows, self.cols), jnp.int8)
         board = renew(board, jnp.bool_(True), 0, Source.of(key, level), self.level.shapes)
@@ -113,7 +124,7 @@ class Swap(core.Game[State]):
         """The board's kinds."""
         return state.board.astype(jnp.int32)
 
-    def from_cells(self, cells: Array, seed: Array, level: core.TracedLevel) -> State:
+    def from_cells(self, cells: Array, seed: Array, level: TracedLevel) -> State:
         """The state of a board of kinds; unlike in play, it may have runs or no legal swap."""
         return State(cells.astype(jnp.int8), jnp.bool_(False), seed, level)
 
@@ -259,9 +270,9 @@ class Source:
     shapes: Array  # int32[]
 
     @staticmethod
-    def of(key: Key, level: core.TracedLevel) -> "Source":
+    def of(key: Key, level: TracedLevel) -> "Source":
         """The source of a key and the colors and shapes in play."""
-        return Source(prng.seed_of(key), jnp.uint32(0), level["colors"], level["shapes"])
+        return Source(prng.seed_of(key), jnp.uint32(0), level.colors, level.shapes)
 
     def bits(self, count: int) -> tuple[Array, "Source"]:
         """Random bits, uint32[count], and the source of the next ones."""
