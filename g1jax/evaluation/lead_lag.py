@@ -16,14 +16,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from g1jax.evaluation.statistics import INTERVAL, Interval
+from g1jax.evaluation.statistics import INTERVAL, Interval, resample
 
 NUM_RESAMPLES = 2000
 _SMOOTH = 0.1  # smoothing window, as a fraction of the curve
 _MIN_RISE = 0.05
 _MIN_CHANGES = 3
 _MAX_LAG_DIVISOR = 3  # the largest lag is the number of changes divided by this
-_CELLS_AT_ONCE = 2**22  # of the matrix of resampling counts
 
 
 @dataclass(frozen=True)
@@ -109,17 +108,14 @@ def _half_rise(steps: np.ndarray, values: np.ndarray) -> float | None:
 def _resampled(changes: np.ndarray, lags: Sequence[int], block: int, seed: int, num_resamples: int) -> np.ndarray:
     """The correlations of resampled changes, float64[n, 2]: float64[num_resamples, lags]."""
     size = len(changes)
-    at_once = max(1, _CELLS_AT_ONCE // size)
-    rng = np.random.default_rng(seed)
-    out = []
-    for first in range(0, num_resamples, at_once):
-        rows = min(at_once, num_resamples - first)
+
+    def blocks(rng: np.random.Generator, rows: int) -> np.ndarray:
         starts = rng.integers(0, size - block + 1, (rows, -(-size // block)))
-        indices = (starts[:, :, None] + np.arange(block)).reshape(rows, -1)[:, :size]
-        flat = indices + np.arange(rows)[:, None] * size
-        counts = np.bincount(flat.reshape(-1), minlength=rows * size).reshape(rows, size)
-        out.append(_correlations(changes, lags, counts.astype(np.float64)))
-    return np.concatenate(out)
+        return (starts[:, :, None] + np.arange(block)).reshape(rows, -1)[:, :size]
+
+    return np.concatenate(
+        [_correlations(changes, lags, counts) for counts in resample(blocks, size, seed, num_resamples)]
+    )
 
 
 def _correlations(changes: np.ndarray, lags: Sequence[int], counts: np.ndarray) -> np.ndarray:

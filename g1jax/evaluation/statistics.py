@@ -5,6 +5,7 @@ successes on boards read exactly over boards read exactly. Episodes are resample
 independent. The sums are of integers, so metrics are bit-identical in any order of summation.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,16 +148,21 @@ def differences(
 
 def _resampled_totals(table: np.ndarray, seed: int, num_resamples: int) -> np.ndarray:
     """Sums over E episodes drawn with replacement: float64[E, n] -> float64[num_resamples, n]."""
-    num_episodes = len(table)
-    at_once = max(1, _CELLS_AT_ONCE // num_episodes)
+    size = len(table)
+    parts = resample(lambda rng, rows: rng.integers(0, size, (rows, size)), size, seed, num_resamples)
+    return np.concatenate([counts @ table for counts in parts])
+
+
+def resample(
+    draw: Callable[[np.random.Generator, int], np.ndarray], size: int, seed: int, num_resamples: int
+) -> Iterator[np.ndarray]:
+    """How often each item is drawn, float64[k, size], in k resamples at a time; `draw` gives them as int[k, size]."""
+    at_once = max(1, _CELLS_AT_ONCE // size)
     rng = np.random.default_rng(seed)
-    totals = []
     for first in range(0, num_resamples, at_once):
-        rows = min(at_once, num_resamples - first)
-        drawn = rng.integers(0, num_episodes, (rows, num_episodes)) + np.arange(rows)[:, None] * num_episodes
-        counts = np.bincount(drawn.reshape(-1), minlength=rows * num_episodes).reshape(rows, num_episodes)
-        totals.append(counts.astype(np.float64) @ table)
-    return np.concatenate(totals)
+        drawn = draw(rng, min(at_once, num_resamples - first))
+        offsets = np.arange(0, drawn.size, size)[:, None]
+        yield np.bincount((drawn + offsets).reshape(-1), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:

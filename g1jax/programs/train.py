@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -20,14 +21,8 @@ from g1jax.training.loop import TrainingError, run
 from g1jax.training.progress import Display, Progress
 
 DEFAULT = "g1_multigame"
-SHORT_NAMES = {
-    "lr": "optimizer.lr",
-    "warmup": "optimizer.warmup",
-    "kl-coefficient": "algorithm.kl-coefficient",
-    "kl_coefficient": "algorithm.kl-coefficient",
-    "entropy-coefficient": "algorithm.entropy-coefficient",
-    "entropy_coefficient": "algorithm.entropy-coefficient",
-}
+SHORT_NAMES = {"lr|warmup": "optimizer", "(?:kl|entropy)[-_]coefficient": "algorithm"}
+"""Settings of a phase by the part they stand in: `--rl.lr=1e-4` is `--rl.optimizer.lr=1e-4`."""
 
 
 def main(arguments: Sequence[str], description: str) -> int:
@@ -82,12 +77,9 @@ def _pop_option(key: str, arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def _full_name(argument: str) -> str:
-    """`--rl.lr=1e-4` for `--rl.optimizer.lr=1e-4`."""
-    for phase in ("rl", "cold-start", "cold_start"):
-        for short, long in SHORT_NAMES.items():
-            for end in ("=", ""):
-                if argument.startswith(f"--{phase}.{short}{end}") and (end or argument == f"--{phase}.{short}"):
-                    return argument.replace(f"{phase}.{short}", f"{phase}.{long}", 1)
+    """`--rl.optimizer.lr=1e-4` for `--rl.lr=1e-4`."""
+    for names, part in SHORT_NAMES.items():
+        argument = re.sub(rf"^--(rl|cold[-_]start)\.({names})(?==|$)", rf"--\1.{part}.\2", argument)
     return argument
 
 
