@@ -2,40 +2,31 @@
 
 A pickle is a program for a stack machine. Python's own `pickle` runs all of it, even if restricted: a single memo index
 can allocate gigabytes, and nested values can overflow the interpreter's stack. This machine has only the instructions
-that plain data needs, and limits their number, the size of integers and the types of keys. It never traverses nested
-values, so their depth costs nothing.
+that plain data needs, and limits their number and the types of keys. It never traverses nested values, so their depth
+costs nothing. `pickletools` reads the operands.
 """
 
-import struct
+import io
+import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 MAX_INSTRUCTIONS = 100_000  # a CIFAR-10 batch has 10,000 labels with one each and 10,000 names with two each
 _MAX_NAME = 80
 
-_RECONSTRUCT = {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}
-_DTYPE = ("numpy", "dtype")
-_GLOBALS = {*_RECONSTRUCT, _DTYPE, ("numpy", "ndarray")}
-_MARK = object()
-
 
 class PickleError(ValueError):
     """A pickle is damaged, or has more than plain data."""
 
 
-@dataclass(frozen=True)
-class _Global:
+class _Global(NamedTuple):
     """A name that a pickle imports; never resolved."""
 
-    name: tuple[str, str]
-
-
-@dataclass(eq=False)
-class _Dtype:
-    """uint8, the only supported dtype."""
+    module: str
+    name: str
 
 
 @dataclass(eq=False)
@@ -45,56 +36,48 @@ class Array:
     values: np.ndarray | None = None
 
 
+_RECONSTRUCT = {_Global(module, "_reconstruct") for module in ("numpy.core.multiarray", "numpy._core.multiarray")}
+_DTYPE = _Global("numpy", "dtype")
+_GLOBALS = {*_RECONSTRUCT, _DTYPE, _Global("numpy", "ndarray")}
+_MARK, _UINT8 = object(), object()  # _UINT8: the only supported dtype
+
+
 def read_plain(data: bytes) -> Any:
     """The value of a pickle. Strings of Python 2 are bytes.
 
     Raises:
         PickleError: it is damaged, too long, or has more than plain data.
     """
-    machine = _Machine(data)
+    machine = _Machine(io.BytesIO(data))
     try:
         return machine.run()
-    except (IndexError, struct.error, UnicodeDecodeError, TypeError, KeyError):
+    except PickleError:
+        raise
+    except (ValueError, IndexError, TypeError, KeyError):
         raise PickleError(f"it is damaged at byte {machine.at}") from None
 
 
 @dataclass(eq=False)
 class _Machine:
-    data: bytes
-    at: int = 0
+    data: io.BytesIO
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
 
+    @property
+    def at(self) -> int:
+        return self.data.tell()
+
     def run(self) -> Any:
         for _ in range(MAX_INSTRUCTIONS):
-            code = self.data[self.at]
-            self.at += 1
-            if code == ord("."):
+            code = self.data.read(1)
+            operation = pickletools.code2op[code.decode("latin-1")]
+            if operation.name == "STOP":
                 return self.stack.pop()
-            instruction = _INSTRUCTIONS.get(code)
+            instruction = _INSTRUCTIONS.get(operation.name)
             if instruction is None:
-                raise PickleError(f"byte {self.at} is an instruction that plain data does not need: {bytes([code])!r}")
-            instruction(self)
+                raise PickleError(f"byte {self.at} is an instruction that plain data does not need: {code!r}")
+            instruction(self, operation.arg.reader(self.data) if operation.arg else None)
         raise PickleError(f"it has more than {MAX_INSTRUCTIONS} instructions")
-
-    # The operands of an instruction
-
-    def take(self, count: int) -> bytes:
-        if not 0 <= count <= len(self.data) - self.at:
-            raise PickleError(f"it is cut short at byte {self.at}")
-        self.at += count
-        return self.data[self.at - count : self.at]
-
-    def number(self, kind: str) -> int:
-        return int(struct.unpack(kind, self.take(struct.calcsize(kind)))[0])
-
-    def line(self) -> str:
-        end = self.data.find(b"\n", self.at, self.at + _MAX_NAME)
-        if end < 0:
-            raise PickleError(f"a name at byte {self.at} is cut short or too long")
-        raw = self.take(end - self.at)
-        self.at += 1
-        return raw.decode("ascii")
 
     # The stack
 
@@ -107,9 +90,11 @@ class _Machine:
             items.append(item)
         return items[::-1]
 
-    def pop_tuple(self, count: int) -> None:
-        items = [self.stack.pop() for _ in range(count)]
-        self.push(tuple(items[::-1]))
+    def pop(self, count: int) -> list[Any]:
+        return [self.stack.pop() for _ in range(count)][::-1]
+
+    def memoize(self, index: int) -> None:
+        self.memo[index] = self.stack[-1]
 
     def extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
@@ -128,114 +113,76 @@ class _Machine:
 
     # Imports, and the two that are supported as calls
 
-    def push_global(self, module: str, name: str) -> None:
-        if (module, name) not in _GLOBALS:
-            raise PickleError(f"it imports {module}.{name}, which plain data does not need")
-        self.push(_Global((module, name)))
+    def push_global(self, module: Any, name: Any) -> None:
+        if type(module) is not str or type(name) is not str:
+            raise PickleError(f"byte {self.at} imports a name that is not a string")
+        found = _Global(module[:_MAX_NAME], name[:_MAX_NAME])
+        if found not in _GLOBALS:
+            raise PickleError(f"it imports {'.'.join(found)}, which plain data does not need")
+        self.push(found)
 
     def reduce(self) -> None:
-        arguments, function = self.stack.pop(), self.stack.pop()
+        function, arguments = self.pop(2)
         if type(function) is not _Global or type(arguments) is not tuple:
             raise PickleError(f"byte {self.at} calls a {type(function).__name__}")
-        if function.name in _RECONSTRUCT:
+        if function in _RECONSTRUCT:
             self.push(Array())
-        elif function.name == _DTYPE:
+        elif function == _DTYPE:
             code = arguments[0] if arguments else b""
             code = code[:_MAX_NAME] if type(code) in (bytes, str) else b"?"
             if code not in (b"u1", b"|u1", b"uint8", "u1", "|u1", "uint8"):
                 raise PickleError(f"its array is {code!r}, not uint8")
-            self.push(_Dtype())
+            self.push(_UINT8)
         else:
-            raise PickleError(f"byte {self.at} calls {'.'.join(function.name)}")
+            raise PickleError(f"byte {self.at} calls {'.'.join(function)}")
 
     def build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
-        if type(target) is _Dtype:
+        if target is _UINT8:
             return  # byte order, fields and alignment, which uint8 does not have
         if type(target) is not Array or type(state) is not tuple or len(state) != 5:
             raise PickleError(f"byte {self.at} sets the state of a {type(target).__name__}")
         _, shape, dtype, is_fortran, raw = state
         is_array = type(shape) is tuple and len(shape) <= 4 and all(type(n) is int and n >= 0 for n in shape)
-        if not is_array or type(dtype) is not _Dtype or type(is_fortran) is not bool or type(raw) is not bytes:
+        if not is_array or dtype is not _UINT8 or type(is_fortran) is not bool or type(raw) is not bytes:
             raise PickleError(f"byte {self.at} makes an array from something other than a shape, uint8 and bytes")
         if len(raw) != int(np.prod(shape, dtype=object)):
             raise PickleError(f"byte {self.at} makes an array of shape {shape} from {len(raw)} bytes")
         target.values = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if is_fortran else "C")
 
 
-def _skip(count: int) -> Callable[[_Machine], None]:
-    def skip(machine: _Machine) -> None:
-        machine.take(count)
-
-    return skip
+_Instruction = Callable[[_Machine, Any], None]  # with its operand
 
 
-def _long(machine: _Machine) -> None:
-    machine.push(int.from_bytes(machine.take(min(machine.number("B"), 9)), "little", signed=True))
+def _all(instruction: _Instruction, *names: str) -> dict[str, _Instruction]:
+    return dict.fromkeys(names, instruction)
 
 
-def _unicode(kind: str) -> Callable[[_Machine], None]:
-    return lambda machine: machine.push(machine.take(machine.number(kind)).decode())
-
-
-def _bytes(kind: str) -> Callable[[_Machine], None]:
-    return lambda machine: machine.push(machine.take(machine.number(kind)))
-
-
-def _integer(kind: str) -> Callable[[_Machine], None]:
-    return lambda machine: machine.push(machine.number(kind))
-
-
-def _put(kind: str) -> Callable[[_Machine], None]:
-    return lambda machine: machine.memo.__setitem__(machine.number(kind), machine.stack[-1])
-
-
-def _get(kind: str) -> Callable[[_Machine], None]:
-    return lambda machine: machine.push(machine.memo[machine.number(kind)])
-
-
-def _stack_global(machine: _Machine) -> None:
-    name, module = machine.stack.pop(), machine.stack.pop()
-    if type(module) is not str or type(name) is not str:
-        raise PickleError(f"byte {machine.at} imports a name that is not a string")
-    machine.push_global(module[:_MAX_NAME], name[:_MAX_NAME])
-
-
-_INSTRUCTIONS: dict[int, Callable[[_Machine], None]] = {
-    0x80: _skip(1),  # PROTO
-    0x95: _skip(8),  # FRAME
-    ord("("): lambda machine: machine.push(_MARK),
-    ord("}"): lambda machine: machine.push({}),
-    ord("]"): lambda machine: machine.push([]),
-    ord(")"): lambda machine: machine.push(()),
-    ord("N"): lambda machine: machine.push(None),
-    0x88: lambda machine: machine.push(True),
-    0x89: lambda machine: machine.push(False),
-    ord("K"): _integer("<B"),
-    ord("M"): _integer("<H"),
-    ord("J"): _integer("<i"),
-    0x8A: _long,
-    ord("U"): _bytes("<B"),
-    ord("T"): _bytes("<i"),
-    ord("C"): _bytes("<B"),
-    ord("B"): _bytes("<I"),
-    0x8C: _unicode("<B"),
-    ord("X"): _unicode("<I"),
-    ord("t"): lambda machine: machine.push(tuple(machine.pop_to_mark())),
-    0x85: lambda machine: machine.pop_tuple(1),
-    0x86: lambda machine: machine.pop_tuple(2),
-    0x87: lambda machine: machine.pop_tuple(3),
-    ord("a"): lambda machine: machine.extend([machine.stack.pop()]),
-    ord("e"): lambda machine: machine.extend(machine.pop_to_mark()),
-    ord("s"): lambda machine: machine.set_items([machine.stack.pop(), machine.stack.pop()][::-1]),
-    ord("u"): lambda machine: machine.set_items(machine.pop_to_mark()),
-    ord("q"): _put("<B"),
-    ord("r"): _put("<I"),
-    0x94: lambda machine: machine.memo.__setitem__(len(machine.memo), machine.stack[-1]),  # MEMOIZE
-    ord("h"): _get("<B"),
-    ord("j"): _get("<I"),
-    ord("c"): lambda machine: machine.push_global(machine.line(), machine.line()),
-    0x93: _stack_global,
-    ord("R"): lambda machine: machine.reduce(),
-    ord("b"): lambda machine: machine.build(),
+_INSTRUCTIONS: dict[str, _Instruction] = {
+    **_all(lambda machine, _: None, "PROTO", "FRAME"),
+    **_all(lambda machine, value: machine.push(value), "BININT", "BININT1", "BININT2", "LONG1"),
+    **_all(lambda machine, value: machine.push(value), "SHORT_BINBYTES", "BINBYTES", "SHORT_BINUNICODE", "BINUNICODE"),
+    **_all(lambda machine, text: machine.push(text.encode("latin-1")), "SHORT_BINSTRING", "BINSTRING"),
+    **_all(lambda machine, index: machine.memoize(index), "BINPUT", "LONG_BINPUT"),
+    **_all(lambda machine, index: machine.push(machine.memo[index]), "BINGET", "LONG_BINGET"),
+    "MEMOIZE": lambda machine, _: machine.memoize(len(machine.memo)),
+    "MARK": lambda machine, _: machine.push(_MARK),
+    "EMPTY_DICT": lambda machine, _: machine.push({}),
+    "EMPTY_LIST": lambda machine, _: machine.push([]),
+    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
+    "NONE": lambda machine, _: machine.push(None),
+    "NEWTRUE": lambda machine, _: machine.push(True),
+    "NEWFALSE": lambda machine, _: machine.push(False),
+    "TUPLE": lambda machine, _: machine.push(tuple(machine.pop_to_mark())),
+    "TUPLE1": lambda machine, _: machine.push(tuple(machine.pop(1))),
+    "TUPLE2": lambda machine, _: machine.push(tuple(machine.pop(2))),
+    "TUPLE3": lambda machine, _: machine.push(tuple(machine.pop(3))),
+    "APPEND": lambda machine, _: machine.extend(machine.pop(1)),
+    "APPENDS": lambda machine, _: machine.extend(machine.pop_to_mark()),
+    "SETITEM": lambda machine, _: machine.set_items(machine.pop(2)),
+    "SETITEMS": lambda machine, _: machine.set_items(machine.pop_to_mark()),
+    "GLOBAL": lambda machine, names: machine.push_global(*names.split(" ", 1)),
+    "STACK_GLOBAL": lambda machine, _: machine.push_global(*machine.pop(2)),
+    "REDUCE": lambda machine, _: machine.reduce(),
+    "BUILD": lambda machine, _: machine.build(),
 }
