@@ -86,16 +86,15 @@ def traffic_by_part(setup: Setup) -> dict[str, dict[str, Traffic]]:
         rollouts = tuple(
             rows_of(
                 setup,
-                jax.eval_shape(functools.partial(steps._roll_out, setup, i), state.trained, constants.table, *args),
+                jax.eval_shape(functools.partial(steps._roll_out, setup.rl, i), state.trained, constants.table, *args),
             )
             for i, args in enumerate((states.states, key) for states in shapes)
         )
-        learn = learn_from.lower(
-            setup, state.trained, state.opt_state, state.reference, constants, [rollout for rollout, _ in rollouts], key
-        )
+        made = [rollout for rollout, _ in rollouts]
+        learn = learn_from.lower(setup.rl, state.trained, state.opt_state, state.reference, constants, made, key)
         short = dataclasses.replace(setup.policy, budget=64)  # one loop over tokens
         frames = [rollout.frames for rollout, _ in rollouts]
-        generate = respond.lower(setup, short, state.trained, constants.table, frames, key)
+        generate = respond.lower(setup.rl, short, state.trained, constants.table, frames, key)
         learning, generation = (str(lowered.compile().as_text()) for lowered in (learn, generate))
     read, more = (traffic_of(generation, unknown_trips=trips) for trips in (0, 1))
     token = {kind: more[kind] + read[kind] * -1 for kind in SHARES}
@@ -103,7 +102,7 @@ def traffic_by_part(setup: Setup) -> dict[str, dict[str, Traffic]]:
 
 
 def vec_states(setup: Setup, index: int) -> Any:
-    vec = setup.play_envs[index]
+    vec = setup.rl.source.envs[index]
     return rows_of(setup, jax.eval_shape(vec.reset, jax.random.key(0)))
 
 

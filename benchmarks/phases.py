@@ -16,7 +16,7 @@ from g1jax.sft import demonstrations
 from g1jax.sft.batch import to_batch
 from g1jax.training import loop, steps
 from g1jax.training.config import Experiment
-from g1jax.training.setup import Setup, load_params, make_setup
+from g1jax.training.setup import RLStep, Setup, load_params, make_setup
 from g1jax.training.steps import Constants, RunState
 from g1jax.vlm import to_bytes
 
@@ -72,28 +72,28 @@ class Donated:
 def rl_programs(setup: Setup, state: RunState, constants: Constants) -> tuple[Programs, int]:
     """The phases of an iteration and the whole step, ready to be called; and the number of generated tokens."""
     keys = jax.random.split(jax.random.key(0), 4)
-    _, _, rollouts = steps.rl_step(setup, copy(state), constants)
-    envs, frames = make_states(setup, state.play_envs, keys[0])
-    params = jax.jit(setup.full_params)(state.trained, constants.frozen)
+    _, _, rollouts = steps.rl_step(setup.rl, copy(state), constants)
+    envs, frames = make_states(setup.rl, state.play_envs, keys[0])
+    params = jax.jit(steps.full_params, static_argnums=2)(state.trained, constants.frozen, setup.lora)
     inputs = (params, constants.table, frames, keys[1])
     short = dataclasses.replace(setup.policy, budget=1)
     responses = tuple((rollout.responses.tokens, rollout.responses.mask) for rollout in rollouts)
     learner, runner = Donated((state.trained, state.opt_state)), Donated(state)
 
     def learn() -> Any:
-        learner.value = learn_from(setup, *learner.value, state.reference, constants, rollouts, keys[2])
+        learner.value = learn_from(setup.rl, *learner.value, state.reference, constants, rollouts, keys[2])
         return jax.block_until_ready(learner.value)
 
     def step() -> Any:
-        runner.value, *rest = steps.rl_step(setup, runner.value, constants)
+        runner.value, *rest = steps.rl_step(setup.rl, runner.value, constants)
         return jax.block_until_ready((runner.value, rest))
 
     programs = {
-        "states, frames": lambda: jax.block_until_ready(make_states(setup, state.play_envs, keys[0])),
-        "generation: prefill": lambda: jax.block_until_ready(respond(setup, short, *inputs)),
-        "generation: decode": lambda: jax.block_until_ready(respond(setup, setup.policy, *inputs)),
+        "states, frames": lambda: jax.block_until_ready(make_states(setup.rl, state.play_envs, keys[0])),
+        "generation: prefill": lambda: jax.block_until_ready(respond(setup.rl, short, *inputs)),
+        "generation: decode": lambda: jax.block_until_ready(respond(setup.rl, setup.policy, *inputs)),
         "bytes, parsing, branches, rewards": lambda: jax.block_until_ready(
-            score_responses(setup, constants.table, envs, responses, keys[3])
+            score_responses(setup.rl, constants.table, envs, responses, keys[3])
         ),
         "update": learn,
         "the step": step,
@@ -102,34 +102,33 @@ def rl_programs(setup: Setup, state: RunState, constants: Constants) -> tuple[Pr
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def make_states(setup: Setup, envs: Any, key: Any) -> Any:
+def make_states(rl: RLStep, envs: Any, key: Any) -> Any:
     """States and their frames."""
-    if setup.experiment.rl.source != "play":
-        envs = [steps.walk(setup, i, jax.random.fold_in(key, i)) for i in range(len(setup.games))]
-    pairs = zip(setup.games, envs, strict=True)
+    if rl.source.name != "play":
+        envs = [steps.walk(rl.source, i, jax.random.fold_in(key, i)) for i in range(len(rl.learner.games))]
+    pairs = zip(rl.learner.games, envs, strict=True)
     return envs, [jax.vmap(game.render)(state.states) for game, state in pairs]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def respond(setup: Setup, policy: Any, params: Any, table: Any, frames: Any, key: Any) -> Any:
+def respond(rl: RLStep, policy: Any, params: Any, table: Any, frames: Any, key: Any) -> Any:
     """Generates tokens; their bytes are unused, so that part is not compiled."""
-    n = setup.experiment.rl.num_samples
     responses = [
-        policy.respond(params, table, game, images, jax.random.fold_in(key, i), num_samples=n)
-        for i, (game, images) in enumerate(zip(setup.games, frames, strict=True))
+        policy.respond(params, table, game, images, jax.random.fold_in(key, i), num_samples=rl.num_samples)
+        for i, (game, images) in enumerate(zip(rl.learner.games, frames, strict=True))
     ]
     return [(part.tokens, part.mask, part.logprobs) for part in responses]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def score_responses(setup: Setup, table: Any, envs: Any, responses: Any, key: Any) -> Any:
+def score_responses(rl: RLStep, table: Any, envs: Any, responses: Any, key: Any) -> Any:
     """Tokens to bytes, actions, branched states, rewards, and a step of the environments."""
     out = []
-    n = setup.experiment.rl.num_samples
+    n, learner = rl.num_samples, rl.learner
     for game, vec, weights, state, (tokens, mask) in zip(
-        setup.games, setup.play_envs, setup.weights, envs, responses, strict=True
+        learner.games, rl.source.envs, rl.weights, envs, responses, strict=True
     ):
-        text = to_bytes(table, tokens, mask, setup.policy.max_bytes(game))
+        text = to_bytes(table, tokens, mask, learner.policy.max_bytes(game))
         actions = jax.vmap(game.parse)(text).reshape(-1, n)
         _, results = jax.vmap(game.branch)(state.states, actions, jax.random.split(key, len(actions)))
         rewarded = jax.vmap(jax.vmap(functools.partial(reward, game, weights=weights), (0, None, 0)))
@@ -140,15 +139,17 @@ def score_responses(setup: Setup, table: Any, envs: Any, responses: Any, key: An
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
 def learn_from(
-    setup: Setup, trained: Any, opt_state: Any, reference: Any, constants: Constants, rollouts: Any, key: Any
+    rl: RLStep, trained: Any, opt_state: Any, reference: Any, constants: Constants, rollouts: Any, key: Any
 ) -> Any:
     """The update, with the shardings of its inputs."""
+    learner = rl.learner
     trained, opt_state, _ = update(
-        setup.policy, setup.algorithm, setup.rl_optimizer, setup.games, trained, opt_state, rollouts, key,
-        num_samples=setup.experiment.rl.num_samples, minibatching=setup.minibatching, reference=reference,
-        full_params=lambda trained: setup.full_params(trained, constants.frozen),
+        learner.policy, rl.algorithm, learner.optimizer, learner.games, trained, opt_state, rollouts, key,
+        num_samples=rl.num_samples, minibatching=rl.minibatching, reference=reference,
+        full_params=functools.partial(steps.full_params, frozen=constants.frozen, spec=learner.lora),
     )  # fmt: skip
-    return jax.lax.with_sharding_constraint((trained, opt_state), setup.placement.param_shardings((trained, opt_state)))
+    shardings = learner.placement.param_shardings((trained, opt_state))
+    return jax.lax.with_sharding_constraint((trained, opt_state), shardings)
 
 
 # A step of the cold start by phase
@@ -167,7 +168,7 @@ def cold_programs(setup: Setup, state: RunState, constants: Constants) -> Progra
     learned = tokens()
 
     def learn() -> Any:
-        learner.value, metrics = steps.cold_step(setup, learner.value, constants, learned)
+        learner.value, metrics = steps.cold_step(setup.cold, learner.value, constants, learned)
         return jax.block_until_ready((learner.value, metrics))
 
     def step() -> Any:

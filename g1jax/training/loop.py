@@ -116,7 +116,7 @@ def _title(setup: Setup, folder: Path) -> tuple[str, str]:
     size = vlm.count_params(setup.policy.config)
     mesh = " × ".join(f"{axis} {count}" for axis, count in setup.mesh.shape.items())
     return (
-        f"{e.name}: {e.cold_start.steps} steps of cold start, {e.rl.iterations} of {setup.algorithm.name}",
+        f"{e.name}: {e.cold_start.steps} steps of cold start, {e.rl.iterations} of {e.rl.algorithm.name}",
         f"model {e.model}, {size / 1e6:.1f}M parameters; mesh {mesh}; folder {folder}",
     )
 
@@ -171,7 +171,7 @@ def _train(run: _Run, state: RunState, constants: Constants, wait: Callable[[str
                 _evaluate(run, state, constants, "cold_start", e.evaluation.cold_start_episodes)
                 state = start_rl(run.setup, state)
             wait(phase)
-            state, device_metrics, rollouts = rl_step(run.setup, state, constants)
+            state, device_metrics, rollouts = rl_step(run.setup.rl, state, constants)
         metrics = {key: float(value) for key, value in jax.device_get(device_metrics).items()}
         _check_finite(run.setup, metrics, step, phase)
         now = time.perf_counter()
@@ -205,7 +205,8 @@ def _cold_step(
         wait(COLD)
         step, seed, policy = int(state.step), setup.experiment.seed, setup.policy
         read = [dataset.batch(policy, seed, step, cold.states) for dataset in setup.datasets]
-        return cold_step(setup, state, constants, tuple(SFTBatch(*setup.placement.shard_rows(batch)) for batch in read))
+        batches = tuple(SFTBatch(*setup.placement.shard_rows(batch)) for batch in read)
+        return cold_step(setup.cold, state, constants, batches)
     key = keys.of_step(state.key, state.step, OfStep.TEACH)
     has_facts = cold.facts_weight > 0
     after, demonstrations = next_demonstrations(
@@ -216,7 +217,7 @@ def _cold_step(
         to_batch(setup.policy, game, made, setup.placement.shard_rows)
         for game, made in zip(setup.games, demonstrations, strict=True)
     )
-    return cold_step(setup, dataclasses.replace(state, cold_envs=after), constants, batches)
+    return cold_step(setup.cold, dataclasses.replace(state, cold_envs=after), constants, batches)
 
 
 def _evaluate(run: _Run, state: RunState, constants: Constants, name: str, num_episodes: int) -> None:

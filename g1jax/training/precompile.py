@@ -48,14 +48,13 @@ def _wait(programs: Mapping[str, Future[None]], phase: str) -> None:
 
 def _compile_cold_step(setup: Setup) -> None:
     with jax.set_mesh(setup.mesh):
-        cold_step.lower(setup, template(setup, 0), _constants_template(setup), _batches_template(setup)).compile()
+        cold_step.lower(setup.cold, template(setup, 0), _constants_template(setup), _batches_template(setup)).compile()
 
 
 def _compile_rl_step(setup: Setup) -> None:
     with jax.set_mesh(setup.mesh):
-        rl_step.lower(
-            setup, template(setup, setup.experiment.cold_start.steps + 1), _constants_template(setup)
-        ).compile()
+        state = template(setup, setup.experiment.cold_start.steps + 1)
+        rl_step.lower(setup.rl, state, _constants_template(setup)).compile()
 
 
 def _constants_template(setup: Setup) -> Constants:

@@ -13,7 +13,7 @@ from g1jax.files import write_atomically
 from g1jax.training.progress import Progress
 from g1jax.training.run_folder import read_metrics
 from g1jax.training.setup import Setup
-from g1jax.training.steps import Constants, RunState
+from g1jax.training.steps import Constants, RunState, full_params
 
 _CURVES = ("reward", "perception", "reasoning", "success", "format", "length")
 _OVERALL = ("kl_reference", "entropy")
@@ -42,7 +42,7 @@ def evaluate(
     """
     evaluation = setup.experiment.evaluation
     policy = prepared(setup.policy, evaluation.temperature, setup.games)
-    params = jax.jit(setup.full_params)(state.trained, constants.frozen)
+    params = jax.jit(full_params, static_argnums=2)(state.trained, constants.frozen, setup.lora)
     players = [policy_player(policy, params, constants.table, name=name, batch_size=num_episodes), random_player()]
     results = []
     for player in players:

@@ -11,6 +11,7 @@ from PIL import Image
 from g1jax.envs import text
 from g1jax.files import write_atomically
 from g1jax.rl.rollout import Rollout
+from g1jax.training.placement import Placement
 from g1jax.training.setup import Setup
 
 _STATES, _RESPONSES = 2, 2
@@ -22,7 +23,7 @@ def write_samples(setup: Setup, folder: Path, step: int, rollouts: Sequence[Roll
     name, n = f"step_{step:06d}", setup.experiment.rl.num_samples
     page = folder / f"{name}.md"
     shared = [rollout.frames.shape[0] * n == rollout.returns.shape[0] for rollout in rollouts]
-    rollouts = jax.device_get(_first_rows(setup, tuple(rollouts)))
+    rollouts = jax.device_get(_first_rows(setup.placement, _STATES * n, tuple(rollouts)))
     if jax.process_index() > 0:
         return page
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,8 +43,7 @@ def write_samples(setup: Setup, folder: Path, step: int, rollouts: Sequence[Roll
     return page
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _first_rows(setup: Setup, rollouts: tuple[Rollout, ...]) -> tuple[Rollout, ...]:
-    """The rows of the states that are shown, replicated so that every process can read them."""
-    count = _STATES * setup.experiment.rl.num_samples
-    return setup.placement.replicate_in_jit(jax.tree.map(lambda leaf: leaf[:count], rollouts))
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _first_rows(placement: Placement, count: int, rollouts: tuple[Rollout, ...]) -> tuple[Rollout, ...]:
+    """The first rows, replicated so that every process can read them."""
+    return placement.replicate_in_jit(jax.tree.map(lambda leaf: leaf[:count], rollouts))

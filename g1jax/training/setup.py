@@ -2,10 +2,9 @@
 
 import dataclasses
 import functools
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +22,14 @@ from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.policy import Policy
 from g1jax.rl.rewards import RewardWeights
 from g1jax.sft.dataset import Dataset, read_dataset
-from g1jax.sft.fact_loss import check_facts, without_heads
+from g1jax.sft.fact_loss import check_facts
 from g1jax.teachers import token_budgets
 from g1jax.training import saved_setup
-from g1jax.training.config import Experiment, check_experiment
+from g1jax.training.config import Experiment, Optimizer, check_experiment
 from g1jax.training.optimizer import make_optimizer
 from g1jax.training.placement import Placement
 from g1jax.vlm import Params, lora
+from g1jax.vlm.lora import LoRA
 from g1jax.vlm.model import check_length
 from g1jax.vlm.sharding import make_mesh, placer
 
@@ -37,57 +37,111 @@ BASE_MODEL = Path(__file__).parents[1] / "data" / "base"
 """The small trained model that ships."""
 
 
+@dataclass(frozen=True)
+class Learner:
+    """What every update of the weights in a phase reads, and the fresh state before the first one."""
+
+    policy: Policy
+    games: tuple[Game[Any], ...]
+    lora: LoRA | None
+    placement: Placement
+    rule: Optimizer
+    num_updates: int
+    """Of the whole phase."""
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimizer, made from its rule."""
+        return make_optimizer(self.rule, self.num_updates)
+
+
+@dataclass(frozen=True)
+class ColdStep:
+    """What a step of the cold start reads: a static argument of jit."""
+
+    learner: Learner
+    see_weight: float
+    facts_weight: float
+    microbatches: int
+
+
+@dataclass(frozen=True)
+class StateSource:
+    """Where RL's states come from."""
+
+    name: Literal["walk", "legal_walk", "play"]
+    envs: tuple[Batch, ...]  # one a game
+    walk_steps: tuple[int, ...]  # one a game
+    placement: Placement
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLStep:
+    """What an iteration of RL reads: a static argument of jit."""
+
+    learner: Learner
+    source: StateSource
+    algorithm: Algorithm
+    minibatching: Minibatching
+    weights: tuple[RewardWeights, ...]  # one a game
+    num_samples: int
+    num_steps: int
+    discount: float
+    reference_every: int
+    steps_before: int
+    """Steps of the cold start."""
+
+
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """What stays the same during a run: a value with equality and hash, for use as a static argument of jit.
-
-    Everything follows from the experiment, the games, the policy and the mesh, so setups that agree in these share
-    compiled programs. The experiment's name, folder, logging and evaluation are left out of the comparison.
-    """
+    """What stays the same during a run, for the code on the host: a compiled program gets the parts that it reads."""
 
     experiment: Experiment
     games: tuple[Game[Any], ...]
     policy: Policy
-    algorithm: Algorithm
-    weights: tuple[RewardWeights, ...]  # one a game
-    minibatching: Minibatching
     mesh: jax.sharding.Mesh
-    cold_envs: tuple[Batch, ...]  # one a game, played by the teacher
     cold_levels: tuple[TracedLevel, ...]  # one a game, leaves [states]
-    play_envs: tuple[Batch, ...]  # one a game, played by the policy
-    lora: lora.LoRA | None
+    lora: LoRA | None
     run_folder: Path | None
     """The folder of an existing run, which has its own setup saved."""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Setup) and self._value == other._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
-    @functools.cached_property
-    def _value(self) -> tuple[Any, ...]:
-        settings = dataclasses.asdict(self.experiment)
-        for key in ("name", "workdir", "log", "evaluation"):
-            del settings[key]
-        settings["rl"]["algorithm"]["name"] = ""  # for logs only
-        return json.dumps(settings, sort_keys=True, default=str), self.games, self.policy, self.mesh
-
-    @functools.cached_property
-    def cold_optimizer(self) -> optax.GradientTransformation:
-        """The optimizer of the cold start."""
-        return make_optimizer(self.experiment.cold_start.optimizer, self.experiment.cold_start.steps)
-
-    @functools.cached_property
-    def rl_optimizer(self) -> optax.GradientTransformation:
-        """The optimizer of RL."""
-        rl = self.experiment.rl
-        return make_optimizer(rl.optimizer, rl.iterations * self.minibatching.epochs * self.minibatching.minibatches)
 
     @functools.cached_property
     def placement(self) -> Placement:
         """Where arrays live on the mesh."""
         return Placement(self.policy.config, self.mesh)
+
+    @functools.cached_property
+    def cold_envs(self) -> tuple[Batch, ...]:
+        """The environments that the teacher plays, one a game."""
+        return _make_envs(self.games, self.experiment.cold_start.states, 2 * EPISODE_STEPS)
+
+    @functools.cached_property
+    def cold(self) -> ColdStep:
+        """What a step of the cold start reads."""
+        cold = self.experiment.cold_start
+        learner = self._learner(cold.optimizer, cold.steps)
+        return ColdStep(learner, cold.see_weight, cold.facts_weight, cold.microbatches)
+
+    @functools.cached_property
+    def rl(self) -> RLStep:
+        """What an iteration of RL reads."""
+        rl, games = self.experiment.rl, self.games
+        walk_steps = tuple(rl.walk_steps.get(game.id, 0) for game in games)
+        return RLStep(
+            learner=self._learner(rl.optimizer, rl.iterations * rl.minibatching.epochs * rl.minibatching.minibatches),
+            source=StateSource(rl.source, _make_envs(games, rl.states, EPISODE_STEPS), walk_steps, self.placement),
+            algorithm=rl.algorithm,
+            minibatching=rl.minibatching,
+            weights=tuple(rl.weights_by_game.get(game.id, rl.weights) for game in games),
+            num_samples=rl.num_samples,
+            num_steps=rl.num_steps,
+            discount=rl.discount,
+            reference_every=rl.reference_every,
+            steps_before=self.experiment.cold_start.steps,
+        )
+
+    def _learner(self, rule: Optimizer, num_updates: int) -> Learner:
+        return Learner(self.policy, self.games, self.lora, self.placement, rule, num_updates)
 
     @functools.cached_property
     def datasets(self) -> tuple[Dataset, ...] | None:
@@ -103,11 +157,6 @@ class Setup:
         if folder is not None:
             saved_setup.check_dataset(folder, source, datasets)
         return datasets
-
-    def full_params(self, trained: Params, frozen: Params | None) -> Params:
-        """The model's params from the trained and the frozen ones."""
-        trained = without_heads(trained)
-        return trained if frozen is None or self.lora is None else lora.attach(frozen, trained, self.lora)
 
 
 def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
@@ -142,13 +191,8 @@ def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
         experiment=e if run_folder is None else saved_setup.with_prompts(e, games),
         games=games,
         policy=policy,
-        algorithm=algorithm,
-        weights=tuple(e.rl.weights_by_game.get(game.id, e.rl.weights) for game in games),
-        minibatching=minibatching,
         mesh=mesh,
-        cold_envs=_make_envs(games, e.cold_start.states, 2 * EPISODE_STEPS),
         cold_levels=tuple(_make_levels(e, game) for game in games),
-        play_envs=_make_envs(games, e.rl.states, EPISODE_STEPS),
         lora=spec,
         run_folder=run_folder,
     )

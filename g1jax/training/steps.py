@@ -18,9 +18,11 @@ from g1jax.rl.update import update
 from g1jax.sft.batch import SFTBatch
 from g1jax.sft.fact_loss import HEADS, init_heads, without_heads
 from g1jax.sft.step import supervised_step
-from g1jax.training.setup import Setup, load_params
+from g1jax.training.placement import Placement
+from g1jax.training.setup import ColdStep, Learner, RLStep, Setup, StateSource, load_params
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm import Params, TokenBytes, lora, master
+from g1jax.vlm.lora import LoRA
 
 COLD, RL = "cold_start", "rl"  # the two phases
 
@@ -56,7 +58,8 @@ def init_state(setup: Setup, params: Params) -> tuple[RunState, Constants]:
         key = keys.of_run(setup.experiment.seed, OfRun.LORA)
         trained = setup.placement.shard_params(lora.init(setup.policy.config, setup.lora, key))
     with jax.set_mesh(setup.mesh):
-        return _init_state(setup, trained), constants
+        levels = setup.placement.replicate(setup.cold_levels)
+        return _init_state(_first_phase(setup), trained, levels), constants
 
 
 def start_rl(setup: Setup, state: RunState) -> RunState:
@@ -70,7 +73,7 @@ def start_rl(setup: Setup, state: RunState) -> RunState:
         if id(leaf) not in used:
             leaf.delete()
     with jax.set_mesh(setup.mesh):
-        return _start_rl(setup, kept)
+        return _start_rl(_rl_phase(setup), kept)
 
 
 def constants_of(setup: Setup, frozen: Params | None) -> Constants:
@@ -90,11 +93,12 @@ def template(setup: Setup, step: int) -> RunState:
         shapes = vlm.param_shapes(setup.policy.config)
         if setup.lora is not None:
             shapes = lora.init(setup.policy.config, setup.lora, jax.random.key(0))
-        state = _first_state(setup, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
-        return _rl_state(setup, state) if step > setup.experiment.cold_start.steps else state
+        params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        state = _first_state(_first_phase(setup), params, setup.cold_levels)
+        return _rl_state(_rl_phase(setup), state) if step > setup.experiment.cold_start.steps else state
 
     shapes = jax.eval_shape(make)
-    return with_shardings(shapes, shardings(setup, shapes))
+    return with_shardings(shapes, shardings(setup.placement, shapes))
 
 
 def with_shardings(shapes: Pytree, shardings: Pytree) -> Pytree:
@@ -102,12 +106,11 @@ def with_shardings(shapes: Pytree, shardings: Pytree) -> Pytree:
     return jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, shardings)
 
 
-def shardings(setup: Setup, state: RunState) -> RunState:
+def shardings(placement: Placement, state: RunState) -> RunState:
     """The shardings of a state: params by the model's rules, environments by rows, the rest replicated.
 
     The same before and after a step, so that it is compiled once.
     """
-    placement = setup.placement
     replicated: Any = placement.sharding()
     return RunState(
         step=replicated,
@@ -120,171 +123,206 @@ def shardings(setup: Setup, state: RunState) -> RunState:
     )
 
 
-def needs_reference(setup: Setup) -> bool:
-    """Whether the run keeps a reference policy."""
-    return setup.experiment.rl.iterations > 0 and setup.algorithm.needs_reference
+def full_params(trained: Params, frozen: Params | None, spec: LoRA | None) -> Params:
+    """The model's params from the trained and the frozen ones."""
+    trained = without_heads(trained)
+    return trained if frozen is None or spec is None else lora.attach(frozen, trained, spec)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _init_state(setup: Setup, trained: Params) -> RunState:
-    return _constrain(setup, _first_state(setup, trained))
+@dataclass(frozen=True, kw_only=True)
+class _Phase:
+    """What the first state of a phase reads."""
+
+    learner: Learner
+    seed: int
+    has_reference: bool
+    has_heads: bool
+    cold_envs: tuple[Batch, ...]  # one a game; none if the teacher does not play
+    source: StateSource | None  # None in the cold start
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _start_rl(setup: Setup, state: RunState) -> RunState:
-    return _constrain(setup, _rl_state(setup, state))
-
-
-def _first_state(setup: Setup, trained: Params) -> RunState:
-    e = setup.experiment
-    cold_key = keys.of_run(e.seed, OfRun.COLD_ENVS)
-    is_cold = e.cold_start.steps > 0
-    optimizer = setup.cold_optimizer if is_cold else setup.rl_optimizer
-    reference = jax.tree.map(jnp.copy, trained) if needs_reference(setup) else None
-    if is_cold and e.cold_start.facts_weight:
-        trained = {**trained, HEADS: init_heads(setup.policy, setup.games, keys.of_run(e.seed, OfRun.HEADS))}
-    return RunState(
-        step=jnp.int32(0),
-        key=keys.of_run(e.seed, OfRun.STEPS),
-        trained=trained,
-        opt_state=optimizer.init(trained),
-        reference=reference,
-        cold_envs=_reset(setup.cold_envs, cold_key, setup.cold_levels) if is_cold and not e.cold_start.dataset else (),
-        play_envs=() if is_cold else _first_play(setup),
+def _first_phase(setup: Setup) -> _Phase:
+    cold = setup.experiment.cold_start
+    if not cold.steps:
+        return _rl_phase(setup)
+    return dataclasses.replace(
+        _rl_phase(setup),
+        learner=setup.cold.learner,
+        has_heads=cold.facts_weight > 0,
+        cold_envs=() if cold.dataset else setup.cold_envs,
+        source=None,
     )
 
 
-def _rl_state(setup: Setup, state: RunState) -> RunState:
+def _rl_phase(setup: Setup) -> _Phase:
+    e = setup.experiment
+    return _Phase(
+        learner=setup.rl.learner,
+        seed=e.seed,
+        has_reference=e.rl.iterations > 0 and e.rl.algorithm.needs_reference,
+        has_heads=False,
+        cold_envs=(),
+        source=setup.rl.source,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _init_state(phase: _Phase, trained: Params, levels: tuple[TracedLevel, ...]) -> RunState:
+    return _constrain(phase.learner, _first_state(phase, trained, levels))
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _start_rl(phase: _Phase, state: RunState) -> RunState:
+    return _constrain(phase.learner, _rl_state(phase, state))
+
+
+def _first_state(phase: _Phase, trained: Params, levels: tuple[TracedLevel, ...]) -> RunState:
+    learner, seed = phase.learner, phase.seed
+    reference = jax.tree.map(jnp.copy, trained) if phase.has_reference else None
+    if phase.has_heads:
+        trained = {**trained, HEADS: init_heads(learner.policy, learner.games, keys.of_run(seed, OfRun.HEADS))}
+    return RunState(
+        step=jnp.int32(0),
+        key=keys.of_run(seed, OfRun.STEPS),
+        trained=trained,
+        opt_state=learner.optimizer.init(trained),
+        reference=reference,
+        cold_envs=_reset(phase.cold_envs, keys.of_run(seed, OfRun.COLD_ENVS), levels),
+        play_envs=_first_play(phase),
+    )
+
+
+def _rl_state(phase: _Phase, state: RunState) -> RunState:
     trained = without_heads(state.trained)
+    opt_state = master.mapped(without_heads, state.opt_state)
     return dataclasses.replace(
         state,
         trained=trained,
-        opt_state=master.continued(setup.rl_optimizer.init(trained), master.mapped(without_heads, state.opt_state)),
-        reference=jax.tree.map(jnp.copy, trained) if needs_reference(setup) else None,
+        opt_state=master.continued(phase.learner.optimizer.init(trained), opt_state),
+        reference=jax.tree.map(jnp.copy, trained) if phase.has_reference else None,
         cold_envs=(),
-        play_envs=_first_play(setup),
+        play_envs=_first_play(phase),
     )
 
 
 def _reset(envs: tuple[Batch, ...], key: Key, levels: tuple[TracedLevel, ...]) -> tuple[BatchState, ...]:
     """Fresh environments at these levels."""
-    return tuple(
-        env.reset(keys.of_game(key, i), level) for i, (env, level) in enumerate(zip(envs, levels, strict=True))
-    )
+    return tuple(env.reset(keys.of_game(key, i), levels[i]) for i, env in enumerate(envs))
 
 
-def _first_play(setup: Setup) -> tuple[BatchState, ...]:
+def _first_play(phase: _Phase) -> tuple[BatchState, ...]:
     """Environments for the policy's own play; none with another source of states.
 
     They start at all stages of an episode, so that they do not reach the hard boards at the same time.
     """
-    if setup.experiment.rl.source != "play":
+    if phase.source is None or phase.source.name != "play":
         return ()
-    key = keys.of_run(setup.experiment.seed, OfRun.PLAY_ENVS)
-    return tuple(walk(setup, i, keys.of_game(key, i)) for i in range(len(setup.games)))
+    key = keys.of_run(phase.seed, OfRun.PLAY_ENVS)
+    return tuple(walk(phase.source, i, keys.of_game(key, i)) for i in range(len(phase.source.envs)))
 
 
-def _constrain(setup: Setup, state: RunState) -> RunState:
+def _constrain(learner: Learner, state: RunState) -> RunState:
     """Within a jit: the state with its shardings."""
-    return jax.lax.with_sharding_constraint(state, shardings(setup, state))
+    return jax.lax.with_sharding_constraint(state, shardings(learner.placement, state))
+
+
+def _as_output(learner: Learner, metrics: Metrics, trained: Params) -> Metrics:
+    """Within a jit: a step's metrics and the norm of its params, for every process to read."""
+    return learner.placement.replicate_in_jit(metrics | {"params_norm": _norm(trained)})
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def cold_step(
-    setup: Setup, state: RunState, constants: Constants, batches: tuple[SFTBatch, ...]
+    cold: ColdStep, state: RunState, constants: Constants, batches: tuple[SFTBatch, ...]
 ) -> tuple[RunState, Metrics]:
     """One supervised step on a batch of each game."""
-    cold = setup.experiment.cold_start
+    learner = cold.learner
     trained, opt_state, metrics = supervised_step(
-        setup.policy,
-        setup.cold_optimizer,
-        setup.games,
+        learner.policy,
+        learner.optimizer,
+        learner.games,
         state.trained,
         state.opt_state,
         batches,
         see_weight=cold.see_weight,
         num_micro=cold.microbatches,
-        full_params=lambda trained: setup.full_params(trained, constants.frozen),
+        full_params=functools.partial(full_params, frozen=constants.frozen, spec=learner.lora),
         facts_weight=cold.facts_weight,
     )
     after = dataclasses.replace(state, step=state.step + 1, trained=trained, opt_state=opt_state)
-    return _constrain(setup, after), setup.placement.replicate_in_jit(metrics | {"params_norm": _norm(trained)})
+    return _constrain(learner, after), _as_output(learner, metrics, trained)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def rl_step(setup: Setup, state: RunState, constants: Constants) -> tuple[RunState, Metrics, tuple[Rollout, ...]]:
+def rl_step(rl: RLStep, state: RunState, constants: Constants) -> tuple[RunState, Metrics, tuple[Rollout, ...]]:
     """One iteration: states, responses, rewards, update. Returns the rollouts as well, for samples."""
-    rl = setup.experiment.rl
+    learner, source = rl.learner, rl.source
     states_key, rollout_key, play_key, update_key = (
         keys.of_step(state.key, state.step, use) for use in (OfStep.STATES, OfStep.ROLLOUT, OfStep.PLAY, OfStep.UPDATE)
     )
-    params = setup.full_params(state.trained, constants.frozen)
+    complete = functools.partial(full_params, frozen=constants.frozen, spec=learner.lora)
+    params = complete(state.trained)
     rollouts, play_envs = [], []
-    for i in range(len(setup.games)):
-        envs = state.play_envs[i] if rl.source == "play" else walk(setup, i, keys.of_game(states_key, i))
-        rollout, actions = _roll_out(setup, i, params, constants.table, envs.states, keys.of_game(rollout_key, i))
+    for i, env in enumerate(source.envs):
+        envs = state.play_envs[i] if source.name == "play" else walk(source, i, keys.of_game(states_key, i))
+        rollout, actions = _roll_out(rl, i, params, constants.table, envs.states, keys.of_game(rollout_key, i))
         rollouts.append(rollout)
-        if rl.source == "play":
-            play_envs.append(setup.play_envs[i].step(envs, actions, keys.of_game(play_key, i))[0])
+        if source.name == "play":
+            play_envs.append(env.step(envs, actions, keys.of_game(play_key, i))[0])
     trained, opt_state, metrics = update(
-        setup.policy,
-        setup.algorithm,
-        setup.rl_optimizer,
-        setup.games,
+        learner.policy,
+        rl.algorithm,
+        learner.optimizer,
+        learner.games,
         state.trained,
         state.opt_state,
         rollouts,
         update_key,
         num_samples=rl.num_samples,
-        minibatching=setup.minibatching,
+        minibatching=rl.minibatching,
         reference=state.reference,
-        full_params=lambda trained: setup.full_params(trained, constants.frozen),
+        full_params=complete,
     )
-    for game, rollout in zip(setup.games, rollouts, strict=True):
+    for game, rollout in zip(learner.games, rollouts, strict=True):
         metrics |= {f"{game.id}/{name}": value for name, value in rollout_metrics(rollout).items()}
     after = dataclasses.replace(
         state,
         step=state.step + 1,
         trained=trained,
         opt_state=opt_state,
-        reference=_refreshed(setup, state, trained),
+        reference=_refreshed(rl, state, trained),
         play_envs=tuple(play_envs),
     )
-    return (
-        _constrain(setup, after),
-        setup.placement.replicate_in_jit(metrics | {"params_norm": _norm(trained)}),
-        tuple(rollouts),
-    )
+    return _constrain(learner, after), _as_output(learner, metrics, trained), tuple(rollouts)
 
 
-def walk(setup: Setup, index: int, key: Key) -> BatchState:
+def walk(source: StateSource, index: int, key: Key) -> BatchState:
     """Fresh states of a game after random walks; legal walks are each of a random length."""
-    env, game, rl = setup.play_envs[index], setup.games[index], setup.experiment.rl
+    env, num_steps, is_legal = source.envs[index], source.walk_steps[index], source.name != "walk"
     reset_key, walk_key, length_key = jax.random.split(key, 3)
-    num_steps, is_legal = rl.walk_steps.get(game.id, 0), rl.source != "walk"
     lengths = jnp.int32(num_steps)
     if is_legal:
         lengths = jax.random.randint(length_key, (env.num_envs,), 0, num_steps + 1, jnp.int32)
     state = env.reset(reset_key)
-    state = jax.lax.with_sharding_constraint(state, jax.tree.map(setup.placement.row_sharding, state))
+    state = jax.lax.with_sharding_constraint(state, jax.tree.map(source.placement.row_sharding, state))
     return env.random_walk(state, walk_key, lengths, legal=is_legal) if num_steps else state
 
 
 def _roll_out(
-    setup: Setup, index: int, params: Params, table: TokenBytes, states: Any, key: Key
+    rl: RLStep, index: int, params: Params, table: TokenBytes, states: Any, key: Key
 ) -> tuple[Rollout, Array]:
     """Rollouts from some states, and each state's first action, which continues its episode: int32[B]."""
-    rl, game, weights = setup.experiment.rl, setup.games[index], setup.weights[index]
+    policy, game, weights = rl.learner.policy, rl.learner.games[index], rl.weights[index]
     if rl.num_steps == 1:
         rollout, actions = respond_and_branch(
-            setup.policy, params, table, game, states, key, num_samples=rl.num_samples, weights=weights
+            policy, params, table, game, states, key, num_samples=rl.num_samples, weights=weights
         )
         return rollout, actions[:, 0]
     rollout = play_on(
-        setup.policy, params, table, game, states, key,
+        policy, params, table, game, states, key,
         num_samples=rl.num_samples, weights=weights, num_steps=rl.num_steps, discount=rl.discount,
     )  # fmt: skip
-    first = rollout.responses.bytes[: rl.states * rl.num_samples : rl.num_samples]
+    first = rollout.responses.bytes[: rl.source.envs[index].num_envs * rl.num_samples : rl.num_samples]
     return rollout, jax.vmap(game.parse)(first)
 
 
@@ -293,10 +331,9 @@ def _norm(params: Params) -> Array:
     return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(params)))
 
 
-def _refreshed(setup: Setup, state: RunState, trained: Params) -> Params | None:
-    """The reference policy after a step: replaced by the current one every `rl.reference_every` iterations."""
-    every = setup.experiment.rl.reference_every
-    if state.reference is None or every == 0:
+def _refreshed(rl: RLStep, state: RunState, trained: Params) -> Params | None:
+    """The reference policy after a step: replaced by the current one every `reference_every` iterations."""
+    if state.reference is None or rl.reference_every == 0:
         return state.reference
-    done = state.step + 1 - setup.experiment.cold_start.steps
-    return jax.tree.map(lambda old, new: jnp.where(done % every == 0, new, old), state.reference, trained)
+    is_due = (state.step + 1 - rl.steps_before) % rl.reference_every == 0
+    return jax.tree.map(lambda old, new: jnp.where(is_due, new, old), state.reference, trained)

@@ -20,11 +20,11 @@ def main() -> None:
         constants = steps.constants_of(setup, None)
         batches = test_export.batch_shapes(setup)
         programs = {
-            "cold_step": (steps.cold_step, steps.template(setup, 0), constants, batches),
-            "rl_step": (steps.rl_step, steps.template(setup, experiment.num_steps), constants),
+            "cold_step": (steps.cold_step, setup.cold, steps.template(setup, 0), constants, batches),
+            "rl_step": (steps.rl_step, setup.rl, steps.template(setup, experiment.num_steps), constants),
         }
-        for name, (step, *args) in programs.items():
-            text, num_devices = test_export.lower(test_export.jitted(step, setup), *args)
+        for name, (step, values, *args) in programs.items():
+            text, num_devices = test_export.lower(test_export.jitted(step, values), *args)
             assert "sharding" in text
             print(name, num_devices)
 

@@ -1,6 +1,7 @@
 """bfloat16 weights with float32 master weights: the paper's recipe at tiny size, and its memory."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def gradients_of(setup: Any, state: Any, constants: Any) -> Any:
     jax.eval_shape(
         lambda trained, batches: supervised_step(
             setup.policy, rule, setup.games, trained, (), batches, see_weight=1.0, num_micro=2,
-            full_params=lambda trained: setup.full_params(trained, constants.frozen),
+            full_params=functools.partial(steps.full_params, frozen=constants.frozen, spec=setup.lora),
         ),
         state.trained, batches,
     )  # fmt: skip

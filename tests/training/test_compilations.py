@@ -4,20 +4,20 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
 
 from g1jax.training import run
-from g1jax.training.config import Log
+from g1jax.training.config import Evaluation, Log
 from g1jax.training.progress import Progress
-from g1jax.training.setup import make_setup
 from g1jax.vlm.lora import LoRA
 from tests.training import tiny
 
 GAMES = ("game_2048",)
 FIRST = {1, 21, 61, 63}  # of the cold start, after the first checkpoint, of RL, after the first sample
-AHEAD = {"jit(cold_step)", "jit(rl_step)"}  # compiled in a second thread, possibly long before they are called
+STEPS = {"jit(cold_step)", "jit(rl_step)"}  # compiled in a second thread, possibly long before they are called
 
 
 class Count(Progress):
@@ -40,8 +40,8 @@ def test_nothing_is_compiled_after_the_first_steps(model: str, tmp_path: Path) -
     count = Count()
     run(tiny.make_experiment(model, tmp_path / "run", games=GAMES, evaluation__episodes=0), progress=count)
     assert sorted(count.by_step) == list(range(1, 65))
-    assert {step for step, compiled in count.by_step.items() if set(compiled) - AHEAD} <= FIRST
-    assert [count.compiled[name] for name in sorted(AHEAD)] == [1, 1]
+    assert {step for step, compiled in count.by_step.items() if set(compiled) - STEPS} <= FIRST
+    assert [count.compiled[name] for name in sorted(STEPS)] == [1, 1]
     before = count.compiled.total()
     jax.jit(lambda x: x * 3.25)(2.0)
     assert count.compiled.total() > before, "compilations are counted"
@@ -52,18 +52,23 @@ def test_with_lora(model: str, tmp_path: Path) -> None:
     """A step takes the frozen weights as well."""
     count, few = Count(), {"cold_start__steps": 1, "rl__iterations": 1, "evaluation__episodes": 0}
     run(tiny.make_experiment(model, tmp_path / "run", games=GAMES, lora=LoRA(rank=2), **few), progress=count)
-    assert [count.compiled[name] for name in sorted(AHEAD)] == [1, 1]
+    assert [count.compiled[name] for name in sorted(STEPS)] == [1, 1]
 
 
-def test_equal_setups_share_programs(model: str, tmp_path: Path) -> None:
-    """Setups are equal even with another folder, name, log and evaluation; all their parts are built twice."""
-    count = Count()
+def test_a_setting_recompiles_only_the_steps_that_read_it(model: str, tmp_path: Path) -> None:
+    """Each run builds all parts of its setup again."""
     few = {"games": GAMES, "cold_start__steps": 1, "rl__iterations": 1, "evaluation__episodes": 0}
     first = tiny.make_experiment(model, tmp_path / "first", **few)
-    run(first, progress=count)
-    before = +count.compiled
-    other = dataclasses.replace(first, name="other", workdir=str(tmp_path / "other"), log=Log(samples_every=0))
-    run(other, progress=count)
-    assert count.compiled - before == Counter()
-    assert make_setup(first) == make_setup(other)
-    assert make_setup(first) != make_setup(dataclasses.replace(first, seed=1))
+    count = Count()
+
+    def compiled(**changes: Any) -> set[str]:
+        before, name = +count.compiled, str(len(list(tmp_path.iterdir())))
+        run(dataclasses.replace(first, name=name, workdir=str(tmp_path / name), **changes), progress=count)
+        return set(count.compiled - before)
+
+    assert compiled() >= STEPS
+    assert compiled() == set()
+    assert compiled(log=Log(samples_every=0, checkpoint_every=7), evaluation=Evaluation(episodes=0, steps=9)) == set()
+    assert compiled(seed=1) == {"jit(_init_state)", "jit(_start_rl)"}, "the first states' keys follow from the seed"
+    cold_start = dataclasses.replace(first.cold_start, see_weight=2.0)
+    assert compiled(cold_start=cold_start) == {"jit(cold_step)"}

@@ -64,9 +64,9 @@ def run_args(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any,
         return setup, steps.template(setup, 0), constants
 
 
-def jitted(function: Any, setup: Any, **options: Any) -> Any:
-    """A step with its setup bound."""
-    return jax.jit(lambda *args: function.__wrapped__(setup, *args), **options)
+def jitted(function: Any, values: Any) -> Any:
+    """A step with its static argument bound."""
+    return jax.jit(lambda *args: function.__wrapped__(values, *args))
 
 
 def test_a_step_of_the_cold_start(run_args: tuple[Any, Any, Any]) -> None:
@@ -76,14 +76,14 @@ def test_a_step_of_the_cold_start(run_args: tuple[Any, Any, Any]) -> None:
         check(
             jax.jit(lambda s, k: demonstrations.next_demonstrations(setup.cold_envs, 0.5, s, k)), state.cold_envs, key
         )
-        check(jitted(steps.cold_step, setup), state, constants, batch_shapes(setup))
+        check(jitted(steps.cold_step, setup.cold), state, constants, batch_shapes(setup))
 
 
 def test_an_iteration_of_rl(run_args: tuple[Any, Any, Any]) -> None:
     """It contains generation, parsing, rewards and the update."""
     setup, _, constants = run_args
     with jax.set_mesh(setup.mesh):
-        text = check(jitted(steps.rl_step, setup), steps.template(setup, setup.experiment.num_steps), constants)
+        text = check(jitted(steps.rl_step, setup.rl), steps.template(setup, setup.experiment.num_steps), constants)
     assert text.count("stablehlo.while") >= 4
 
 

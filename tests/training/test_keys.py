@@ -92,7 +92,7 @@ def test_the_first_steps_of_a_run_use_no_key_twice(collected: Collected) -> None
         next_demonstrations(setup.cold_envs, 0.5, state.cold_envs, key)
         state = dataclasses.replace(state, step=state.step + 1)
         state = start_rl(setup, state)
-        jax.block_until_ready(rl_step(setup, state, constants)[0])
+        jax.block_until_ready(rl_step(setup.rl, state, constants)[0])
     jax.effects_barrier()
     names = {use[0] for _, use in collected.uses}
     assert {"split", "fold_in", "bits", "uniform", "normal", "randint", "bernoulli", "permutation"} <= names

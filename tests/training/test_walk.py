@@ -30,7 +30,7 @@ def cover_all_stages(boards: Any) -> bool:
 
 def test_legal_walks_cover_all_stages(model: str, tmp_path: Path) -> None:
     setup = setup_of(model, tmp_path, rl__source="legal_walk")
-    boards, fresh = (walk(setup, i, jax.random.key(0)) for i in (1, 0))
+    boards, fresh = (walk(setup.rl.source, i, jax.random.key(0)) for i in (1, 0))
     assert cover_all_stages(boards)
     assert ((np.asarray(fresh.states.board) > 0).sum((1, 2)) == 2).all()
 
