@@ -13,7 +13,7 @@ from g1jax.analysis.results import Analysis, RunAnalysis, VariantPoint
 from g1jax.evaluation import report
 from g1jax.evaluation.lead_lag import LeadLag, in_words
 from g1jax.evaluation.report import GIVEN_PERCEPTION
-from g1jax.evaluation.statistics import FIGURES, Interval
+from g1jax.evaluation.statistics import METRIC_LABELS, Interval
 from g1jax.evaluation.tables import NONE, as_text, bold_if_significant, escape, table
 
 FORMAT = 1
@@ -53,7 +53,7 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
         "notes": list(analysis.notes),
         "runs": [_run_as_json(run) for run in analysis.runs],
         "differences_to_first": {
-            name: {game: _figures(figures) for game, figures in games.items()}
+            name: {game: _metrics(metrics) for game, metrics in games.items()}
             for name, games in analysis.differences.items()
         },
     }
@@ -67,8 +67,8 @@ def _run_as_json(run: RunAnalysis) -> dict[str, Any]:
                 "step": checkpoint.step,
                 "games": {
                     game: {
-                        "own": _figures(checkpoint.own[game].figures),
-                        "seeing": _figures(checkpoint.given_perception[game].figures),
+                        "own": _metrics(checkpoint.own[game].metrics),
+                        "seeing": _metrics(checkpoint.given_perception[game].metrics),
                         "lost_to_misreading": checkpoint.lost(game).as_json(),
                     }
                     for game in checkpoint.own
@@ -85,7 +85,7 @@ def _run_as_json(run: RunAnalysis) -> dict[str, Any]:
                 "axis": point.variant.axis,
                 "value": point.variant.value,
                 "is_own": point.variant.is_own,
-                "figures": None if point.figures is None else _figures(point.figures),
+                "figures": None if point.metrics is None else _metrics(point.metrics),
                 "perception_minus_own": None if point.difference is None else point.difference.as_json(),
                 "why_not": point.variant.why_not,
             }
@@ -95,7 +95,7 @@ def _run_as_json(run: RunAnalysis) -> dict[str, Any]:
             {
                 "test": point.test.label,
                 "kinship": point.kinship,
-                "figures": None if point.result is None else _figures(point.result.figures),
+                "figures": None if point.result is None else _metrics(point.result.metrics),
                 "level": None if point.result is None else point.result.level,
                 "why_not": point.why_not,
             }
@@ -114,8 +114,8 @@ def _lead_as_json(lead: LeadLag) -> dict[str, Any]:
     }
 
 
-def _figures(figures: Mapping[str, Interval]) -> dict[str, Any]:
-    return {key: figure.as_json() for key, figure in figures.items()}
+def _metrics(metrics: Mapping[str, Interval]) -> dict[str, Any]:
+    return {key: metric.as_json() for key, metric in metrics.items()}
 
 
 # Markdown
@@ -163,11 +163,11 @@ def _bullets(prefix: str, items: Iterable[str]) -> list[str]:
 def _checkpoint_rows(run: RunAnalysis, game: str, *, named: bool) -> list[list[str]]:
     rows = []
     for checkpoint in run.checkpoints:
-        figures = checkpoint.figures(game)
-        cells = [as_text(figures[key], "reasoning") for key in ("perception", "reasoning", GIVEN_PERCEPTION)]
+        metrics = checkpoint.metrics(game)
+        cells = [as_text(metrics[key], "reasoning") for key in ("perception", "reasoning", GIVEN_PERCEPTION)]
         lost = as_text(checkpoint.lost(game), "success", signed=True)
         rows.append(
-            [*[run.name] * named, str(checkpoint.step), *cells, lost, as_text(checkpoint.own[game].figures["score"])]
+            [*[run.name] * named, str(checkpoint.step), *cells, lost, as_text(checkpoint.own[game].metrics["score"])]
         )
     return rows
 
@@ -214,9 +214,9 @@ def _variants(run: RunAnalysis) -> list[str]:
 
 
 def _variant_cell(point: VariantPoint | None) -> str:
-    if point is None or point.figures is None:
+    if point is None or point.metrics is None:
         return NONE
-    cell = as_text(point.figures["perception"], "perception")
+    cell = as_text(point.metrics["perception"], "perception")
     return f"{cell}, own" if point.variant.is_own else bold_if_significant(cell, point.difference)
 
 
@@ -226,8 +226,8 @@ def _transfer(runs: Sequence[RunAnalysis]) -> list[str]:
     for i, test in enumerate(point.test for point in runs[0].transfer):
         for run in runs:
             point = run.transfer[i]
-            figures = point.result.figures if point.result is not None else {}
-            cells = [as_text(figures[key], key) if key in figures else NONE for key in _TRANSFER_METRICS]
+            metrics = point.result.metrics if point.result is not None else {}
+            cells = [as_text(metrics[key], key) if key in metrics else NONE for key in _TRANSFER_METRICS]
             rows.append([test.label, f"{run.name}, step {run.tested_at}", point.kinship, *cells])
             reasons += [f"{test.label}, {run.name}: {point.why_not}"] if point.why_not else []
     counts = {point.test.label: point.result.counts for run in runs for point in run.transfer if point.result}
@@ -236,7 +236,7 @@ def _transfer(runs: Sequence[RunAnalysis]) -> list[str]:
         "",
         f"Score: {'; '.join(f'{escape(label)} {escape(what)}' for label, what in counts.items())}.",
         "",
-        *table(["test", "run", "relation", "score", FIGURES["success"], "P", "R"], rows),
+        *table(["test", "run", "relation", "score", METRIC_LABELS["success"], "P", "R"], rows),
         "",
         *_bullets("Not played: ", reasons),
     ]

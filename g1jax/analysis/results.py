@@ -26,9 +26,9 @@ class CheckpointResult:
     own: Mapping[str, GameResult]
     given_perception: Mapping[str, GameResult]
 
-    def figures(self, game: str) -> dict[str, Interval]:
+    def metrics(self, game: str) -> dict[str, Interval]:
         """P, R and R given the true perception, by the keys of the report's curves."""
-        own, given = self.own[game].figures, self.given_perception[game].figures
+        own, given = self.own[game].metrics, self.given_perception[game].metrics
         return {
             "perception": own["perception"],
             "reasoning": own["reasoning"],
@@ -47,7 +47,7 @@ class VariantPoint:
 
     game: str
     variant: Variant
-    figures: Mapping[str, Interval] | None
+    metrics: Mapping[str, Interval] | None
     """None where the game cannot be rendered at this value."""
     difference: Interval | None
     """P minus P at the run's own appearance, paired by episode."""
@@ -81,9 +81,9 @@ class RunAnalysis:
         """The checkpoints' metrics in a game, by the keys of the report's curves, without NaN."""
         out: dict[str, list[Point]] = {}
         for checkpoint in self.checkpoints if game in self.checkpoints[-1].own else []:
-            for key, figure in checkpoint.figures(game).items():
-                if not math.isnan(figure.mean):
-                    out.setdefault(key, []).append((checkpoint.step, figure.mean, figure.low, figure.high))
+            for key, metric in checkpoint.metrics(game).items():
+                if not math.isnan(metric.mean):
+                    out.setdefault(key, []).append((checkpoint.step, metric.mean, metric.low, metric.high))
         return out
 
 

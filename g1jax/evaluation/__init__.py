@@ -4,10 +4,10 @@ from g1jax.errors import EvaluationError
 from g1jax.evaluation.players import expert_player, policy_player, random_player
 from g1jax.evaluation.protocol import Answers, Episodes, Player, Respond, play
 from g1jax.evaluation.results import Result, compare, load, result_of, save
-from g1jax.evaluation.statistics import FIGURES, Interval, curves_of, intervals, sums_of
+from g1jax.evaluation.statistics import METRIC_LABELS, Interval, curves_of, intervals, sums_of
 
 __all__ = [
-    "FIGURES",
+    "METRIC_LABELS",
     "Answers",
     "Episodes",
     "EvaluationError",

@@ -87,7 +87,7 @@ def as_html(
             {
                 "game": label,
                 "head": ["metric", *(result.name for result in results if label in result.games)],
-                "rows": tables.figure_rows([result for result in results if label in result.games], label),
+                "rows": tables.metric_rows([result for result in results if label in result.games], label),
             }
             for label in labels
         ],

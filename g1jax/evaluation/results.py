@@ -36,7 +36,7 @@ class GameResult:
     """The level's keys, and for image games the image set."""
     counts: str
     """The definition of the score."""
-    figures: Mapping[str, Interval]
+    metrics: Mapping[str, Interval]
     curves: Mapping[str, list[float | None]]
     sums: Mapping[str, Sums]
 
@@ -91,7 +91,7 @@ def as_json(result: Result) -> dict[str, Any]:
             "game_id": game.game_id,
             "level": game.level,
             "counts": game.counts,
-            "figures": {key: figure.as_json() for key, figure in game.figures.items()},
+            "figures": {key: metric.as_json() for key, metric in game.metrics.items()},
             "curves": game.curves,
             "sums": {key: [_pack(sums.above), _pack(sums.below)] for key, sums in game.sums.items()},
         }
@@ -135,9 +135,9 @@ class _Reader:
 
     def game(self, games: dict[str, Any], label: str, count: int) -> GameResult:
         data, at = self.get(games, label, dict, "games."), f"games.{label}."
-        figures = {
-            key: Interval(*(self.number(figure, part, f"{at}figures.{key}.") for part in ("mean", "low", "high")))
-            for key, figure in self.get(data, "figures", dict, at).items()
+        metrics = {
+            key: Interval(*(self.number(metric, part, f"{at}figures.{key}.") for part in ("mean", "low", "high")))
+            for key, metric in self.get(data, "figures", dict, at).items()
         }
         curves = self.get(data, "curves", dict, at)
         for key in curves:
@@ -148,7 +148,7 @@ class _Reader:
             key: self.sums(parts, f"{at}sums.{key}", count) for key, parts in self.get(data, "sums", dict, at).items()
         }
         level, counts = self.get(data, "level", dict, at), self.get(data, "counts", str, at)
-        return GameResult(self.get(data, "game_id", str, at), level, counts, figures, curves, sums)
+        return GameResult(self.get(data, "game_id", str, at), level, counts, metrics, curves, sums)
 
     def sums(self, parts: Any, key: str, count: int) -> Sums:
         if not isinstance(parts, list) or len(parts) != 2:
@@ -163,8 +163,8 @@ class _Reader:
             raise self.wrong(key, values, f"a whole number or a list of {count}")
         return np.broadcast_to(np.array(whole, np.float64), (count,))
 
-    def number(self, figure: Any, part: str, at: str) -> float:
-        value = figure.get(part, "") if isinstance(figure, dict) else ""
+    def number(self, metric: Any, part: str, at: str) -> float:
+        value = metric.get(part, "") if isinstance(metric, dict) else ""
         if value is None:
             return math.nan
         if type(value) not in (int, float):

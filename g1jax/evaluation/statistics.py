@@ -16,7 +16,7 @@ NUM_RESAMPLES = 10_000
 INTERVAL = (0.025, 0.975)  # 95%, in quantiles
 _CELLS_AT_ONCE = 2**22  # of the matrix of resampling counts
 
-FIGURES = {
+METRIC_LABELS = {
     "score": "score",
     "board": "pairs of the first board",
     "cleared": "first boards cleared",
@@ -56,7 +56,7 @@ class Sums:
 
 
 def sums_of(episodes: Episodes) -> dict[str, Sums]:
-    """Every metric that is defined for this player, by its key in FIGURES."""
+    """Every metric that is defined for this player, by its key in METRIC_LABELS."""
     return {key: Sums(above.sum(1), below.sum(1)) for key, (above, below) in _parts(episodes).items()}
 
 
@@ -105,7 +105,7 @@ def _parts(episodes: Episodes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     ):
         if values is not None:
             parts[key] = (_as_float(values), one * per_step)
-    return {key: parts[key] for key in FIGURES if key in parts}
+    return {key: parts[key] for key in METRIC_LABELS if key in parts}
 
 
 def _as_float(values: object) -> np.ndarray:

@@ -9,7 +9,7 @@ from g1jax import envs
 from g1jax.envs.batch import EPISODE_STEPS
 from g1jax.envs.core import describe_level
 from g1jax.evaluation.results import Result
-from g1jax.evaluation.statistics import FIGURES, Interval
+from g1jax.evaluation.statistics import METRIC_LABELS, Interval
 from g1jax.terminal import one_line
 
 PUBLISHED_GAMES = ("game_2048", "shisen_sho", "shisen_sho_cifar10", "swap")
@@ -49,7 +49,7 @@ def as_markdown(results: Sequence[Result]) -> str:
     for label in labels:
         played = [result for result in results if label in result.games]
         head = ["metric", *(result.name for result in played)]
-        lines += [f"## {escape(label)}", "", *table(head, figure_rows(played, label)), ""]
+        lines += [f"## {escape(label)}", "", *table(head, metric_rows(played, label)), ""]
     return "\n".join(lines)
 
 
@@ -59,7 +59,7 @@ class Column:
 
     title: str
     label: str
-    figure: str
+    metric: str
     is_published: bool
     """Whether the paper's score has the same protocol; only then is it shown next to ours."""
 
@@ -69,7 +69,7 @@ def score_columns(results: Sequence[Result]) -> list[Column]:
     columns = []
     for label in dict.fromkeys(label for result in results for label in result.games):
         played = [result for result in results if label in result.games]
-        has_board = any("board" in result.games[label].figures for result in played)
+        has_board = any("board" in result.games[label].metrics for result in played)
         is_paper = all(_is_paper(result, label) for result in played)
         columns.append(Column(label, label, "score", is_paper and not has_board))
         if has_board:
@@ -101,8 +101,8 @@ def score_rows(results: Sequence[Result], columns: Sequence[Column], *, publishe
     rows = []
     for result in results:
         games = [result.games.get(column.label) for column in columns]
-        figures = [game and game.figures.get(column.figure) for game, column in zip(games, columns, strict=True)]
-        rows.append([result.name, *(as_text(figure) if figure else NONE for figure in figures)])
+        metrics = [game and game.metrics.get(column.metric) for game, column in zip(games, columns, strict=True)]
+        rows.append([result.name, *(as_text(metric) if metric else NONE for metric in metrics)])
     if published and any(column.is_published for column in columns):
         for player, scores in PUBLISHED.items():
             known = dict(zip(PUBLISHED_GAMES, scores, strict=True))
@@ -111,13 +111,13 @@ def score_rows(results: Sequence[Result], columns: Sequence[Column], *, publishe
     return rows
 
 
-def figure_rows(results: Sequence[Result], label: str) -> list[list[str]]:
+def metric_rows(results: Sequence[Result], label: str) -> list[list[str]]:
     """A row per metric of one game: its label, and each player's value."""
     rows = []
-    for key, title in FIGURES.items():
-        figures = [result.games[label].figures.get(key) for result in results]
-        if any(figures):
-            rows.append([title, *(NONE if figure is None else as_text(figure, key) for figure in figures)])
+    for key, title in METRIC_LABELS.items():
+        metrics = [result.games[label].metrics.get(key) for result in results]
+        if any(metrics):
+            rows.append([title, *(NONE if metric is None else as_text(metric, key) for metric in metrics)])
     return rows
 
 
@@ -125,25 +125,25 @@ def differences_as_markdown(ours: Result, theirs: Result, found: Mapping[str, Ma
     """Paired differences, a table per game; bold where the interval excludes zero."""
     lines = [f"# {escape(ours.name)} minus {escape(theirs.name)}", ""]
     lines += ["Paired by episode, with 95% bootstrap intervals; bold: the interval excludes zero.", ""]
-    for label, figures in found.items():
+    for label, metrics in found.items():
         rows = [
-            [FIGURES[key], bold_if_significant(as_text(figure, key, signed=True), figure)]
-            for key, figure in figures.items()
+            [METRIC_LABELS[key], bold_if_significant(as_text(metric, key, signed=True), metric)]
+            for key, metric in metrics.items()
         ]
         lines += [f"## {escape(label)}", "", *table(["metric", "difference"], rows), ""]
     return "\n".join(lines)
 
 
-def as_text(figure: Interval, key: str = "score", *, signed: bool = False) -> str:
+def as_text(metric: Interval, key: str = "score", *, signed: bool = False) -> str:
     """A metric as text: `706 (700–711)`, `12.3% (11.9–12.8)`; signed, `+0.40 (+0.31 to +0.49)`."""
-    if math.isnan(figure.mean):
+    if math.isnan(metric.mean):
         return NONE
     scale = 100 if key in RATES else 1
-    digits = 1 if key in RATES else 0 if abs(figure.mean) >= 100 else 2
+    digits = 1 if key in RATES else 0 if abs(metric.mean) >= 100 else 2
     sign = "+" if signed else ""
-    mean, low, high = (f"{value * scale:{sign}.{digits}f}" for value in (figure.mean, figure.low, figure.high))
+    mean, low, high = (f"{value * scale:{sign}.{digits}f}" for value in (metric.mean, metric.low, metric.high))
     percent = "%" if key in RATES else ""
-    return f"{mean}{percent} ({low}{' to ' if signed or figure.low < 0 else '–'}{high})"
+    return f"{mean}{percent} ({low}{' to ' if signed or metric.low < 0 else '–'}{high})"
 
 
 class Bold(str):

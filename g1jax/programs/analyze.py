@@ -202,7 +202,7 @@ def _along_axes(
             found.append(VariantPoint(game.id, dataclasses.replace(variant, why_not=str(error)), None, None))
             continue
         varied, baseline = ({"perception": r.sums["perception"]} for r in (result, own))
-        found.append(VariantPoint(game.id, variant, result.figures, differences(varied, baseline)["perception"]))
+        found.append(VariantPoint(game.id, variant, result.metrics, differences(varied, baseline)["perception"]))
     return found
 
 

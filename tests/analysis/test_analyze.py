@@ -69,17 +69,17 @@ def test_a_point_is_what_an_evaluation_finds(runs: tuple[Path, Path], analysis: 
     for checkpoint in analysis.runs[1].checkpoints[:2]:
         player = policy_player(run.setup.policy, run.params(checkpoint.step))
         expected = intervals(sums_of(play(run.setup.games[0], player, 3, 2)))
-        assert str(checkpoint.own["game_2048"].figures) == str(expected)  # which compares NaN too
+        assert str(checkpoint.own["game_2048"].metrics) == str(expected)  # which compares NaN too
 
 
 @pytest.mark.slow
 def test_given_perception_is_read_exactly(analysis: Analysis) -> None:
     """Random weights read no board."""
     for checkpoint in analysis.runs[0].checkpoints:
-        assert checkpoint.own["game_2048"].figures["perception"].mean == 0
-        assert math.isnan(checkpoint.figures("game_2048")["reasoning"].mean)
-        assert checkpoint.given_perception["game_2048"].figures["perception"].mean == 1
-        assert not math.isnan(checkpoint.figures("game_2048")[GIVEN_PERCEPTION].mean)
+        assert checkpoint.own["game_2048"].metrics["perception"].mean == 0
+        assert math.isnan(checkpoint.metrics("game_2048")["reasoning"].mean)
+        assert checkpoint.given_perception["game_2048"].metrics["perception"].mean == 1
+        assert not math.isnan(checkpoint.metrics("game_2048")[GIVEN_PERCEPTION].mean)
     points = analysis.runs[0].points("game_2048")
     assert [point[0] for point in points["perception"]] == [3, 6]
     assert "reasoning" not in points
@@ -88,8 +88,8 @@ def test_given_perception_is_read_exactly(analysis: Analysis) -> None:
 @pytest.mark.slow
 def test_equal_weights_differ_by_nothing(analysis: Analysis) -> None:
     found = analysis.differences["g1"]["game_2048"]
-    assert {figure.mean for key, figure in found.items() if key != "reasoning"} == {0.0}
-    tokens = [run.checkpoints[0].own["game_2048"].figures["bytes"].mean for run in analysis.runs]
+    assert {metric.mean for key, metric in found.items() if key != "reasoning"} == {0.0}
+    tokens = [run.checkpoints[0].own["game_2048"].metrics["bytes"].mean for run in analysis.runs]
     assert tokens[0] != tokens[1]  # other weights differ
 
 
@@ -185,8 +185,8 @@ def test_appearance_and_transfer(
     assert found.tested_at == 3
     looks = {(point.variant.axis, point.variant.value): point for point in found.variants}
     assert [point.variant.is_own for point in found.variants] == [True, False, False, True, False]
-    assert str(looks["noise", 0.0].figures) == str(found.checkpoints[0].own["game_2048"].figures)
-    assert looks["noise", 64.0].figures is not None
+    assert str(looks["noise", 0.0].metrics) == str(found.checkpoints[0].own["game_2048"].metrics)
+    assert looks["noise", 64.0].metrics is not None
     assert "not made of whole visual tokens" in looks["cell_size", 30].variant.why_not
     assert [(point.test.label, point.kinship) for point in found.transfer] == [
         ("game_2048:noisy", "other level"),

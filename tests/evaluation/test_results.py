@@ -230,7 +230,7 @@ def test_ordinary_text_is_not_escaped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("figure", "key", "signed", "expected"),
+    ("metric", "key", "signed", "expected"),
     [
         (Interval(706.2, 700.4, 711.0), "score", False, "706 (700–711)"),
         (Interval(-0.5, -0.75, -0.25), "reward", False, "-0.50 (-0.75 to -0.25)"),
@@ -239,5 +239,5 @@ def test_ordinary_text_is_not_escaped() -> None:
         (Interval(float("nan"), 0, 0), "reasoning", False, "–"),
     ],
 )
-def test_metrics_as_text(figure: Interval, key: str, signed: bool, expected: str) -> None:
-    assert as_text(figure, key, signed=signed) == expected
+def test_metrics_as_text(metric: Interval, key: str, signed: bool, expected: str) -> None:
+    assert as_text(metric, key, signed=signed) == expected

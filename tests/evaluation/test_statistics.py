@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from g1jax.evaluation.statistics import FIGURES, Interval, Sums, curves_of, differences, intervals, sums_of
+from g1jax.evaluation.statistics import METRIC_LABELS, Interval, Sums, curves_of, differences, intervals, sums_of
 from tests.evaluation.helpers import episodes_of
 
 
 def means(episodes: Any) -> dict[str, float]:
-    return {key: figure.mean for key, figure in intervals(sums_of(episodes), num_resamples=10).items()}
+    return {key: metric.mean for key, metric in intervals(sums_of(episodes), num_resamples=10).items()}
 
 
-def test_figures_by_hand() -> None:
+def test_metrics_by_hand() -> None:
     episodes = episodes_of([[4, -1, 0], [8, 4, 16]], is_exact=[[1, 1, 0], [0, 1, 1]], is_invalid=[[0, 1, 0], [0, 0, 0]])
     assert means(episodes) == {
         "score": (4 + 28) / 2,  # the −1 of the invalid answer is not counted
@@ -29,7 +29,7 @@ def test_figures_by_hand() -> None:
         "tokens": 4.0,
         "bytes": 10.0,
     }
-    assert list(means(episodes)) == [key for key in FIGURES if key not in ("board", "cleared")]
+    assert list(means(episodes)) == [key for key in METRIC_LABELS if key not in ("board", "cleared")]
 
 
 def test_other_games_count_steps_with_a_reward() -> None:
@@ -63,9 +63,9 @@ def test_curves_by_hand() -> None:
 
 
 def test_reasoning_is_undefined_where_no_board_is_read() -> None:
-    figure = intervals(sums_of(episodes_of([[1, 1]], is_exact=[[0, 0]])))["reasoning"]
-    assert math.isnan(figure.mean)
-    assert math.isnan(figure.low)
+    metric = intervals(sums_of(episodes_of([[1, 1]], is_exact=[[0, 0]])))["reasoning"]
+    assert math.isnan(metric.mean)
+    assert math.isnan(metric.low)
 
 
 def test_intervals_match_numpy() -> None:

@@ -180,8 +180,8 @@ def read_presets(folder: Path) -> None:
 
 def make_results(folder: Path) -> None:
     sums = Sums(np.arange(4.0), np.full(4, 3.0))
-    figures = {"score": Interval(1.5, 1.0, 2.0), "reasoning": Interval(float("nan"), float("nan"), float("nan"))}
-    game = results.GameResult("swap", {"rows": 4}, "score", figures, {"reward": [0.0, None]}, {"score": sums})
+    metrics = {"score": Interval(1.5, 1.0, 2.0), "reasoning": Interval(float("nan"), float("nan"), float("nan"))}
+    game = results.GameResult("swap", {"rows": 4}, "score", metrics, {"reward": [0.0, None]}, {"score": sums})
     results.save(results.Result({"name": "a"}, {"episodes": 4, "steps": 2, "seed": 0}, {"swap": game}), folder)
 
 

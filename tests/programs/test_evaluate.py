@@ -62,7 +62,7 @@ def test_an_endpoint_is_a_player_like_another(tmp_path: Path, monkeypatch: pytes
         assert len(server.requests) == num_asked == 12
     result = load(tmp_path)
     assert result.name == "some/model"
-    assert result.games["game_2048"].figures["format"].mean == 1.0
+    assert result.games["game_2048"].metrics["format"].mean == 1.0
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert tmp_path / "exchanges" / "game_2048.jsonl" in written
     for path in written:
@@ -82,7 +82,7 @@ def test_a_training_run_is_a_player(tmp_path: Path) -> None:
     result = load(out)
     assert result.player == {"name": "run", "kind": "run", "temperature": 0.0, "sees": False}
     assert result.games["game_2048"].level["rows"] == 2
-    assert result.games["game_2048"].figures["tokens"].mean > 0
+    assert result.games["game_2048"].metrics["tokens"].mean > 0
     page = (out / "report.html").read_text("utf-8")
     assert '"curves":{"game_2048":{"perception":[[' in page
 
