@@ -50,8 +50,8 @@ def _tests_of_preset(preset: str, trained: Sequence[str]) -> list[TransferTest]:
 def game_of(test: TransferTest, own: Experiment, others: Sequence[Experiment] = ()) -> Game[Any]:
     """The game of a test for a run: the run's level keys without its training preset, overridden by the test's presets.
 
-    For a game that the run was not trained on, the level keys, and so the prompt, come from the first of the other
-    runs that was; if none was, there are no level keys.
+    For a game that the run was not trained on, the level keys come from the first of the other runs that was; if none
+    was, there are no level keys.
 
     Raises:
         LevelError: The level is invalid.

@@ -23,7 +23,6 @@ from g1jax.envs.level import Level, TracedAppearance, TracedLevel, keys_of, make
 from g1jax.envs.render import Renderer
 from g1jax.envs.response import ANSWER_FORMAT
 from g1jax.errors import LevelError, unknown
-from g1jax.foreign import read_text
 from g1jax.typing import Array, ArrayLike, HostImages, Key
 
 
@@ -59,7 +58,6 @@ G = TypeVar("G", bound="Game[Any]")
 
 ANY = "any"
 """As a traced palette or background: each episode draws one of the game's own."""
-_MAX_PROMPT = 2**16  # bytes of a prompt file
 
 _ANSWER_FORMS = {1: "#", 2: "(#, #)", 4: "(#, #) (#, #)"}
 
@@ -94,7 +92,7 @@ class Game(Generic[S]):
         )
         self.answer_text = text.AnswerText(_ANSWER_FORMS[len(self.action_shape)], self.action_shape)
         self.board_text = text.BoardText(self.cell_names(), self.rows, self.cols)
-        self.prompt = self._fill_prompt()
+        self.prompt = self.fill_prompt(self.default_prompt)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.level == other.level
@@ -343,10 +341,14 @@ class Game(Generic[S]):
         if len(rows) != self.rows:
             raise ValueError(f"row {min(len(rows), self.rows)}, column 0: {len(rows)} rows, the board has {self.rows}")
 
-    def _fill_prompt(self) -> str:
-        template = self.level.prompt or self.default_prompt
-        if template.startswith("@"):
-            template = read_text(template[1:], max_bytes=_MAX_PROMPT, error=LevelError)
+    # Prompts
+
+    def fill_prompt(self, template: str) -> str:
+        """A prompt from a template, with this game's values of `{name}`; see `prompt_fields`.
+
+        Raises:
+            LevelError: the template has an unknown name.
+        """
         fields = self.prompt_fields()
 
         def fill(match: re.Match[str]) -> str:

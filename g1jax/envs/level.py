@@ -13,7 +13,6 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -140,8 +139,6 @@ class Level(_Keys):
     rows: int = 4
     cols: int = 4
     appearance: Appearance = field(default_factory=Appearance)
-    prompt: str = ""
-    """The prompt template, or `@path` of a template file; empty: the game's own. `{name}` is filled in."""
 
     def check(self) -> None:
         """Rejects levels that cannot be played. A subclass calls `super().check()` first."""
@@ -159,8 +156,6 @@ class Level(_Keys):
             f"a frame of {height}×{width} pixels exceeds the limit of {_MAX_PIXELS}: "
             "make frame_size, cell_size or the board smaller",
         )
-        if self.prompt.startswith("@"):
-            LevelError.require(Path(self.prompt[1:]).is_file(), f"prompt={self.prompt!r}: no such file")
 
 
 def names_of(value: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -177,6 +172,7 @@ def make_level(level_type: type[Level], game_id: str, keys: Mapping[str, Any]) -
     shown = [f.name for f in dataclasses.fields(Appearance)]
     known = [*(f.name for f in dataclasses.fields(level_type) if f.name != "appearance"), *shown]
     for key in keys:
+        LevelError.require(key != "prompt", f"{game_id}: prompt is not a level key: the player has it (see `prompts`)")
         LevelError.require(key in known, unknown("level key", key, known))
     try:
         look = Appearance(**{key: keys[key] for key in keys if key in shown})

@@ -70,7 +70,7 @@ def presets(game_id: str) -> Mapping[str, dict[str, Any]]:
     out = {}
     for name, table in tables.items():
         LevelError.require(isinstance(table, dict), f"{file}: {name} is outside of a [preset] table")
-        out[name] = {key: _resolve_prompt(file, key, value) for key, value in table.items() if key != "about"}
+        out[name] = {key: value for key, value in table.items() if key != "about"}
     return out
 
 
@@ -91,10 +91,3 @@ def _shipped() -> Path:
     package = Path(g1jax.__file__).parent
     installed = package / "presets"
     return installed if installed.is_dir() else package.parent / "envs"
-
-
-def _resolve_prompt(file: Path, key: str, value: Any) -> Any:
-    """Makes the path of a prompt file relative to its preset file."""
-    if key == "prompt" and isinstance(value, str) and value.startswith("@"):
-        return f"@{file.parent / value[1:]}"
-    return value

@@ -47,13 +47,15 @@ def play_remote(
     num_steps: int = EPISODE_STEPS,
     seed: int = 0,
     *,
+    prompt: str = "",
     num_recorded: int = 0,
     on_progress: Progress | None = None,
     budget: Budget | None = None,
 ) -> Episodes:
     """Plays `num_episodes` episodes like `play`. Also works inside a running event loop, as in a notebook.
 
-    A `budget` may be shared by several calls; without one, the endpoint's caps hold for this call.
+    `prompt` replaces the game's default. A `budget` may be shared by several calls; without one, the endpoint's caps
+    hold for this call.
 
     Raises:
         EvaluationError: The endpoint is down, rejects the key or does not answer, or a cap is reached; call again to
@@ -61,9 +63,9 @@ def play_remote(
     """
     check_protocol(num_episodes, num_steps, seed)
     client = Client(endpoint, budget)
-    setting = {"seed": seed, "game": game.id, "level": describe_level(game), "prompt": game.prompt}
+    setting = {"seed": seed, "game": game.id, "level": describe_level(game), "prompt": prompt or game.prompt}
     with ExchangeLog(log_file, {**endpoint.setting(), **setting}) as log:
-        run = _Run(game, client, log, num_steps, seed, on_progress)
+        run = _Run(game, client, log, num_steps, seed, prompt or game.prompt, on_progress)
         episodes = event_loop.run(run.play(num_episodes))
     steps = _stack([_stack([step.judged for step in episode]) for episode in episodes])
     if np.any(steps.num_tokens < 0):  # the endpoint does not report them
@@ -89,10 +91,11 @@ class _Run:
         log: ExchangeLog,
         num_steps: int,
         seed: int,
+        prompt: str,
         on_progress: Progress | None,
     ) -> None:
         self.game, self.inquiry = game, Inquiry(client, log)
-        self.num_steps, self.seed, self.on_progress = num_steps, seed, on_progress
+        self.num_steps, self.seed, self.prompt, self.on_progress = num_steps, seed, prompt, on_progress
         self.num_done = self.num_total = 0
 
     async def play(self, num_episodes: int) -> list[list[_Step]]:
@@ -125,7 +128,7 @@ class _Run:
             for step in range(self.num_steps):
                 boards, board = _renew_and_describe(self.game, boards)
                 line = await self.inquiry.line(
-                    (episode, step), text.decode(board[0]), self.game.prompt, functools.partial(self._frame_of, boards)
+                    (episode, step), text.decode(board[0]), self.prompt, functools.partial(self._frame_of, boards)
                 )
                 if line is None:
                     return

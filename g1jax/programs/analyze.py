@@ -18,7 +18,6 @@ from g1jax.envs.core import Game
 from g1jax.errors import EvaluationError, ExperimentError
 from g1jax.evaluation import report
 from g1jax.evaluation.lead_lag import lead_lag
-from g1jax.evaluation.results import GameResult
 from g1jax.evaluation.statistics import Interval, differences
 from g1jax.files import require_writable
 from g1jax.programs.shared import folder_name, print_results, print_status, split_names
@@ -215,14 +214,14 @@ def _play_test(points: CheckpointPlay, run: SavedRun, step: int, test: TransferT
 
 
 def _differences(runs: Sequence[RunAnalysis], notes: list[str]) -> dict[str, dict[str, dict[str, Interval]]]:
-    """Each later run minus the first, for games trained at the same level; prompts may differ."""
+    """Each later run minus the first, for games trained at the same level."""
     first = runs[0].checkpoints[-1]
     out: dict[str, dict[str, dict[str, Interval]]] = {}
     for other in runs[1:]:
         last = other.checkpoints[-1]
         out[other.name] = {}
         for label in [label for label in last.own if label in first.own]:
-            if _level(last.own[label]) != _level(first.own[label]):
+            if last.own[label].level != first.own[label].level:
                 names = f"{other.name} and {runs[0].name}"
                 notes.append(f"{names} were trained on {label} at different levels: no paired difference.")
                 continue
@@ -230,7 +229,3 @@ def _differences(runs: Sequence[RunAnalysis], notes: list[str]) -> dict[str, dic
             given = differences(dict(last.given_perception[label].sums), dict(first.given_perception[label].sums))
             out[other.name][label] = {**found, report.GIVEN_PERCEPTION: given["reasoning"]}
     return out
-
-
-def _level(result: GameResult) -> dict[str, Any]:
-    return {key: value for key, value in result.level.items() if key != "prompt"}

@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +14,7 @@ from g1jax.endpoint.client import Endpoint
 from g1jax.envs.core import Game, describe_level
 from g1jax.errors import ExperimentError
 from g1jax.programs.shared import games_of, print_status, progress_line
+from g1jax.rl.prompts import Templates, prompt_of, read_templates
 from g1jax.settings import Range, Seed, Share, check
 from g1jax.sft.dataset_writer import DatasetWriter, Form
 from g1jax.sft.states import StateSource, draw_states, make_examples
@@ -34,7 +35,10 @@ class Options:
     """Comma-separated game ids, optionally with presets: `swap,shisen_sho:base+noisy`; or `all`. Empty: those of the
     experiment, or all."""
     experiment: str = ""
-    """Use the games at this experiment's levels, as its runs need them."""
+    """Use the games at this experiment's levels and with its prompts, as its runs need them."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """Prompt templates by game, or `@file`: `--prompts swap @swap.txt game_2048 "Play."`. Default: those of the
+    experiment, else each game's own."""
     states: Annotated[int, Range(1, 10**7)] = 1000
     """States of each game."""
     teacher: Literal["expert", "endpoint"] = "expert"
@@ -58,9 +62,9 @@ def make_dataset(options: Options) -> Path:
     check(options, ExperimentError)
     is_remote = options.teacher == "endpoint"
     ExperimentError.require(bool(options.endpoint.model) or not is_remote, "name the endpoint's model: --model=…")
-    games = _games(options)
+    games, templates = _games(options), read_templates(_prompts(options))
     source = StateSource(options.states, options.seed, options.random_moves)
-    with DatasetWriter(options.out, options.format, _setting(options, games)) as writer:
+    with DatasetWriter(options.out, options.format, _setting(options, games, templates)) as writer:
         if writer.is_done:
             print_status(f"{options.out} is already complete")
             return writer.file
@@ -78,7 +82,9 @@ def make_dataset(options: Options) -> Path:
         on_progress = _progress("demonstrations")
         for label, game in games.items():
             left_out = []
-            for i, row in enumerate(make_examples(game, source, teachers[label], only_rewarded=is_remote), 1):
+            prompt = prompt_of(templates, game)
+            examples = make_examples(game, source, teachers[label], only_rewarded=is_remote, prompt=prompt)
+            for i, row in enumerate(examples, 1):
                 if isinstance(row, str):
                     left_out.append(row)
                 else:
@@ -103,10 +109,18 @@ def _games(options: Options) -> dict[str, Game[Any]]:
     return {name: envs.make(name, e.preset or None, **e.levels.get(name, {})) for name in names}
 
 
-def _setting(options: Options, games: dict[str, Game[Any]]) -> dict[str, Any]:
+def _prompts(options: Options) -> Mapping[str, str]:
+    """The prompt templates that the dataset records: those of the options, else of the experiment."""
+    return options.prompts or (load_experiment(options.experiment).prompts if options.experiment else {})
+
+
+def _setting(options: Options, games: dict[str, Game[Any]], templates: Templates) -> dict[str, Any]:
     """Everything that determines the rows."""
     setting: dict[str, Any] = {
-        "games": {label: {"game": game.id, "level": describe_level(game)} for label, game in games.items()},
+        "games": {
+            label: {"game": game.id, "level": describe_level(game), "prompt": prompt_of(templates, game)}
+            for label, game in games.items()
+        },
         "states": options.states,
         "teacher": options.teacher,
         "random_moves": options.random_moves,

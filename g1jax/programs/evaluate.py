@@ -1,7 +1,7 @@
 """The program `train/evaluate.py`: plays and writes results, replays, a report and films; or compares two results."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +18,7 @@ from g1jax.evaluation.protocol import Episodes, Player, play
 from g1jax.evaluation.results import Result
 from g1jax.files import file_name, require_writable
 from g1jax.programs.shared import folder_name, games_of, parse_games, print_results, progress_line
+from g1jax.rl.prompts import Templates, prompt_of, read_templates
 from g1jax.terminal import printable_lines
 from g1jax.training.saved_run import open_setup, policy_of_run
 
@@ -42,6 +43,9 @@ class Options:
     """The output folder. Default: `evaluations/<player>`."""
     temperature: settings.Temperature = 1.0
     """Sampling temperature of a run's policy. 0: greedy."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """Prompt templates by game, or `@file`: `--prompts swap @swap.txt game_2048 "Play."`. Default: a run's own, for
+    other players each game's own."""
     sees: bool = False
     """Gives a run's policy the true perception, to measure its reasoning alone."""
     record: Annotated[int, settings.Range(0, 10_000)] = 3
@@ -70,11 +74,13 @@ def evaluate(options: Options) -> None:
         print(printable_lines(tables.differences_as_markdown(a, b, results.compare(a, b))))
         return
     options = _with_defaults(options)
+    templates = read_templates(options.prompts)
+    EvaluationError.require(not templates or options.player not in ON_DEVICE, f"prompts: {options.player} reads none")
     others = [results.load(path) for path in options.beside]
     games = games_for_run(options.games, _run_folder(options.player)) if _is_run(options) else games_of(options.games)
     player = None
     if options.player != "openai":
-        player = player_named(options.player, tuple(games.values()), options.temperature, options.sees)
+        player = player_named(options.player, tuple(games.values()), options.temperature, options.sees, templates)
     curves = curves_of_run(options)
     out = options.out
     assert out is not None
@@ -131,7 +137,7 @@ def _film_suffixes(kind: str) -> tuple[str, ...]:
 def games_for_run(names: str, folder: Path) -> dict[str, Game[Any]]:
     """The games of `id,id:preset+preset` for a training run, by label; empty: the run's own games.
 
-    The run's own games keep the levels and prompts that it was trained on, also under presets.
+    The run's own games keep the levels that it was trained on, also under presets.
     """
     setup = open_setup(folder)
     own = {game.id: game for game in setup.games}
@@ -173,6 +179,8 @@ def _play_all(
         about = {"name": player.name, "kind": options.player if options.player in ON_DEVICE else "run"}
     if _is_run(options):
         about |= {"temperature": options.temperature, "sees": options.sees}
+    if options.prompts:
+        about["prompts"] = dict(read_templates(options.prompts))
     budget = Budget.of(options.endpoint)
     for label, game in games.items():
         common: dict[str, Any] = {"num_recorded": options.record, "on_progress": progress_line(label)}
@@ -180,12 +188,21 @@ def _play_all(
             episodes[label] = play(game, player, *counts, **common)
         else:
             log = out / "exchanges" / f"{file_name(label)}.jsonl"
-            episodes[label] = play_remote(game, options.endpoint, log, *counts, budget=budget, **common)
+            prompt = prompt_of(read_templates(options.prompts), game)
+            episodes[label] = play_remote(game, options.endpoint, log, *counts, prompt=prompt, budget=budget, **common)
     return about, episodes
 
 
-def player_named(name: str, games: Sequence[Game[Any]], temperature: float = 1.0, sees: bool = False) -> Player:
+def player_named(
+    name: str,
+    games: Sequence[Game[Any]],
+    temperature: float = 1.0,
+    sees: bool = False,
+    templates: Templates = (),
+) -> Player:
     """A player on the device: a built-in one by name, or the policy of a run by its folder.
+
+    `templates`: prompts instead of the run's own.
 
     Raises:
         EvaluationError: there is no such player, or the folder has no usable policy.
@@ -195,6 +212,7 @@ def player_named(name: str, games: Sequence[Game[Any]], temperature: float = 1.0
     folder = _run_folder(name)
     try:
         policy, params = policy_of_run(folder)
+        policy = dataclasses.replace(policy, templates=tuple({**dict(policy.templates), **dict(templates)}.items()))
         policy = players.prepared(policy, temperature, games)
     except G1Error as error:
         raise EvaluationError(str(error)) from None

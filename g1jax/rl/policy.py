@@ -12,6 +12,7 @@ import numpy as np
 from g1jax import vlm
 from g1jax.envs.core import Game
 from g1jax.errors import ConfigError
+from g1jax.rl.prompts import Templates, prompt_of
 from g1jax.typing import Array, Key
 from g1jax.vlm import Params, Sampling, TokenBytes, Tokenizer
 
@@ -49,6 +50,8 @@ class Policy:
     """The maximum number of tokens in a response, for all games; 0: see `budgets`."""
     budgets: tuple[tuple[Game[Any], int], ...] = ()
     """The maximum for each game; see `teachers.token_budgets`."""
+    templates: Templates = ()
+    """Its prompts; games without one have their default."""
 
     def __post_init__(self) -> None:
         vlm.check_tokenizer(self.tokenizer, self.config)
@@ -72,8 +75,9 @@ class Policy:
 
         Raises:
             ConfigError: the game's frames are not made of whole visual tokens.
+            LevelError: the prompt's template has an unknown `{placeholder}`.
         """
-        return _prompt_tokens(self.tokenizer, self.config.vision, game)
+        return _prompt_tokens(self.tokenizer, self.config.vision, self.templates, game)
 
     def max_new_tokens(self, game: Game[Any]) -> int:
         """The maximum number of tokens in a response to this game.
@@ -160,6 +164,6 @@ class Policy:
 
 
 @functools.lru_cache(maxsize=256)
-def _prompt_tokens(tokenizer: Tokenizer, vision: vlm.VisionConfig, game: Game[Any]) -> np.ndarray:
+def _prompt_tokens(tokenizer: Tokenizer, vision: vlm.VisionConfig, templates: Templates, game: Game[Any]) -> np.ndarray:
     rows, columns = vlm.grid_of(vision, *game.frame_shape[:2])
-    return np.array(tokenizer.prompt(game.prompt, rows * columns), np.int32)
+    return np.array(tokenizer.prompt(prompt_of(templates, game), rows * columns), np.int32)

@@ -6,7 +6,7 @@ A dataset is a folder with `data.jsonl` and `images/`, or with `data.parquet`, w
     images    a list of one: a path relative to the folder, or in parquet {"bytes", "path"}
     game, board, action, reward, level   the state and the move; the level is JSON
 
-The cold start reads `game`, `messages` and `images`; a run uses the prompt of its own level.
+The cold start reads `game`, `messages` and `images`; a run uses its own prompts.
 """
 
 import contextlib

@@ -63,9 +63,9 @@ def draw_states(game: Game[Any], source: StateSource) -> Iterator[StateBatch]:
 
 
 def make_examples(
-    game: Game[Any], source: StateSource, respond: Respond, *, only_rewarded: bool
+    game: Game[Any], source: StateSource, respond: Respond, *, only_rewarded: bool, prompt: str = ""
 ) -> Iterator[Example | str]:
-    """An example for every state, or the reason for leaving the state out."""
+    """An example for every state, or the reason for leaving the state out. `prompt`: instead of the game's default."""
     level = json.dumps(describe_level(game))
     for batch in draw_states(game, source):
         replies = respond(batch)
@@ -84,7 +84,8 @@ def make_examples(
                 yield "without a reward"
             else:
                 response = compose(batch.boards[i], reply.rationale, text.decode(canonical[i]))
-                yield Example(game.id, level, game.prompt, batch.boards[i], response, action, reward, batch.frames[i])
+                board, frame = batch.boards[i], batch.frames[i]
+                yield Example(game.id, level, prompt or game.prompt, board, response, action, reward, frame)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -79,8 +79,8 @@ def ask_endpoint(
 
 def prompt_of(game: Game[Any], board: str) -> str:
     """The prompt sent with the frame: the rules, the format of a reply, the true board."""
-    rules = game.with_keys(prompt=game.default_prompt.replace("{format}", _FORMAT))
-    return f"{rules.prompt}\n\nThe board in the picture:\n{board}"
+    rules = game.fill_prompt(game.default_prompt.replace("{format}", _FORMAT))
+    return f"{rules}\n\nThe board in the picture:\n{board}"
 
 
 async def _ask_about(

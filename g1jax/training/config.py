@@ -142,6 +142,8 @@ class Experiment:
     """Level preset of all games, such as `base+noisy`; see envs/."""
     levels: tyro.conf.Suppress[Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     """Level keys by game, such as {"shisen_sho": {"rows": 4}}."""
+    prompts: tyro.conf.Suppress[Mapping[str, str]] = field(default_factory=dict)
+    """Prompt templates by game, or `@path` of a file; games without one have their default prompt."""
     model: str = "nano"
     """`base` (the small trained model that ships), `nano`, `micro` or `small` (untrained), or a folder of weights."""
     tokenizer: str = ""
@@ -194,6 +196,7 @@ def check_experiment(experiment: Experiment) -> None:
     known = envs.game_ids()
     for name, mapping in (
         ("levels", e.levels),
+        ("prompts", e.prompts),
         ("cold_start.mixed_levels", e.cold_start.mixed_levels),
         ("rl.walk_steps", e.rl.walk_steps),
         ("rl.weights_by_game", e.rl.weights_by_game),

@@ -27,7 +27,7 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
     return Experiment(
         name=name,
         games=games,
-        levels={game: {"prompt": PROMPTS[game]} for game in games},
+        prompts=PROMPTS,
         model="base",
         cold_start=cold,
         rl=RL(

@@ -1,7 +1,8 @@
 """The setup that a run saves in its folder, so that it does not depend on files outside of it once it has started.
 
     setup/model/          the model's config.json and tokenizer; under LoRA also the frozen weights, as hard links
-    setup/levels.json     the level of each game: presets resolved, prompts as text
+    setup/levels.json     the level of each game, presets resolved
+    setup/prompts.json    the policy's prompt templates, files as text
     setup/pictures/       the pictures of games that show some
     setup/sources.json    the paths of the base weights and the dataset, with checksums and fingerprints
 
@@ -9,7 +10,6 @@ A run of an earlier version has no setup; it reads the files that its config nam
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
@@ -27,15 +27,16 @@ from g1jax.errors import ExperimentError, LevelError
 from g1jax.files import write_atomically
 from g1jax.foreign import read_json
 from g1jax.rl.policy import Policy
+from g1jax.rl.prompts import Templates
 from g1jax.sft.dataset import Dataset
 from g1jax.training import checksums
 from g1jax.training.checksums import DamagedError
-from g1jax.training.config import Experiment
 from g1jax.training.run_folder import SETUP
 
-MODEL, LEVELS, PICTURES, SOURCES = (
+MODEL, LEVELS, PROMPTS, PICTURES, SOURCES = (
     f"{SETUP}/model",
     f"{SETUP}/levels.json",
+    f"{SETUP}/prompts.json",
     f"{SETUP}/pictures",
     f"{SETUP}/sources.json",
 )
@@ -104,6 +105,7 @@ def _write(
     policy.tokenizer.save(model)
     levels = {game.id: keys_of(game.level) for game in games}
     write_atomically(folder / "levels.json", _as_text(levels))
+    write_atomically(folder / "prompts.json", _as_text(dict(policy.templates)))
     sources["pictures"] = {}
     for game in games:
         if (pictures := getattr(game, "pictures", None)) is not None:
@@ -151,33 +153,22 @@ def _make(game_id: str, keys: Mapping[str, Any], pictures: str | None, saved: Pa
 
 
 def resolved(game: Game[Any]) -> Game[Any]:
-    """The same game with the file references of its level resolved: the prompt's text, and what `auto` pictures are.
+    """The same game, with the name of the pictures that `auto` finds in its level."""
+    pictures = getattr(game, "pictures", None)
+    return game.with_keys(images=pictures.name) if pictures and game.level.images == "auto" else game
+
+
+def read_prompts(folder: Path) -> Templates:
+    """The prompt templates of a run.
 
     Raises:
-        LevelError: the prompt's file is empty, or its text would be read as another file reference.
+        ExperimentError: the file is damaged.
     """
-    changes: dict[str, Any] = {}
-    prompt, pictures = game.level.prompt, getattr(game, "pictures", None)
-    if prompt.startswith("@"):
-        text = Path(prompt[1:]).read_text("utf-8")
-        if not text or text.startswith("@"):
-            raise LevelError(f"{game.id}: {prompt[1:]}: a prompt must not be empty or start with @")
-        changes["prompt"] = text
-    if pictures is not None and game.level.images == "auto":
-        changes["images"] = pictures.name
-    return game.with_keys(**changes) if changes else game
-
-
-def with_prompts(experiment: Experiment, games: Sequence[Game[Any]]) -> Experiment:
-    """The experiment with the saved text in place of prompts that name a file."""
-    prompts = {game.id: game.level.prompt for game in games}
-    levels = {
-        game_id: {**keys, "prompt": prompts[game_id]}
-        if str(keys.get("prompt", "")).startswith("@") and game_id in prompts
-        else keys
-        for game_id, keys in experiment.levels.items()
-    }
-    return dataclasses.replace(experiment, levels=levels)
+    file = folder / PROMPTS
+    prompts = read_json(file, error=ExperimentError)
+    is_valid = isinstance(prompts, dict) and all(isinstance(text, str) for text in prompts.values())
+    ExperimentError.require(is_valid, f"{file}: not an object of strings")
+    return tuple(prompts.items())
 
 
 # Base weights and dataset, which are too large to copy

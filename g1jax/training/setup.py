@@ -20,6 +20,7 @@ from g1jax.keys import OfRun
 from g1jax.rl.algorithm import Algorithm
 from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.policy import Policy
+from g1jax.rl.prompts import read_templates
 from g1jax.rl.rewards import RewardWeights
 from g1jax.sft.dataset import Dataset, read_dataset
 from g1jax.sft.fact_loss import check_facts
@@ -188,7 +189,7 @@ def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
     if spec is not None:
         lora.targets(policy.config, spec)
     return Setup(
-        experiment=e if run_folder is None else saved_setup.with_prompts(e, games),
+        experiment=e,
         games=games,
         policy=policy,
         mesh=mesh,
@@ -257,7 +258,8 @@ def _make_policy(e: Experiment, games: tuple[Game[Any], ...], run_folder: Path |
     else:
         config = dataclasses.replace(vlm.load_config(folder), **changes)
     budgets = () if e.max_new_tokens else token_budgets(tokenizer, games)
-    return Policy(config, tokenizer, e.sampling, e.max_new_tokens, budgets)
+    templates = read_templates(e.prompts) if run_folder is None else saved_setup.read_prompts(run_folder)
+    return Policy(config, tokenizer, e.sampling, e.max_new_tokens, budgets, templates)
 
 
 def _folder_of(model: str) -> Path | None:

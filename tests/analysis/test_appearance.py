@@ -101,13 +101,13 @@ def test_transfer_tests() -> None:
 
 def test_levels_of_transfer_tests() -> None:
     (noisy,), (plain,) = transfer_tests(["swap:noisy"], []), transfer_tests(["swap"], [])
-    own = experiment("swap", preset="dark", levels={"swap": {"prompt": "Swap", "noise": 4}})
-    assert game_of(noisy, own) == envs.make("swap", prompt="Swap", noise=16)
-    assert game_of(plain, own) == envs.make("swap", prompt="Swap", noise=4)
-    other = experiment("game_2048", levels={"game_2048": {"prompt": "2048"}})
+    own = experiment("swap", preset="dark", levels={"swap": {"cols": 9, "noise": 4}})
+    assert game_of(noisy, own) == envs.make("swap", cols=9, noise=16)
+    assert game_of(plain, own) == envs.make("swap", cols=9, noise=4)
+    other = experiment("game_2048", levels={"game_2048": {"cols": 5}})
     assert game_of(noisy, other) == envs.make("swap", preset="noisy")
     assert game_of(noisy, other, [own]) == game_of(noisy, own)
-    trained = [envs.make("swap", prompt="Swap", noise=4)]
+    trained = [envs.make("swap", cols=9, noise=4)]
     assert [kinship(game, trained) for game in (trained[0], envs.make("swap"), envs.make("game_2048"))] == [
         "trained",
         "other level",

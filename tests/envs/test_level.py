@@ -3,8 +3,6 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -48,7 +46,6 @@ EVERYWHERE: list[tuple[dict[str, Any], str]] = [
     ({"jitter": 2, "cell_size": 7}, "jitter=2: 0 to a quarter of a cell, 1 pixels"),
     ({"distractors": 1.01}, "distractors=1.01: a probability, 0 to 1"),
     ({"distractors": -0.1}, "distractors=-0.1: a probability, 0 to 1"),
-    ({"prompt": "@/no/such/file.txt"}, "prompt='@/no/such/file.txt': no such file"),
 ]
 
 BY_GAME: list[tuple[str, dict[str, Any], str]] = [
@@ -95,7 +92,6 @@ WRONG_TYPES: list[tuple[dict[str, Any], str]] = [
     ({"frame_size": 640}, "frame_size=640: expected tuple"),
     ({"frame_size": (640, 840, 3)}, "expected tuple"),
     ({"frame_size": (640.0, 840.0)}, "expected tuple"),
-    ({"prompt": Path("prompt.txt")}, "prompt=.*: expected str"),
 ]
 
 
@@ -319,30 +315,20 @@ def test_the_games_own_prompts_are_filled_in(game_id: str) -> None:
     assert int(game.parse(examples[0])) != game.invalid_action
 
 
-def test_a_prompt_may_be_a_string_or_a_file(tmp_path: Path) -> None:
+def test_a_template_is_filled_in_for_the_level() -> None:
     template = "{rows}×{cols} to ({last_row}, {last_col}), {num_actions} moves: {cell_names}. {not closed} {{}} 😀"
     filled = "2×3 to (1, 2), 36 moves: Red circle, Green circle, Blue circle. {not closed} {{}} 😀"
-    keys: dict[str, Any] = {"rows": 2, "cols": 3, "colors": 3, "shapes": 1}
-    assert envs.make("swap", prompt=template, **keys).prompt == filled
-    file = tmp_path / "prompt.txt"
-    file.write_text(template, "utf-8")
-    assert envs.make("swap", prompt=f"@{file}", **keys).prompt == filled
-    assert envs.make("game_2048", prompt="Move.").prompt == "Move."
+    assert envs.make("swap", rows=2, cols=3, colors=3, shapes=1).fill_prompt(template) == filled
 
 
-@pytest.mark.parametrize("write", [lambda path, text: text, lambda path, text: f"@{path}"], ids=["string", "file"])
-def test_an_unknown_placeholder_is_refused_with_suggestions(write: Callable[[Path, str], str], tmp_path: Path) -> None:
-    file = tmp_path / "prompt.txt"
-    file.write_text("On {row} rows", "utf-8")
+def test_an_unknown_placeholder_is_refused_with_suggestions() -> None:
     with refused("game_2048: prompt: unknown placeholder 'row'; did you mean 'rows'"):
-        envs.make("game_2048", prompt=write(file, "On {row} rows"))
+        envs.make("game_2048").fill_prompt("On {row} rows")
 
 
-def test_a_prompt_file_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
-    file = tmp_path / "prompt.txt"
-    file.write_bytes(b"\xff\xfe\x00")
-    with refused(str(file)):
-        envs.make("game_2048", prompt=f"@{file}")
+def test_a_prompt_is_not_a_level_key() -> None:
+    with refused("swap: prompt is not a level key: the player has it"):
+        envs.make("swap", prompt="Swap")
 
 
 # ---- Games as values -------------------------------------------------------------------------------------------------

@@ -30,9 +30,6 @@ colors = 8
 noise = 12
 palette = ["deep", "classic"]
 
-[asking]
-prompt = "@prompts/short.txt"
-
 [wrong_key]
 colours = 3
 
@@ -45,8 +42,6 @@ cols = 3
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of presets, named by the variable."""
-    (tmp_path / "prompts").mkdir()
-    (tmp_path / "prompts" / "short.txt").write_text("{rows} rows", "utf-8")
     (tmp_path / "shisen_sho.toml").write_text(PRESETS, "utf-8")
     monkeypatch.setenv(registry.PRESETS_VARIABLE, str(tmp_path))
     return tmp_path
@@ -116,19 +111,8 @@ def test_presets_compose_from_left_to_right_and_keys_come_last() -> None:
 @pytest.mark.usefixtures("folder")
 def test_presets_are_listed_without_their_about_lines() -> None:
     presets = envs.presets("shisen_sho")
-    assert list(presets) == ["base", "large", "noisy", "asking", "wrong_key", "unplayable"]
+    assert list(presets) == ["base", "large", "noisy", "wrong_key", "unplayable"]
     assert presets["base"] == {"rows": 6}
-
-
-def test_a_prompt_file_is_relative_to_its_preset_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir("/")
-    assert envs.make("shisen_sho", preset="asking").prompt == "6 rows"
-    elsewhere = folder / "elsewhere.txt"
-    elsewhere.write_text("{cols} columns", "utf-8")
-    (folder / "swap.toml").write_text(f'[far]\nprompt = "@{elsewhere}"\n[gone]\nprompt = "@gone.txt"', "utf-8")
-    assert envs.make("swap", preset="far").prompt == "8 columns"
-    with refused(f"swap: prompt='@{folder}/gone.txt': no such file"):
-        envs.make("swap", preset="gone")
 
 
 @pytest.mark.usefixtures("folder")

@@ -95,8 +95,8 @@ def read_tokenizer(folder: Path) -> None:
 
 # Datasets
 
-GAME = envs.make("game_2048", rows=2, cols=2, prompt="2048")
-POLICY = Policy(tiny.CONFIG, tiny.TOKENIZER, budget=48)
+GAME = envs.make("game_2048", rows=2, cols=2)
+POLICY = Policy(tiny.CONFIG, tiny.TOKENIZER, budget=48, templates=(("game_2048", "2048"),))
 
 
 def make_dataset(folder: Path, form: Any = "jsonl") -> None:
@@ -206,6 +206,7 @@ def make_run(folder: Path) -> None:
     levels = {game_id: keys_of(envs.make(game_id, **keys).level) for game_id, keys in known.items()}
     (folder / saved_setup.LEVELS).parent.mkdir(parents=True)
     (folder / saved_setup.LEVELS).write_text(json.dumps(levels))
+    (folder / saved_setup.PROMPTS).write_text(json.dumps(tiny.PROMPTS))
     (folder / saved_setup.SOURCES).write_text('{"format": 1, "pictures": {"swap": "0123"}}')
     make_metrics(folder)
     checksums.write(folder)
@@ -219,6 +220,7 @@ def read_config(folder: Path) -> None:
 
 def read_levels(folder: Path) -> None:
     saved_setup.read_games(folder, tiny.LEVELS)
+    saved_setup.read_prompts(folder)
 
 
 def read_metrics(folder: Path) -> None:
@@ -304,7 +306,10 @@ READERS: dict[str, Reader] = {
     "curves": Reader(make_metrics, read_curves, {"metrics.jsonl": mutate_json_lines}),
     "run's config": Reader(make_run, read_config, {"config.json": mutate_json}),
     "run's levels": Reader(
-        make_run, read_levels, {saved_setup.LEVELS: mutate_json, saved_setup.SOURCES: mutate_json}, is_slow=True
+        make_run,
+        read_levels,
+        dict.fromkeys((saved_setup.LEVELS, saved_setup.PROMPTS, saved_setup.SOURCES), mutate_json),
+        is_slow=True,
     ),
     "run's metrics": Reader(make_run, read_metrics, {"metrics.jsonl": mutate_json_lines}),
     "run's checksums": Reader(make_run, check_files, {checksums.CHECKSUMS: mutate_json, "config.json": mutate_json}),

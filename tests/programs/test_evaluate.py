@@ -107,14 +107,14 @@ def test_games_are_named_with_presets() -> None:
     assert len(games_of("all")) == 4
 
 
-def test_a_run_keeps_its_own_prompts(tmp_path: Path) -> None:
+def test_a_run_plays_its_own_games_at_its_own_levels(tmp_path: Path) -> None:
     experiment = tiny.make_experiment("base", tmp_path)
     RunFolder(experiment).create()
     own = games_for_run("", tmp_path)
-    assert [own[game_id].prompt for game_id in own] == ["2048", "Pairs"]
+    assert [(own[game_id].rows, own[game_id].cols) for game_id in own] == [(2, 2), (2, 2)]
     named = games_for_run("shisen_sho,game_2048:more_fours,swap", tmp_path)
     assert named["shisen_sho"] == own["shisen_sho"]
-    assert named["game_2048:more_fours"].prompt == "2048"
+    assert named["game_2048:more_fours"].rows == 2
     assert named["game_2048:more_fours"] != own["game_2048"]
     assert named["swap"] == games_of("swap")["swap"], "which it was not trained on"
     for wrong, message in (("swop", "did you mean 'swap'"), ("swop:base", "'swop'"), ("swap:nope", "preset 'nope'")):

@@ -85,6 +85,6 @@ def test_it_is_exported_merged(
 @pytest.mark.slow
 def test_it_plays(folder: Path) -> None:
     """In an evaluation, loaded from its folder."""
-    game = envs.make("game_2048", rows=2, cols=2, prompt="2048")
+    game = envs.make("game_2048", rows=2, cols=2)
     episodes = play(game, player_named(str(folder), [game]), 2, 2, 0)
     assert episodes.score.shape == (2, 2)

@@ -16,8 +16,9 @@ import pytest
 from g1jax import envs, vlm
 from g1jax.envs import images
 from g1jax.envs.games import shisen_sho_cifar10
-from g1jax.errors import LevelError
+from g1jax.errors import ConfigError
 from g1jax.programs.evaluate import games_for_run
+from g1jax.rl.prompts import prompt_of
 from g1jax.sft.dataset import Example
 from g1jax.sft.dataset_writer import DatasetWriter
 from g1jax.sft.states import StateSource, make_examples
@@ -36,12 +37,12 @@ from tests.training.conftest import StopAt, experiment_in
 from tests.training.test_nothing_lost import assert_nothing_lost, files_in
 from tests.training.test_run import Watch
 
-PRESET = '[preset]\nabout = "x"\nrows = 2\ncols = 2\nprompt = "@prompt.txt"\n'
+PRESET = '[preset]\nabout = "x"\nrows = 2\ncols = 2\n'
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with a model and a preset that names a prompt by its file."""
+    """A working directory with a model, a preset and the file of a prompt."""
     folder = tmp_path / "place"
     (folder / "levels").mkdir(parents=True)
     (folder / "levels" / "game_2048.toml").write_text(PRESET)
@@ -55,7 +56,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def experiment_of(**changes: Any) -> Experiment:
     """An experiment with paths relative to the working directory, and a level preset."""
-    return experiment_in(Path("runs/one"), "model", levels={}, preset="preset", **changes)
+    prompts = {"game_2048": "@levels/prompt.txt"}
+    return experiment_in(Path("runs/one"), "model", levels={}, preset="preset", prompts=prompts, **changes)
 
 
 def spoil(place: Path) -> None:
@@ -74,7 +76,7 @@ def test_changes_outside_of_the_folder(place: Path, undisturbed: bytes) -> None:
     spoil(place)
     policy, _ = policy_of_run(folder)
     game = open_run(folder).setup.games[0]
-    assert (game.rows, game.cols, game.prompt) == (2, 2, "2048")
+    assert (game.rows, game.cols, policy.templates) == (2, 2, (("game_2048", "2048"),))
     assert games_for_run("", folder)["game_2048"] == game
     assert policy.config == tiny.CONFIG
     assert policy.tokenizer.encode("Red circle | 2048") == tiny.TOKENIZER.encode("Red circle | 2048")
@@ -90,11 +92,11 @@ def test_a_run_of_an_earlier_version(place: Path) -> None:
     RunFolder(experiment_of()).create()
     folder = place / "runs" / "one"
     assert not has_setup(folder)
-    assert open_setup(folder).games[0].prompt == "2048"
+    assert open_setup(folder).policy.templates == (("game_2048", "2048"),)
     started(experiment_of())
     assert has_setup(folder)
     spoil(place)
-    assert open_setup(folder).games[0].prompt == "2048"
+    assert open_setup(folder).policy.templates == (("game_2048", "2048"),)
 
 
 @pytest.mark.parametrize("name", [*vlm.preset_names(), "base"])
@@ -161,21 +163,18 @@ def test_base_weights_that_moved(place: Path) -> None:
         RunFolder(dataclasses.replace(experiment, model="nano"))
 
 
-def test_a_prompt_named_in_the_experiment(place: Path) -> None:
+def test_a_template_is_filled_in_when_the_run_is_opened(place: Path) -> None:
     Path("levels/prompt.txt").write_text("Move {rows} by {cols}.")
-    levels = {"game_2048": {"prompt": "@levels/prompt.txt"}}
-    folder = started(dataclasses.replace(experiment_of(), preset="", levels=levels))
+    folder = started(experiment_of())
     spoil(place)
     setup = open_setup(folder)
-    assert setup.games[0].prompt == "Move 4 by 4."
-    assert setup.experiment.levels["game_2048"]["prompt"] == "Move {rows} by {cols}."
-    assert read_config(folder).levels == levels  # unchanged
+    assert prompt_of(setup.policy.templates, setup.games[0]) == "Move 2 by 2."
+    assert read_config(folder).prompts == {"game_2048": "@levels/prompt.txt"}  # unchanged
 
 
-@pytest.mark.parametrize("text", ["", "@home"])
-def test_prompts_that_cannot_be_saved(text: str, place: Path) -> None:
-    (place / "levels" / "prompt.txt").write_text(text)
-    with pytest.raises(LevelError, match="a prompt must not be empty or start with @"):
+def test_prompts_that_cannot_be_saved(place: Path) -> None:
+    (place / "levels" / "prompt.txt").write_text("")
+    with pytest.raises(ConfigError, match="a prompt must not be empty or start with @"):
         make_setup(experiment_of())
 
 
@@ -203,7 +202,9 @@ def test_a_dataset_that_changed(model: str, tmp_path: Path, monkeypatch: pytest.
     """Refused before anything is written if the run needs it; not to load the policy."""
     data, moved, folder = tmp_path / "data", tmp_path / "moved", tmp_path / "run"
     level: dict[str, Any] = tiny.LEVELS["game_2048"]
-    examples = make_examples(envs.make("game_2048", **level), StateSource(6), built_in, only_rewarded=False)
+    examples = make_examples(
+        envs.make("game_2048", **level), StateSource(6), built_in, only_rewarded=False, prompt="2048"
+    )
     with DatasetWriter(data, "jsonl", {}) as writer:
         for row in examples:
             assert isinstance(row, Example)

@@ -26,9 +26,10 @@ CONFIG = vlm.Config(
     ),
 )  # fmt: skip
 LEVELS = {
-    "game_2048": {"rows": 2, "cols": 2, "prompt": "2048"},
-    "shisen_sho": {"rows": 2, "cols": 2, "prompt": "Pairs"},
+    "game_2048": {"rows": 2, "cols": 2},
+    "shisen_sho": {"rows": 2, "cols": 2},
 }
+PROMPTS = {"game_2048": "2048", "shisen_sho": "Pairs"}
 
 
 def save_model(folder: Path) -> str:
@@ -47,6 +48,7 @@ def make_experiment(model: str, workdir: Path | str, **changes: Any) -> Experime
         name="tiny",
         games=("game_2048", "shisen_sho"),
         levels=LEVELS,
+        prompts=PROMPTS,
         model=model,
         max_new_tokens=48,
         workdir=str(workdir),
