@@ -79,13 +79,13 @@ def check(settings: Any, error: type[G1Error], prefix: str = "") -> None:
         raise error(reason)
 
 
-def _reason(name: str, value: Any, hint: Any, valid: Range | None = None) -> str:
+def why_invalid(name: str, value: Any, hint: Any, valid: Range | None = None) -> str:
     """Why a value is invalid; empty if it is valid. `valid` is the range of a number."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated and SECRET in args[1:]:
         return "" if type(value) is str else f"{name}: expected a string"
     if origin is Annotated:
-        return _reason(name, value, args[0], next((part for part in args[1:] if isinstance(part, Range)), valid))
+        return why_invalid(name, value, args[0], next((part for part in args[1:] if isinstance(part, Range)), valid))
     if hint is Any or (hint is type(None) and value is None):
         return ""
     if hint in (int, float):
@@ -99,7 +99,7 @@ def _reason(name: str, value: Any, hint: Any, valid: Range | None = None) -> str
         suggestion = f"; did you mean {near[0]!r}?" if near else ""
         return _unless(type(value) is str and value in args, name, value, f"one of {', '.join(args)}{suggestion}")
     if origin in (typing.Union, types.UnionType):
-        reasons = [_reason(name, value, arg, valid) for arg in args if arg is not type(None)]
+        reasons = [why_invalid(name, value, arg, valid) for arg in args if arg is not type(None)]
         return "" if "" in reasons or (value is None and type(None) in args) else reasons[0]
     if dataclasses.is_dataclass(hint):
         kind = typing.cast(type, hint)
@@ -127,7 +127,7 @@ def _number_reason(name: str, value: Any, kind: type, valid: Range | None) -> st
 def _fields_reason(prefix: str, value: Any, kind: Any) -> str:
     hints = typing.get_type_hints(kind, include_extras=True)
     parts = ((f"{prefix}{f.name}", getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(kind))
-    return next((reason for part in parts if (reason := _reason(*part))), "")
+    return next((reason for part in parts if (reason := why_invalid(*part))), "")
 
 
 def _items_reason(name: str, value: Any, origin: Any, args: tuple[Any, ...]) -> str:
@@ -142,7 +142,7 @@ def _items_reason(name: str, value: Any, origin: Any, args: tuple[Any, ...]) -> 
             return _unless(False, name, value, f"a tuple{'' if is_any_length else f' of {len(args)}'}")
         kinds = (args[0],) * len(value) if is_any_length else args
         parts = [(f"{name}[{i}]", item, kind) for i, (item, kind) in enumerate(zip(value, kinds, strict=True))]
-    return next((reason for part in parts if (reason := _reason(*part))), "")
+    return next((reason for part in parts if (reason := why_invalid(*part))), "")
 
 
 def _unless(is_valid: bool, name: str, value: Any, expected: str) -> str:

@@ -2,9 +2,10 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from g1jax.errors import ConfigError, unknown
+from g1jax.settings import Range, check, show
 
 Positions = Literal["mrope", "sequence"]
 """A token's rotary position.
@@ -13,24 +14,13 @@ Positions = Literal["mrope", "sequence"]
 cells to the right and below are at constant offsets: small models learn to read a board with it in a minute.
 """
 MAX_PARAMS = 10**12
-_LIMITS = {
-    "depth": 128,
-    "num_layers": 128,
-    "hidden_size": 2**16,
-    "intermediate_size": 2**18,
-    "num_heads": 2**10,
-    "num_kv_heads": 2**10,
-    "vocab_size": 2**22,
-    "max_length": 2**24,
-    "window_size": 2**14,
-    "patch_size": 2**9,
-    "merge_size": 2**6,
-    "temporal_patch_size": 2**6,
-    "num_places": 2**12,
-    "rope_theta": 1e12,
-    "rms_norm_eps": 1.0,
-}
-"""Upper limits, well above every known model: they bound the time and memory spent on a config before it is used."""
+Width = Annotated[int, Range(1, 2**16)]
+Size = Annotated[int, Range(1, 2**18)]
+Heads = Annotated[int, Range(1, 2**10)]
+Depth = Annotated[int, Range(1, 128)]
+TokenId = Annotated[int, Range(0, 2**22)]
+Theta = Annotated[float, Range(0, 1e12, is_above=True)]
+# The ranges end well above every known model: they bound the time and memory spent on a config before it is used.
 DType = Literal["float32", "bfloat16"]
 Attention = Literal["xla", "cudnn"]
 
@@ -44,40 +34,39 @@ SPECIAL_TOKENS = (
     "<|video_pad|>",
 )
 """The special tokens of the presets; a token's id is its index here. The names are Qwen2.5-VL's."""
+_IDS = {token: index for index, token in enumerate(SPECIAL_TOKENS)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
     """The vision tower: one visual token per merge_size × merge_size patches of pixels."""
 
-    depth: int
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    full_attention_blocks: tuple[int, ...]
+    depth: Depth
+    hidden_size: Width
+    intermediate_size: Size
+    num_heads: Heads
+    full_attention_blocks: tuple[Annotated[int, Range(0, 127)], ...]
     """Blocks in which a patch attends to the whole image; in the others it attends to its window."""
-    window_size: int = 112
+    window_size: Annotated[int, Range(1, 2**14)] = 112
     """Side of an attention window, in pixels."""
-    patch_size: int = 14
+    patch_size: Annotated[int, Range(1, 2**9)] = 14
     """Side of a patch, in pixels."""
-    merge_size: int = 2
+    merge_size: Annotated[int, Range(1, 2**6)] = 2
     """Side of a visual token, in patches."""
-    temporal_patch_size: int = 2
+    temporal_patch_size: Annotated[int, Range(1, 2**6)] = 2
     """Frames per patch. A still image is repeated, which is computed as one frame with summed weights."""
-    rope_theta: float = 10_000.0
-    num_places: int = 0
+    rope_theta: Theta = 10_000.0
+    num_places: Annotated[int, Range(0, 2**12)] = 0
     """Rows and columns with a learned embedding that is added to their visual tokens, so that a small model locates
     tiles easily; 0: none, as in Qwen2.5-VL, which has only rotary positions.
     """
 
     def __post_init__(self) -> None:
-        _check_numbers(self, "vision", can_be_zero=("num_places",))
-        _require_integers("vision", "full_attention_blocks", self.full_attention_blocks, self.depth)
+        check(self, ConfigError, "vision: ")
+        _require_at_most("vision: full_attention_blocks", self.full_attention_blocks, self.depth)
         _require_heads("vision", self.hidden_size, self.num_heads, multiple=4)
         for block in self.full_attention_blocks:
-            ConfigError.require(
-                0 <= block < self.depth, f"vision: full_attention_blocks has block {block} of {self.depth}"
-            )
+            ConfigError.require(block < self.depth, f"vision: full_attention_blocks has block {block} of {self.depth}")
         ConfigError.require(
             self.window_size >= self.token_size,
             f"vision: window_size={self.window_size} is smaller than a visual token, {self.token_size} pixels",
@@ -103,38 +92,34 @@ class VisionConfig:
 class TextConfig:
     """The decoder."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
+    vocab_size: Annotated[int, Range(1, 2**22)]
+    hidden_size: Width
+    intermediate_size: Size
+    num_layers: Depth
+    num_heads: Heads
+    num_kv_heads: Heads
     positions: Positions
-    mrope_section: tuple[int, ...] = ()
+    mrope_section: tuple[Annotated[int, Range(0, 2**16)], ...] = ()
     """Numbers of rotary frequencies for time, row and column; they sum to half a head. Only for `mrope`."""
     is_tied: bool = True
     """Whether the output layer is the embedding."""
-    max_length: int = 32_768
+    max_length: Annotated[int, Range(1, 2**24)] = 32_768
     """Context length, in tokens."""
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 1_000_000.0
+    rms_norm_eps: Annotated[float, Range(0, 1, is_above=True)] = 1e-6
+    rope_theta: Theta = 1_000_000.0
 
     def __post_init__(self) -> None:
-        _check_numbers(self, "text")
-        _require_integers("text", "mrope_section", self.mrope_section, 3)
-        ConfigError.require(type(self.is_tied) is bool, f"text: is_tied={self.is_tied!r}: expected true or false")
+        check(self, ConfigError, "text: ")
+        _require_at_most("text: mrope_section", self.mrope_section, 3)
         _require_heads("text", self.hidden_size, self.num_heads, multiple=2)
         ConfigError.require(
             self.num_heads % self.num_kv_heads == 0,
             f"text: num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}",
         )
-        ConfigError.require(
-            self.positions in ("mrope", "sequence"), unknown("text: positions", self.positions, ["mrope", "sequence"])
-        )
         if self.positions == "mrope":
             section, half = self.mrope_section, self.head_dim // 2
             ConfigError.require(
-                len(section) == 3 and sum(section) == half and min(section) >= 0,
+                len(section) == 3 and sum(section) == half,
                 f"text: mrope_section={list(section)}: expected three parts that add up to {half}, half a head",
             )
 
@@ -156,11 +141,11 @@ class Config:
 
     vision: VisionConfig
     text: TextConfig
-    image_token_id: int = SPECIAL_TOKENS.index("<|image_pad|>")
+    image_token_id: TokenId = _IDS["<|image_pad|>"]
     """The token whose embedding a visual token replaces."""
-    video_token_id: int = SPECIAL_TOKENS.index("<|video_pad|>")
-    vision_start_token_id: int = SPECIAL_TOKENS.index("<|vision_start|>")
-    vision_end_token_id: int = SPECIAL_TOKENS.index("<|vision_end|>")
+    video_token_id: TokenId = _IDS["<|video_pad|>"]
+    vision_start_token_id: TokenId = _IDS["<|vision_start|>"]
+    vision_end_token_id: TokenId = _IDS["<|vision_end|>"]
     dtype: DType = "float32"
     """The compute dtype; norms, softmax and logits are always float32."""
     param_dtype: DType = "float32"
@@ -173,43 +158,20 @@ class Config:
     """`cudnn`: fused attention on NVIDIA GPUs, bfloat16 only; `xla`: plain, on any device."""
 
     def __post_init__(self) -> None:
-        for key, names in (
-            ("dtype", ["float32", "bfloat16"]),
-            ("param_dtype", ["float32", "bfloat16"]),
-            ("attention", ["xla", "cudnn"]),
-        ):
-            ConfigError.require(getattr(self, key) in names, unknown(key, getattr(self, key), names))
+        check(self, ConfigError)
         ConfigError.require(
             self.attention == "xla" or self.dtype == "bfloat16", "attention='cudnn' needs dtype='bfloat16'"
         )
         for key in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
             token, size = getattr(self, key), self.text.vocab_size
-            is_token = type(token) is int and 0 <= token < size
-            ConfigError.require(is_token, f"{key}={_excerpt(token)}: not in the vocabulary of {size} tokens")
+            ConfigError.require(token < size, f"{key}={token}: not in the vocabulary of {size} tokens")
         count = _estimated_params(self.vision, self.text)
         ConfigError.require(count <= MAX_PARAMS, f"a model of {count:.1e} params: expected at most {MAX_PARAMS:.0e}")
 
 
-def _check_numbers(part: VisionConfig | TextConfig, name: str, can_be_zero: tuple[str, ...] = ()) -> None:
-    """Raises `ConfigError` for a number with a wrong type or out of range."""
-    for field in dataclasses.fields(part):
-        value, limit = getattr(part, field.name), _LIMITS.get(field.name)
-        if limit is not None:
-            types = (int, float) if type(limit) is float else (int,)
-            least = "0 or more" if field.name in can_be_zero else "a number above 0"
-            is_valid = type(value) in types and (value > 0 or (field.name in can_be_zero and value == 0))
-            ConfigError.require(is_valid, f"{name}: {field.name}={_excerpt(value)}: expected {least}")
-            ConfigError.require(value <= limit, f"{name}: {field.name}={_excerpt(value)}: expected at most {limit}")
-
-
-def _require_integers(name: str, key: str, values: tuple[int, ...], most: int) -> None:
-    is_valid = type(values) is tuple and len(values) <= most and all(type(value) is int for value in values)
-    ConfigError.require(is_valid, f"{name}: {key}={_excerpt(values)}: expected up to {most} whole numbers")
-
-
-def _excerpt(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+def _require_at_most(name: str, values: tuple[int, ...], most: int) -> None:
+    is_valid = type(values) is tuple and len(values) <= most
+    ConfigError.require(is_valid, f"{name}={show(values)}: expected a tuple of up to {most}")
 
 
 def _estimated_params(vision: VisionConfig, text: TextConfig) -> int:

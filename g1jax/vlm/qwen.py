@@ -4,6 +4,7 @@ from typing import Any
 
 from g1jax.errors import ConfigError, unknown
 from g1jax.vlm.config import Config, TextConfig, VisionConfig
+from g1jax.vlm.config_hf import TOKENS
 
 _VISION = VisionConfig(
     depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, full_attention_blocks=(7, 15, 23, 31)
@@ -18,12 +19,6 @@ _TEXT: dict[str, TextConfig] = {
         positions="mrope", mrope_section=(16, 24, 24), max_length=128_000, is_tied=False,
     ),
 }  # fmt: skip
-_TOKENS = {
-    "image_token_id": 151_655,
-    "video_token_id": 151_656,
-    "vision_start_token_id": 151_652,
-    "vision_end_token_id": 151_653,
-}
 
 
 def shape_of(name: str, **changes: Any) -> Config:
@@ -33,4 +28,4 @@ def shape_of(name: str, **changes: Any) -> Config:
         ConfigError: an unknown size.
     """
     ConfigError.require(name in _TEXT, unknown("size of Qwen2.5-VL", name, _TEXT))
-    return Config(**{"vision": _VISION, "text": _TEXT[name], **_TOKENS, **changes})
+    return Config(**{"vision": _VISION, "text": _TEXT[name], **TOKENS, **changes})

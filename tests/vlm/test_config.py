@@ -150,7 +150,7 @@ def check_outcome(hf: dict[str, Any]) -> None:
 )
 def test_a_number_out_of_its_range_names_its_key(part: str, key: str, value: object) -> None:
     config = vlm.preset("nano")
-    with pytest.raises(vlm.ConfigError, match=f"^{part}: {key}="):
+    with pytest.raises(vlm.ConfigError, match=rf"^{part}: {key}[=\[]"):
         dataclasses.replace(getattr(config, part), **{key: value})
 
 
@@ -175,7 +175,7 @@ def test_missing_and_unknown_keys_are_named() -> None:
         vlm.preset("nanno")
     with pytest.raises(vlm.ConfigError, match=r"unknown field of Config 'dtyp'; did you mean 'dtype'"):
         vlm.preset("nano", dtyp="float32")
-    with pytest.raises(vlm.ConfigError, match=r"unknown dtype 'float16'"):
+    with pytest.raises(vlm.ConfigError, match=r"dtype='float16': expected one of float32, bfloat16"):
         vlm.preset("nano", dtype="float16")
     with pytest.raises(vlm.ConfigError, match=r"cudnn.*bfloat16"):
         vlm.preset("nano", attention="cudnn")
