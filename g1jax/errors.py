@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-from g1jax.terminal import printable
+from g1jax.terminal import one_line, printable
 
 
 class G1Error(ValueError):
@@ -51,12 +51,12 @@ class EvaluationError(G1Error):
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> str:
-    """The message for an unknown name: the name, close matches, and all known names.
+    """The message for an unknown name: the name, cut if it is long, close matches, and all known names.
 
     >>> unknown("game", "swop", ["swap", "game_2048"])
     "unknown game 'swop'; did you mean 'swap'? Available: swap, game_2048"
     """
     known = list(known)
-    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(str(name)[:80], known, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
-    return f"unknown {what} {name!r}{hint} Available: {', '.join(known)}"
+    return f"unknown {what} {one_line(repr(name), 80)}{hint} Available: {', '.join(known)}"

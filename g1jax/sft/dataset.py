@@ -112,7 +112,7 @@ def read_dataset(folder: Path, games: Sequence[Game[Any]], policy: Policy) -> tu
     known = envs.game_ids()
     for place, record in _records(folder):
         game_id = record.get("game")
-        ExperimentError.require(game_id in known, f"{place}: {unknown('game', str(game_id)[:80], known)}")
+        ExperimentError.require(game_id in known, f"{place}: {unknown('game', game_id, known)}")
         if game_id in found:
             response, image = _response(record, place), _image(record, place, folder)
             _check_image(image, place, shapes[game_id])

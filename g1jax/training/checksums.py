@@ -13,7 +13,7 @@ from typing import Any
 
 from g1jax import __version__
 from g1jax.errors import ExperimentError
-from g1jax.foreign import parse_json
+from g1jax.foreign import excerpt, parse_json
 
 CHECKSUMS = "checksums.json"
 _CHUNK = 4 * 2**20
@@ -81,11 +81,9 @@ def compare(folder: Path, files: Mapping[str, Any]) -> None:
     """
     for name, wanted in files.items():
         file = folder / name
-        if not file.is_file():
-            raise DamagedError(f"{file} is missing")
+        DamagedError.require(file.is_file(), f"{file} is missing")
         size, wanted_size = file.stat().st_size, wanted.get("bytes") if isinstance(wanted, dict) else None
-        if size != wanted_size:
-            raise DamagedError(f"{file} has {size} bytes, but {wanted_size} were written")
+        DamagedError.require(size == wanted_size, f"{file} has {size} bytes, but {excerpt(wanted_size)} were written")
     for name, wanted in files.items():
         found = of_file(folder / name)
         if found != wanted:
