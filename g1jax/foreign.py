@@ -176,30 +176,28 @@ def read_json(
     path: str | Path,
     *,
     max_bytes: int = MAX_BYTES,
-    max_depth: int = MAX_DEPTH,
     max_values: int = MAX_VALUES,
-    allow_nan: bool = False,
     error: type[G1Error] = ForeignError,
 ) -> Any:
     """The value in a JSON file; see `parse_json`. A missing or unreadable file raises `error` too."""
     raw = read_bytes(path, max_bytes=max_bytes, error=error)
-    return parse_json(
-        raw,
-        name_of(path),
-        max_bytes=max_bytes,
-        max_depth=max_depth,
-        max_values=max_values,
-        allow_nan=allow_nan,
-        error=error,
-    )
+    return parse_json(raw, name_of(path), max_bytes=max_bytes, max_values=max_values, error=error)
+
+
+def read_object(
+    path: str | Path, *, max_values: int = MAX_VALUES, error: type[G1Error] = ForeignError
+) -> dict[str, Any]:
+    """The object in a JSON file; see `read_json`. Any other value raises `error` too."""
+    content = read_json(path, max_values=max_values, error=error)
+    if not isinstance(content, dict):
+        raise error(f"{name_of(path)}: expected a JSON object")
+    return content
 
 
 def read_json_lines(
     path: str | Path,
     *,
     max_line_bytes: int = MAX_BYTES,
-    max_depth: int = MAX_DEPTH,
-    max_values: int = MAX_VALUES,
     allow_nan: bool = False,
     lenient: bool = False,
     error: type[G1Error] = ForeignError,
@@ -212,15 +210,6 @@ def read_json_lines(
     Raises:
         error: The file cannot be read or, without `on_error`, a line is not JSON or exceeds `max_line_bytes`.
     """
-    parse = functools.partial(
-        parse_json,
-        max_bytes=max_line_bytes,
-        max_depth=max_depth,
-        max_values=max_values,
-        allow_nan=allow_nan,
-        lenient=lenient,
-        error=error,
-    )
     number = 0
     with _open_regular(path, error) as file:
         while line := file.readline(max_line_bytes + 1):
@@ -233,7 +222,10 @@ def read_json_lines(
                     raise error(f"{where}: a line of more than {_format_size(max_line_bytes)}")
                 if not line.strip():
                     continue
-                value = parse(line.rstrip(b"\r\n"), where)
+                raw = line.rstrip(b"\r\n")
+                value = parse_json(
+                    raw, where, max_bytes=max_line_bytes, allow_nan=allow_nan, lenient=lenient, error=error
+                )
             except error as reason:
                 if on_error is None:
                     raise

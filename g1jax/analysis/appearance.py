@@ -40,8 +40,7 @@ class Variant:
 def check_axes(axes: Sequence[str]) -> None:
     """Raises LevelError for an unknown axis."""
     for axis in axes:
-        if axis not in AXES:
-            raise LevelError(unknown("looks axis", axis, AXES))
+        LevelError.require(axis in AXES, unknown("looks axis", axis, AXES))
 
 
 def variants_along(game: Game[Any], axis: str) -> list[Variant]:

@@ -38,7 +38,7 @@ def write(out: Path, analysis: Analysis, points: CheckpointPlay) -> None:
         if game in run.checkpoints[-1].own:
             label = game if len(analysis.runs) == 1 else f"{game}: {run.name}"
             curves[label], marks[label] = dict(run.curves.get(game, {})), run.points(game)
-    report.write(out / report.FILE, players, [], curves, marks, published=False)
+    (out / report.FILE).write_text(report.as_html(players, [], curves, marks, published=False), "utf-8")
 
 
 # JSON

@@ -144,8 +144,7 @@ class Client:
 
     def __init__(self, endpoint: Endpoint, budget: Budget | None = None) -> None:
         """Raises EvaluationError: no model, a missing or invalid key, an invalid URL, or no `openai` package."""
-        if not endpoint.model:
-            raise EvaluationError("name the endpoint's model")
+        EvaluationError.require(endpoint.model != "", "name the endpoint's model")
         _check_url(endpoint)
         key = _key_for(endpoint)
         try:

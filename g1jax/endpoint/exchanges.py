@@ -35,8 +35,7 @@ class Journal:
         self.path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
         try:
-            if not stat.S_ISREG(os.fstat(self._file).st_mode):
-                raise EvaluationError(f"{path}: not a regular file")
+            EvaluationError.require(stat.S_ISREG(os.fstat(self._file).st_mode), f"{path}: not a regular file")
             self._lock()
             self._unreadable: list[str] = []
             lines = self._read()

@@ -82,8 +82,7 @@ def load_images(source: str, per_class: int) -> ImageSet:
         FileNotFoundError: CIFAR-10 is requested, or named in $G1JAX_CIFAR10, but does not exist.
         ImagesError: the files are damaged or not CIFAR-10, or have too few images.
     """
-    if per_class < 1:
-        raise ImagesError(f"per_class must be at least 1, not {per_class}.")
+    ImagesError.require(per_class >= 1, f"per_class must be at least 1, not {per_class}.")
     if source == "digits":
         return _load_digits(per_class)
     if Path(source).suffix == ".npz":
@@ -213,8 +212,7 @@ def _load_cifar10(path: Path, per_class: int) -> ImageSet:
     def batches() -> Iterator[Batch]:
         for name in layout.batches:
             files = first if name in first else _read_files(path, layout, (name,))
-            if name not in files:
-                raise ImagesError(f"{path} has no {name}: it is damaged or incomplete. {_ADVICE}")
+            ImagesError.require(name in files, f"{path} has no {name}: it is damaged or incomplete. {_ADVICE}")
             with _naming(path / name):
                 batch = layout.parse_batch(files[name])
             yield batch
@@ -269,8 +267,7 @@ def _read_files(path: Path, layout: _Layout, names: Sequence[str]) -> dict[str, 
             name = wanted.get(member, "")
             if name and name not in found:
                 found[name] = read(_limit(name) + 1)
-                if len(found[name]) > _limit(name):
-                    raise ImagesError(f"{member} has more than {_limit(name)} bytes")
+                ImagesError.require(len(found[name]) <= _limit(name), f"{member} has more than {_limit(name)} bytes")
                 if len(found) == len(names):
                     break
     return found

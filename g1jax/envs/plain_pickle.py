@@ -39,6 +39,7 @@ class Array:
 _RECONSTRUCT = {_Global(module, "_reconstruct") for module in ("numpy.core.multiarray", "numpy._core.multiarray")}
 _DTYPE = _Global("numpy", "dtype")
 _GLOBALS = {*_RECONSTRUCT, _DTYPE, _Global("numpy", "ndarray")}
+_OPERATIONS = {operation.code: operation for operation in pickletools.opcodes}
 _MARK, _UINT8 = object(), object()  # _UINT8: the only supported dtype
 
 
@@ -70,7 +71,7 @@ class _Machine:
     def run(self) -> Any:
         for _ in range(MAX_INSTRUCTIONS):
             code = self.data.read(1)
-            operation = pickletools.code2op[code.decode("latin-1")]
+            operation = _OPERATIONS[code.decode("latin-1")]
             if operation.name == "STOP":
                 return self.stack.pop()
             instruction = _INSTRUCTIONS.get(operation.name)

@@ -52,8 +52,7 @@ def write_film(path: Path, frames: HostImages, frames_per_second: float = 4.0) -
         EvaluationError: The suffix is another, a package is missing, or encoding fails.
     """
     writers = {".gif": _write_gif, ".mp4": _write_mp4}
-    if path.suffix not in writers:
-        raise EvaluationError(f"{path}: a film must be a .gif or an .mp4")
+    EvaluationError.require(path.suffix in writers, f"{path}: a film must be a .gif or an .mp4")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         writers[path.suffix](path, frames, frames_per_second)

@@ -49,22 +49,6 @@ Points = dict[str, dict[str, list[Point]]]
 _PAGE = Path(__file__).parent / "page"
 
 
-def write(
-    path: Path,
-    results: Sequence[Result],
-    replays: Sequence[dict[str, Any]],
-    curves: Curves | None = None,
-    points: Points | None = None,
-    *,
-    published: bool = True,
-) -> None:
-    """Writes a report of results, replays, the curves of a training run, and points with intervals.
-
-    `published` adds the paper's results where the protocol is the same.
-    """
-    path.write_text(as_html(results, replays, curves, points, published=published), "utf-8")
-
-
 def as_html(
     results: Sequence[Result],
     replays: Sequence[dict[str, Any]],
@@ -73,7 +57,10 @@ def as_html(
     *,
     published: bool = True,
 ) -> str:
-    """The report as an HTML page."""
+    """A report, as an HTML page, of results, replays, the curves of a training run, and points with intervals.
+
+    `published` adds the paper's results where the protocol is the same.
+    """
     labels = list(dict.fromkeys(label for result in results for label in result.games))
     columns = tables.score_columns(results)
     data = {
@@ -169,8 +156,7 @@ def read_curves(path: Path, *, may_be_none: bool = False) -> Curves:
         EvaluationError: There is no such file or a line is invalid, or there are no curves and not `may_be_none`.
     """
     file = path / METRICS if path.is_dir() else path
-    if not file.is_file():
-        raise EvaluationError(f"no curves at {path}: neither a {METRICS} nor a folder with one")
+    EvaluationError.require(file.is_file(), f"no curves at {path}: neither a {METRICS} nor a folder with one")
     curves: Curves = {}
     bad: list[G1Error] = []
     for number, row in read_json_lines(
@@ -187,6 +173,5 @@ def read_curves(path: Path, *, may_be_none: bool = False) -> Curves:
                 curves.setdefault(game, {}).setdefault(key, []).append((float(step), float(value)))
     if len(bad) > 1 or (bad and _ends_in_newline(file)):  # an active run may not have finished its last line
         raise bad[0]
-    if not curves and not may_be_none:
-        raise EvaluationError(f"{file}: no keys such as game_2048/perception")
+    EvaluationError.require(bool(curves) or may_be_none, f"{file}: no keys such as game_2048/perception")
     return curves

@@ -60,8 +60,7 @@ class Result:
 def result_of(player: Mapping[str, Any], episodes: Mapping[str, Episodes]) -> Result:
     """The metrics of the episodes of each game, all played under one protocol."""
     shapes = {(*np.shape(played.steps.reward), played.seed) for played in episodes.values()}
-    if len(shapes) != 1:
-        raise EvaluationError("the games were not played under one protocol")
+    EvaluationError.require(len(shapes) == 1, "the games were not played under one protocol")
     num_episodes, num_steps, seed = shapes.pop()
     protocol = {"episodes": num_episodes, "steps": num_steps, "seed": seed}
     return Result(dict(player), protocol, {label: _game_result(played) for label, played in episodes.items()})
@@ -107,8 +106,7 @@ def load(path: Path) -> Result:
         EvaluationError: There is no such file, or it is not a valid result.
     """
     file = path / FILE if path.is_dir() else path
-    if not file.is_file():
-        raise EvaluationError(f"no results at {path}: neither a {FILE} nor a folder with one")
+    EvaluationError.require(file.is_file(), f"no results at {path}: neither a {FILE} nor a folder with one")
     data = read_json(file, max_values=_MAX_VALUES, error=EvaluationError)
     version = data.get("g1jax_evaluation") if isinstance(data, dict) else None
     if type(version) is not int or version != FORMAT:

@@ -104,14 +104,11 @@ def _axes(options: Options) -> list[str]:
 
 def _open(folders: Sequence[Path]) -> dict[str, SavedRun]:
     """The runs by the name of their folder, or by its path where two folders have the same name."""
-    if not folders:
-        raise EvaluationError("name at least one run's folder, such as runs/g1_multigame")
+    EvaluationError.require(len(folders) > 0, "name at least one run's folder, such as runs/g1_multigame")
     for folder in folders:
-        if not folder.is_dir():
-            raise EvaluationError(f"no run at {folder}: there is no such folder")
+        EvaluationError.require(folder.is_dir(), f"no run at {folder}: there is no such folder")
     whole = [folder.resolve() for folder in folders]
-    if len(set(whole)) < len(whole):
-        raise EvaluationError("a run is named twice")
+    EvaluationError.require(len(set(whole)) == len(whole), "a run is named twice")
     names = [path.name for path in whole]
     return {
         name if names.count(name) == 1 else str(folder): open_run(folder)
@@ -161,8 +158,7 @@ def _play_checkpoints(
             notes.append(f"{error}. It is left out.")
             continue
         checkpoints.append(CheckpointResult(step, own, given))
-    if not checkpoints:
-        raise EvaluationError(f"{name} has no checkpoint that can be read")
+    EvaluationError.require(len(checkpoints) > 0, f"{name} has no checkpoint that can be read")
     if len(checkpoints) < _FEW_POINTS:
         e = run.setup.experiment
         notes.append(

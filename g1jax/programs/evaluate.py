@@ -118,7 +118,7 @@ def write(
     (out / tables.FILE).write_text(tables.as_markdown(shown), "utf-8")
     replays = replay.replays_of(episodes)
     replay.save(replays, out)
-    report.write(out / report.FILE, shown, replays, curves)
+    (out / report.FILE).write_text(report.as_html(shown, replays, curves), "utf-8")
 
 
 def film(out: Path, episodes: dict[str, Episodes], kind: str) -> None:

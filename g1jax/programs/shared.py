@@ -22,8 +22,7 @@ def split_names(names: str) -> list[str]:
 def parse_games(names: str) -> list[TransferTest]:
     """The games and presets of `id,id:preset+preset`, or of all games for `all` or an empty list."""
     labels = envs.game_ids() if names in ("", "all") else split_names(names)
-    if not labels:
-        raise EvaluationError("name at least one game, such as --games=game_2048, or all")
+    EvaluationError.require(len(labels) > 0, "name at least one game, such as --games=game_2048, or all")
     return [TransferTest(label, *label.partition(":")[::2]) for label in labels]
 
 

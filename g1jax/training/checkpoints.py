@@ -24,7 +24,7 @@ from g1jax.training.processes import any_process
 from g1jax.training.steps import RunState
 
 DAMAGED = "checkpoints_damaged"
-_METADATA = "_CHECKPOINT_METADATA"  # Orbax's; still changes after the checksums are written
+METADATA = "_CHECKPOINT_METADATA"  # Orbax's, with the time of creation; still changes after the checksums are written
 _SHOWN = 3
 
 
@@ -120,8 +120,7 @@ class Checkpoints:
             ExperimentError: it cannot be loaded for another reason; the message says why and what to do.
         """
         path = self._folder / str(step)
-        if not path.is_dir():
-            raise DamagedError(f"{self._folder} no longer has checkpoint {step}")
+        DamagedError.require(path.is_dir(), f"{self._folder} no longer has checkpoint {step}")
         is_checked = self._check(path)
         if not is_checked:
             warn(f"checkpoint {step} has no checksums, as an earlier version wrote it: damage may go unnoticed")
@@ -181,7 +180,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             drafts = list(self._folder.glob(f"{self._in_progress}.orbax-checkpoint-tmp*"))
             for folder in drafts or [self._folder / str(self._in_progress)]:
-                checksums.write(folder, leave_out=frozenset({_METADATA}))
+                checksums.write(folder, leave_out=frozenset({METADATA}))
 
     def _check(self, path: Path) -> bool:
         """Compares a checkpoint with its checksums in the first process; returns whether it has any.
@@ -195,7 +194,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             try:
                 is_checked = checksums.check(path)
-                _check_metadata(path / _METADATA)
+                _check_metadata(path / METADATA)
             except DamagedError as error:
                 fault = error
             except OSError as error:
@@ -211,7 +210,7 @@ class Checkpoints:
         damaged = {}
         for step in [step for step in self.steps if step < before]:
             try:
-                _check_metadata(self._folder / str(step) / _METADATA)
+                _check_metadata(self._folder / str(step) / METADATA)
             except DamagedError as error:
                 damaged[step] = str(error)
         return damaged

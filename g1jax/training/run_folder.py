@@ -22,7 +22,7 @@ import jax
 from g1jax import vlm
 from g1jax.errors import ExperimentError
 from g1jax.files import ROOM, require_writable, write_atomically
-from g1jax.foreign import excerpt, read_json
+from g1jax.foreign import excerpt, read_json, read_object
 from g1jax.rl.algorithm import make_algorithm
 from g1jax.terminal import one_line
 from g1jax.training.config import Experiment
@@ -254,8 +254,7 @@ def _wandb_id(file: Path) -> str:
     """The run's id at Weights & Biases: random, and saved so that a resumed run keeps it."""
     if not file.exists():
         write_atomically(file, json.dumps({"id": uuid.uuid4().hex[:16]}) + "\n")
-    content = read_json(file, error=ExperimentError)
-    known = content.get("id") if isinstance(content, dict) else None
+    known = read_object(file, error=ExperimentError).get("id")
     ExperimentError.require(
         isinstance(known, str) and re.fullmatch(r"[\w-]{1,64}", known, re.ASCII) is not None,
         f'{file} is damaged: {{"id": "…"}} is wanted, the id of the run at Weights & Biases',

@@ -15,14 +15,12 @@ from g1jax.errors import ExperimentError
 from g1jax.rl.policy import Policy
 from g1jax.sft.fact_loss import without_heads
 from g1jax.terminal import notice
-from g1jax.training.checkpoints import Checkpoints
+from g1jax.training.checkpoints import METADATA, Checkpoints
 from g1jax.training.run_folder import read_config
 from g1jax.training.setup import Setup, make_setup
 from g1jax.training.steps import RunState, frozen_of, template
 from g1jax.vlm import Params, lora, master
 from g1jax.vlm.config import DType
-
-_METADATA = "_CHECKPOINT_METADATA"  # Orbax's; holds a checkpoint's creation time in nanoseconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +44,7 @@ class SavedRun:
 
     def mark(self, step: int) -> str:
         """A fingerprint that differs for every checkpoint written, of this run or another; a copy has the same."""
-        file = self.folder / "checkpoints" / str(step) / _METADATA
+        file = self.folder / "checkpoints" / str(step) / METADATA
         ExperimentError.require(file.is_file(), f"{self.folder} no longer has checkpoint {step}")
         return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 

@@ -25,7 +25,7 @@ from g1jax.envs.core import Game
 from g1jax.envs.level import keys_of
 from g1jax.errors import ExperimentError, LevelError
 from g1jax.files import write_atomically
-from g1jax.foreign import read_json
+from g1jax.foreign import read_object
 from g1jax.rl.policy import Policy
 from g1jax.rl.prompts import Templates
 from g1jax.sft.dataset import Dataset
@@ -127,10 +127,10 @@ def read_games(folder: Path, game_ids: Iterable[str]) -> tuple[Game[Any], ...]:
         ExperimentError: the file is damaged or from another version.
     """
     file = folder / LEVELS
-    levels, pictures = read_json(file, error=ExperimentError), _source(folder, "pictures") or {}
+    levels, pictures = read_object(file, error=ExperimentError), _source(folder, "pictures") or {}
     games = []
     for game_id in game_ids:
-        keys = levels.get(game_id) if isinstance(levels, dict) else None
+        keys = levels.get(game_id)
         if not isinstance(keys, dict):
             raise ExperimentError(f"{file}: no level of {game_id}")
         try:
@@ -240,8 +240,7 @@ def fingerprints(datasets: Iterable[Dataset]) -> dict[str, str]:
 
 
 def _source(folder: Path, name: str) -> Mapping[str, Any] | None:
-    sources = read_json(folder / SOURCES, error=ExperimentError)
-    source = sources.get(name, {}) if isinstance(sources, dict) else None
+    source = read_object(folder / SOURCES, error=ExperimentError).get(name, {})
     ExperimentError.require(isinstance(source, dict), f"{folder / SOURCES}: {name} is not an object")
     return source or None
 

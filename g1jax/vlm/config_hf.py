@@ -48,7 +48,9 @@ TOKENS = {
     "vision_end_token_id": 151653,
 }
 """The special tokens of the published models, by the field of Config."""
-_HINTS = {kind: typing.get_type_hints(kind, include_extras=True) for kind in (TextConfig, VisionConfig)}
+_HINTS: dict[type[TextConfig | VisionConfig], dict[str, Any]] = {
+    kind: typing.get_type_hints(kind, include_extras=True) for kind in (TextConfig, VisionConfig)
+}
 
 
 def from_hf(hf: Mapping[str, Any], **changes: Any) -> Config:
@@ -120,7 +122,9 @@ def _text_from_hf(hf: Mapping[str, Any], *, is_tied: bool) -> TextConfig:
     )
 
 
-def _fields(hf: Mapping[str, Any], where: str, kind: type, keys: Mapping[str, str]) -> dict[str, Any]:
+def _fields(
+    hf: Mapping[str, Any], where: str, kind: type[TextConfig | VisionConfig], keys: Mapping[str, str]
+) -> dict[str, Any]:
     """The fields of a part, from the values of its keys."""
     values = {
         field: _get(hf, where, key, _HINTS[kind][field], _DEFAULTS.get(key, _MISSING)) for key, field in keys.items()

@@ -88,8 +88,7 @@ def _check_offsets(file: Path, entries: dict[str, Entry], start: int, length: in
             kind = "overlaps" if entry.start < end else "leaves a gap after"
             raise WeightsError(f"{file}: {join_names([name])} at byte {entry.start} {kind} {before}, to byte {end}")
         before, end = join_names([name]), ends[name]
-    if end != length:
-        raise WeightsError(f"{file}: {length - end} bytes after {before} belong to no tensor")
+    WeightsError.require(end == length, f"{file}: {length - end} bytes after {before} belong to no tensor")
 
 
 def _entry(file: Path, name: str, fields: Any, base: int) -> Entry:
@@ -115,8 +114,7 @@ def read_tensor(entry: Entry, name: str) -> np.ndarray:
         WeightsError: the file is truncated, or the tensor has an infinity or NaN.
     """
     values = np.fromfile(entry.file, DTYPES[entry.dtype], entry.size, offset=entry.start)
-    if values.size != entry.size:
-        raise WeightsError(f"{entry.file}: truncated in {name}")
+    WeightsError.require(values.size == entry.size, f"{entry.file}: truncated in {name}")
     bits, exponent = _EXPONENT[entry.dtype]
     for start in range(0, values.size, _CHUNK):
         part = values[start : start + _CHUNK].view(bits)

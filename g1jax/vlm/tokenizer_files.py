@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from g1jax.errors import ConfigError
-from g1jax.foreign import excerpt, read_bytes, read_json, read_text
+from g1jax.foreign import excerpt, read_bytes, read_json, read_object, read_text
 from g1jax.terminal import one_line
 
 if TYPE_CHECKING:
@@ -45,9 +45,8 @@ def load_file(path: Path) -> "tokenizers.Tokenizer":
 
 def check_tokenizer_json(path: Path) -> None:
     """Raises `ConfigError` for content that would take the library minutes or all memory."""
-    content = read_json(path, max_values=_MAX_VALUES, error=ConfigError)
-    ConfigError.require(isinstance(content, dict), f"{path} is not a tokenizer: not an object")
-    model = content.get("model")
+    content = read_object(path, max_values=_MAX_VALUES, error=ConfigError)
+    model: Any = content.get("model")
     ConfigError.require(isinstance(model, dict), f"{path} is not a tokenizer: it has no model")
     vocab = model.get("vocab")
     is_valid = isinstance(vocab, dict) and all(type(i) is int and 0 <= i < MAX_TOKENS for i in vocab.values())

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from g1jax.errors import ConfigError, WeightsError
-from g1jax.foreign import file_inside, read_json
+from g1jax.foreign import file_inside, read_object
 from g1jax.typing import Array
 from g1jax.vlm import safetensors
 from g1jax.vlm.config import Config, VisionConfig
@@ -57,7 +57,7 @@ def load_config(folder: str | Path, **changes: Any) -> Config:
         WeightsError: it is missing or not JSON.
     """
     file = Path(folder) / "config.json"
-    content = _read_json(file)
+    content = read_object(file, error=WeightsError)
     try:
         return from_hf(content, **changes)
     except ConfigError as error:
@@ -186,20 +186,18 @@ def _find_entries(folder: Path) -> dict[str, Entry]:
     """All tensors of a folder by name, without the prefixes of newer transformers."""
     index = folder / INDEX
     if index.is_file():
-        listed = _read_json(index).get("weight_map")
+        listed = read_object(index, error=WeightsError).get("weight_map")
         if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
             raise WeightsError(f"{index}: expected a weight_map from tensor names to file names")
         files = sorted(set(listed.values()))
         invalid = [file for file in files if Path(file).name != file or len(file) > 200 or not file.isprintable()]
-        if invalid:
-            raise WeightsError(f"{index}: files outside the folder: {join_names(invalid)}")
+        WeightsError.require(not invalid, f"{index}: files outside the folder: {join_names(invalid)}")
     elif (folder / SINGLE).is_file():
         files, listed = [SINGLE], {}
     else:
         raise WeightsError(f"{folder}: has neither {SINGLE} nor {INDEX}")
     missing = [file for file in files if not (folder / file).is_file()]
-    if missing:
-        raise WeightsError(f"{folder}: missing files: {join_names(missing)}")
+    WeightsError.require(not missing, f"{folder}: missing files: {join_names(missing)}")
     found: dict[str, Entry] = {}
     for file in files:
         if listed:
@@ -210,8 +208,7 @@ def _find_entries(folder: Path) -> dict[str, Entry]:
                 raise WeightsError(f"{folder}: {join_names([name])} is in {first} and in {file}")
             found[_canonical_name(name)] = entry
     lost = [name for name in listed if _canonical_name(name) not in found]
-    if lost:
-        raise WeightsError(f"{folder}: the index lists tensors that no file has: {join_names(lost)}")
+    WeightsError.require(not lost, f"{folder}: the index lists tensors that no file has: {join_names(lost)}")
     return found
 
 
@@ -234,15 +231,7 @@ def _check(config: Config, entries: dict[str, Entry], folder: Path) -> None:
     ]
     problems = [("missing", missing), ("unknown", extra), ("misshapen", misshapen)]
     text = "; ".join(f"{len(names)} {kind} tensors: {join_names(names)}" for kind, names in problems if names)
-    if text:
-        raise WeightsError(f"{folder}: {text}")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    content = read_json(file, error=WeightsError)
-    if not isinstance(content, dict):
-        raise WeightsError(f"{file}: expected a JSON object")
-    return content
+    WeightsError.require(not text, f"{folder}: {text}")
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
