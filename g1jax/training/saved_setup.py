@@ -165,9 +165,9 @@ def read_prompts(folder: Path) -> Templates:
         ExperimentError: the file is damaged.
     """
     file = folder / PROMPTS
-    prompts = read_json(file, error=ExperimentError)
-    is_valid = isinstance(prompts, dict) and all(isinstance(text, str) for text in prompts.values())
-    ExperimentError.require(is_valid, f"{file}: not an object of strings")
+    prompts = read_object(file, error=ExperimentError)
+    is_valid = all(isinstance(text, str) for text in prompts.values())
+    ExperimentError.require(is_valid, f"{file}: a prompt is not a string")
     return tuple(prompts.items())
 
 
