@@ -22,3 +22,7 @@ def _is_known(flag: str) -> bool:
 for _flag, _value in (("xla_backend_optimization_level", "0"), ("xla_cpu_use_fusion_emitters", "false")):
     if _flag not in os.environ.get("XLA_FLAGS", "") and _is_known(_flag):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{_flag}={_value}".strip()
+
+from tests import shape_checks  # noqa: E402, imports JAX, which reads the flags
+
+shape_checks.install()

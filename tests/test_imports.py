@@ -24,7 +24,7 @@ LAYERS = (
     {"programs"},
 )
 BASE = set().union(*LAYERS[:4])
-OF_ENVS = {"jax", "numpy", "PIL", "g1jax"}
+OF_ENVS = {"jax", "jaxtyping", "numpy", "PIL", "g1jax"}
 MODULES = sorted((REPOSITORY / "g1jax").rglob("*.py"))
 
 

@@ -2,12 +2,13 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Int8
 
 from g1jax.typing import Array
 
 
-def twins(lines: Array) -> Array:
-    """Pairs of equal tiles with only empty cells between them: int8[n, m] lines -> bool[n, m, m], first before second.
+def twins(lines: Int8[Array, "n m"]) -> Bool[Array, "n m m"]:
+    """Pairs of equal tiles of a line with only empty cells between them, first before second.
 
     0 is empty. `[2 0 2 2]` has two such pairs: cells 0 and 2, and cells 2 and 3.
     """

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int8, UInt32
 
 from g1jax.envs import prng
 from g1jax.typing import Array, Key
@@ -27,8 +28,8 @@ Merge = Callable[[list[np.ndarray]], tuple[list[np.ndarray], list[np.ndarray]]]
 
 
 @functools.cache
-def slid_lines(merge: Merge) -> np.ndarray:
-    """The slide of every line of four cells under a merge rule, by `line_index`: uint32[18⁴].
+def slid_lines(merge: Merge) -> UInt32[np.ndarray, "18**4"]:
+    """The slide of every line of four cells under a merge rule, by `line_index`.
 
     An entry has four cells and the exponents of two merged tiles, 5 bits each; bit 30 is set if the line changed.
     """
@@ -43,16 +44,21 @@ def slid_lines(merge: Merge) -> np.ndarray:
     return packed
 
 
-def line_index(lines: Array, is_reversed: Array) -> Array:
-    """The table index of each line, read from its start or its end: int8[n, 4] -> uint32[n]."""
+def line_index(lines: Int8[Array, "n 4"], is_reversed: Bool[Array, ""]) -> UInt32[Array, "n"]:
+    """The table index of each line, read from its start or its end."""
     weights = _BASE ** np.arange(SIZE, dtype=np.uint32)
     weight = jnp.where(is_reversed, weights[::-1], weights)
     cells = lines.astype(jnp.uint32)
     return cells[:, 0] * weight[0] + cells[:, 1] * weight[1] + cells[:, 2] * weight[2] + cells[:, 3] * weight[3]
 
 
-def slide(slid: np.ndarray, board: Array, is_vertical: Array, is_reversed: Array) -> tuple[Array, Array, Array]:
-    """Slides without a new tile: int8[4, 4] -> (packed lines, reward float32[], is_legal bool[])."""
+def slide(
+    slid: UInt32[np.ndarray, "18**4"],
+    board: Int8[Array, "4 4"],
+    is_vertical: Bool[Array, ""],
+    is_reversed: Bool[Array, ""],
+) -> tuple[UInt32[Array, "4"], Float32[Array, ""], Bool[Array, ""]]:
+    """Slides without a new tile: the packed lines, the reward and whether the move is legal."""
     index = line_index(jnp.where(is_vertical, board.T, board), is_reversed)
     entries = list(jnp.asarray(slid).at[index].get(mode="promise_in_bounds"))
     value = jnp.uint32(0)
@@ -63,16 +69,18 @@ def slide(slid: np.ndarray, board: Array, is_vertical: Array, is_reversed: Array
     return jnp.stack([entry & _CELLS for entry in entries]), value.astype(jnp.float32), is_legal
 
 
-def unpack(lines: Array, is_vertical: Array, is_reversed: Array) -> Array:
-    """The board of packed lines: uint32[4] -> int8[4, 4]."""
+def unpack(lines: UInt32[Array, "4"], is_vertical: Bool[Array, ""], is_reversed: Bool[Array, ""]) -> Int8[Array, "4 4"]:
+    """The board of packed lines."""
     shifts = np.arange(SIZE, dtype=np.uint32) * _BITS
     shift = jnp.where(is_reversed, shifts[::-1], shifts)
     board = ((lines[:, None] >> shift[None, :]) & _CELL).astype(jnp.int8)
     return jnp.where(is_vertical, board.T, board)
 
 
-def spawn(packed: Array, is_legal: Array, key: Key, spawn_four: Array) -> tuple[Array, Array]:
-    """Adds a tile after a legal move: uint32[4] -> (uint32[4], is_stuck bool[])."""
+def spawn(
+    packed: UInt32[Array, "4"], is_legal: Bool[Array, ""], key: Key, spawn_four: Float[Array, ""]
+) -> tuple[UInt32[Array, "4"], Bool[Array, ""]]:
+    """Adds a tile after a legal move: the packed lines, and whether no move is legal any more."""
     lines = list(packed)
     filled = jnp.uint32(0)
     for i, line in enumerate(lines):

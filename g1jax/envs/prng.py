@@ -4,17 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import threefry_2x32
+from jaxtyping import Bool, Float32, Int32, UInt32
 
 from g1jax.typing import Array, Key
 
 
-def seed_of(key: Key) -> Array:
-    """A seed from a key of any implementation, where a plain array is needed such as in a loop's carry: uint32[2]."""
+def seed_of(key: Key) -> UInt32[Array, "2"]:
+    """A seed from a key of any implementation, where a plain array is needed such as in a loop's carry."""
     return jax.random.bits(key, (2,), jnp.uint32)
 
 
-def bits(seed: Array, draw: Array, count: int) -> Array:
-    """The random bits of one draw from a seed: uint32[2], uint32[] -> uint32[count].
+def bits(seed: UInt32[Array, "2"], draw: UInt32[Array, ""], count: int) -> UInt32[Array, "{count}"]:
+    """The random bits of one draw from a seed.
 
     Threefry-2x32 of (draw, 0), (draw, 1), …: one call of the cipher where `jax.random.fold_in` and `bits` need two.
     """
@@ -23,8 +24,8 @@ def bits(seed: Array, draw: Array, count: int) -> Array:
     return threefry_2x32((seed[0], seed[1]), counter)[:count]
 
 
-def nth_marked(mask: Array, nth: Array) -> Array:
-    """The index of the nth True entry (n from 0): bool[n], int32[] -> int32[]; at least n if there is none.
+def nth_marked(mask: Bool[Array, "n"], nth: Int32[Array, ""]) -> Int32[Array, ""]:
+    """The index of the nth True entry (n from 0); at least the length of the mask if there is none.
 
     Packs the mask into 32-bit integers and bisects these: on CPU several times faster than a cumulative sum.
     """
@@ -42,8 +43,8 @@ def nth_marked(mask: Array, nth: Array) -> Array:
     return jnp.where(index < num_packed, index * 32 + bit, n)
 
 
-def nth_bit(mask: Array, nth: Array) -> Array:
-    """The index of the nth set bit (n from 0, lowest bit first): uint32[], int32[] -> int32[]; at least 32 if none."""
+def nth_bit(mask: UInt32[Array, ""], nth: Int32[Array, ""]) -> Int32[Array, ""]:
+    """The index of the nth set bit (n from 0, lowest bit first); at least 32 if there is none."""
     index = jnp.where(nth < jax.lax.population_count(mask).astype(jnp.int32), jnp.int32(0), jnp.int32(32))
     for width in (16, 8, 4, 2, 1):
         count = jax.lax.population_count(mask & np.uint32((1 << width) - 1)).astype(jnp.int32)
@@ -54,8 +55,10 @@ def nth_bit(mask: Array, nth: Array) -> Array:
     return index
 
 
-def dice(bits: Array, sides: Array | int) -> tuple[Array, Array]:
-    """Two independent random numbers from 32 random bits: int32 below `sides`, and float32 in [0, 1).
+def dice(
+    bits: UInt32[Array, "*B"], sides: Int32[Array, "*#B"] | UInt32[Array, "*#B"] | int
+) -> tuple[Int32[Array, "*B"], Float32[Array, "*B"]]:
+    """Two independent random numbers from 32 random bits: below `sides`, and in [0, 1).
 
     The high and low halves of the 64-bit product `bits · sides`. The first is uniform to within sides / 2^32.
     """
@@ -69,14 +72,14 @@ def dice(bits: Array, sides: Array | int) -> tuple[Array, Array]:
     return high.astype(jnp.int32), fraction
 
 
-def choose(mask: Array, bits: Array) -> Array:
-    """The index of a uniformly random True entry: bool[n], uint32[] -> int32[]; at least n if there is none."""
+def choose(mask: Bool[Array, "n"], bits: UInt32[Array, ""]) -> Int32[Array, ""]:
+    """The index of a uniformly random True entry; at least the length of the mask if there is none."""
     nth, _ = dice(bits, jnp.sum(mask.astype(jnp.int32), dtype=jnp.int32))
     return nth_marked(mask, nth)
 
 
-def shuffled(bits: Array) -> Array:
-    """A random permutation from random bits: uint32[n] -> int32[n], each of 0 … n - 1 once.
+def shuffled(bits: UInt32[Array, "n"]) -> Int32[Array, "n"]:
+    """A random permutation from random bits: each of 0 … n - 1 once.
 
     A small n is ranked by pairwise comparison, which on XLA's CPU backend is ten times faster than sorting.
     """

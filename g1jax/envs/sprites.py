@@ -4,26 +4,27 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from g1jax.envs.appearance import BACKGROUNDS, Color, luminance, mix
-from g1jax.typing import HostImages
 
 NUM_MARKS = 4
 """Kinds of distractor marks."""
 
+Cell = UInt8[np.ndarray, "Z Z 3"]
 Point = tuple[float, float]
 Draw = Callable[[ImageDraw.ImageDraw, float], None]
 """(canvas, its side in canvas pixels); draws on the canvas."""
 
 
-def empty_cell(size: int, background: str) -> HostImages:
-    """A cell with nothing in it: its color and a thin grid line. uint8[Z, Z, 3]."""
+def empty_cell(size: int, background: str) -> Cell:
+    """A cell with nothing in it: its color and a thin grid line."""
     return _drawn(size, background, lambda draw, side: None)
 
 
-def shape_tile(size: int, background: str, shape: str, color: Color) -> HostImages:
-    """A cell with one of `appearance.SHAPES` in it: uint8[Z, Z, 3]."""
+def shape_tile(size: int, background: str, shape: str, color: Color) -> Cell:
+    """A cell with one of `appearance.SHAPES` in it."""
     outline = mix(color, (0, 0, 0), 0.45) if luminance(BACKGROUNDS[background][0]) > 90 else mix(color, (255,) * 3, 0.4)
 
     def draw_shape(draw: ImageDraw.ImageDraw, side: float) -> None:
@@ -33,8 +34,8 @@ def shape_tile(size: int, background: str, shape: str, color: Color) -> HostImag
     return _drawn(size, background, draw_shape)
 
 
-def number_tile(size: int, background: str, text: str, color: Color, ink: Color) -> HostImages:
-    """A cell with a rounded tile that shows a number: uint8[Z, Z, 3]."""
+def number_tile(size: int, background: str, text: str, color: Color, ink: Color) -> Cell:
+    """A cell with a rounded tile that shows a number."""
 
     def draw_number(draw: ImageDraw.ImageDraw, side: float) -> None:
         gap = side * 0.05
@@ -49,8 +50,8 @@ def number_tile(size: int, background: str, text: str, color: Color, ink: Color)
     return _drawn(size, background, draw_number)
 
 
-def image_tiles(images: HostImages, background: str) -> HostImages:
-    """Pictures, uint8[n, Z, Z, 3], each with the cell's grid line around it."""
+def image_tiles(images: UInt8[np.ndarray, "n Z Z 3"], background: str) -> UInt8[np.ndarray, "n Z Z 3"]:
+    """Pictures, each with the cell's grid line around it."""
     size = images.shape[1]
     tiles = images.copy()
     line = np.array(BACKGROUNDS[background][1], np.uint8)
@@ -59,8 +60,8 @@ def image_tiles(images: HostImages, background: str) -> HostImages:
     return tiles
 
 
-def with_marks(tiles: HostImages, num_marks: int) -> HostImages:
-    """Every tile without and with each distractor mark: uint8[K, Z, Z, 3] -> uint8[K, 1 + marks, Z, Z, 3]."""
+def with_marks(tiles: UInt8[np.ndarray, "K Z Z 3"], num_marks: int) -> UInt8[np.ndarray, "K 1+{num_marks} Z Z 3"]:
+    """Every tile without and with each distractor mark."""
     variants = [tiles]
     size = tiles.shape[1]
     for mark in range(num_marks):
@@ -69,11 +70,13 @@ def with_marks(tiles: HostImages, num_marks: int) -> HostImages:
     return np.stack(variants, axis=1)
 
 
-def with_shifts(tiles: HostImages, reach: int) -> HostImages:
+def with_shifts(
+    tiles: UInt8[np.ndarray, "*K Z Z 3"], reach: int
+) -> UInt8[np.ndarray, "*K 1+2*{reach} Z+2*{reach} Z 3"]:
     """Every tile shifted sideways by -reach … reach, with `reach` more pixel rows above and below.
 
-    uint8[..., Z, Z, 3] -> uint8[..., 1 + 2·reach, Z + 2·reach, Z, 3]. Z rows from row `reach - d` on are the tile
-    shifted down by d. Uncovered pixels repeat the tile's edge, which is its grid line.
+    Z rows from row `reach - d` on are the tile shifted down by d. Uncovered pixels repeat the tile's edge, which is its
+    grid line.
     """
     size = tiles.shape[-2]
     lead = ((0, 0),) * (tiles.ndim - 3)
@@ -81,7 +84,7 @@ def with_shifts(tiles: HostImages, reach: int) -> HostImages:
     return np.stack([padded[..., reach - dx : reach - dx + size, :] for dx in range(-reach, reach + 1)], axis=-4)
 
 
-def _drawn(size: int, background: str, draw_content: Draw) -> HostImages:
+def _drawn(size: int, background: str, draw_content: Draw) -> Cell:
     """A cell drawn at a multiple of its size and averaged down."""
     cell, line, _ = BACKGROUNDS[background]
     scale = 8 if size <= 40 else 4

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float32, Int, Int32, UInt8
 
 from g1jax.envs.checks import check_bytes
 from g1jax.envs.response import ANSWER, PERCEPTION
@@ -26,17 +27,17 @@ _MIN_BUCKET = 64
 class Span:
     """The bytes `start <= i < end` of a text; empty, with `is_found` False, if there is no such part."""
 
-    start: Array  # int32[]
-    end: Array  # int32[]
-    is_found: Array  # bool[]
+    start: Int32[Array, "*B"]
+    end: Int32[Array, "*B"]
+    is_found: Bool[Array, "*B"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NameTable:
     """Names by index, as bytes, for `join` and `BoardText`."""
 
-    names: np.ndarray  # uint8[K, M]
-    lengths: np.ndarray  # int32[K]
+    names: UInt8[np.ndarray, "K M"]
+    lengths: Int32[np.ndarray, "K"]
 
     @staticmethod
     def of(names: Sequence[str]) -> "NameTable":
@@ -50,8 +51,8 @@ class NameTable:
 # Conversion between host strings and device bytes
 
 
-def encode(text: str | bytes, length: int | None = None) -> np.ndarray:
-    """Bytes of a string, `uint8[N]`, zero-padded to `length` or to a power of two, so that few lengths are compiled.
+def encode(text: str | bytes, length: int | None = None) -> UInt8[np.ndarray, "N"]:
+    """Bytes of a string, zero-padded to `length` or to a power of two, so that few lengths are compiled.
 
     >>> encode("4 | 2", 8).tolist()
     [52, 32, 124, 32, 50, 0, 0, 0]
@@ -67,8 +68,8 @@ def encode(text: str | bytes, length: int | None = None) -> np.ndarray:
     return np.frombuffer(raw.ljust(length, b"\0"), np.uint8)
 
 
-def as_bytes(text: ArrayLike) -> Array:
-    """Bytes on the device, uint8[N]; an empty text becomes one zero byte.
+def as_bytes(text: ArrayLike) -> UInt8[Array, "N"]:
+    """Bytes on the device; an empty text becomes one zero byte.
 
     Raises:
         InputError: the array is not uint8[N].
@@ -90,8 +91,8 @@ def decode(text: ArrayLike) -> str:
 # Writing
 
 
-def join(pieces: Array, table: NameTable, length: int) -> Array:
-    """Concatenates the names of `pieces`, int32[T]: uint8[length], zero-padded or truncated."""
+def join(pieces: Int32[Array, "T"], table: NameTable, length: int) -> UInt8[Array, "{length}"]:
+    """Concatenates the names of `pieces`, zero-padded or truncated."""
     lengths = jnp.asarray(table.lengths)[pieces]
     starts = jnp.minimum(jnp.cumsum(lengths, dtype=jnp.int32) - lengths, length)
     # Names are scattered with their padding. Where padding overlaps the next name, the larger byte is the name's.
@@ -116,15 +117,15 @@ class BoardText:
         longest = max(len(name.encode()) for name in names)
         self.length = rows * cols * longest + rows * (cols - 1) * len(CELL_SEPARATOR) + rows - 1
 
-    def write(self, board: Array) -> Array:
-        """The text of a board of cell kinds, int32[R, C] -> uint8[L]."""
+    def write(self, board: Int[Array, "R C"]) -> UInt8[Array, "L"]:
+        """The text of a board of cell kinds."""
         return join((board.astype(jnp.int32) + self._offset).reshape(-1), self._cells, self.length)
 
-    def read(self, text: Array) -> Array:
-        """The cell kinds in a text, uint8[N] -> int32[R, C]; -1 where unreadable. Inverse of `write`."""
+    def read(self, text: UInt8[Array, "N"]) -> Int32[Array, "R C"]:
+        """The cell kinds in a text; -1 where unreadable. Inverse of `write`."""
         return self.read_span(text, whole(text))
 
-    def read_span(self, text: Array, span: Span) -> Array:
+    def read_span(self, text: UInt8[Array, "N"], span: Span) -> Int32[Array, "R C"]:
         """Like `read`, for a span of a text."""
         span = strip(text, span)
         starts, ends, is_there = self._split(text, span)
@@ -159,8 +160,8 @@ class BoardText:
         is_there = jnp.zeros(count + 1, bool).at[to_cell].set(True)
         return starts[:-1].reshape(shape), ends[:-1].reshape(shape), is_there[:-1].reshape(shape)
 
-    def exact_score(self, response: Array, board: Array) -> Array:
-        """Whether the stripped content of the response's first perception tag is the true board text: bool[]."""
+    def exact_score(self, response: UInt8[Array, "N"], board: Int[Array, "R C"]) -> Bool[Array, ""]:
+        """Whether the stripped content of the response's first perception tag is the true board text."""
         span = strip(response, find_tag(response, PERCEPTION))
         truth = self.write(board)
         length = jnp.sum((truth != 0).astype(jnp.int32), dtype=jnp.int32)
@@ -168,8 +169,8 @@ class BoardText:
         same = (take(response, span.start + position) == truth) | (position >= length)
         return span.is_found & (span.end - span.start == length) & jnp.all(same)
 
-    def cell_score(self, response: Array, board: Array) -> Array:
-        """The fraction of cells that the response's first perception tag names correctly: float32[] from 0 to 1."""
+    def cell_score(self, response: UInt8[Array, "N"], board: Int[Array, "R C"]) -> Float32[Array, ""]:
+        """The fraction of cells that the response's first perception tag names correctly: from 0 to 1."""
         span = find_tag(response, PERCEPTION)
         is_right = self.read_span(response, span) == board.astype(jnp.int32)
         return jnp.where(span.is_found, jnp.mean(is_right.astype(jnp.float32)), 0.0)
@@ -192,14 +193,14 @@ class AnswerText:
         self._no_answer[0], self._no_answer[-1] = opening, closing
         self.length = sum(map(len, between)) + len(bounds) * len(numbers[-1])
 
-    def write(self, numbers: Array, is_valid: Array) -> Array:
-        """The answer of these numbers, int32[n] -> uint8[A]; an empty answer if not `is_valid`."""
+    def write(self, numbers: Int32[Array, "n"], is_valid: Bool[Array, ""]) -> UInt8[Array, "A"]:
+        """The answer of these numbers; an empty answer if not `is_valid`."""
         pieces = jnp.zeros(self._no_answer.shape, jnp.int32)
         pieces = pieces.at[0::2].set(self._between).at[1::2].set(numbers)
         return join(jnp.where(is_valid, pieces, self._no_answer), self._pieces, self.length)
 
-    def read(self, response: Array) -> tuple[Array, Array]:
-        """The numbers of a response's first answer, uint8[N] -> (int32[n], is_valid bool[]); 0 where invalid."""
+    def read(self, response: UInt8[Array, "N"]) -> tuple[Int32[Array, "n"], Bool[Array, ""]]:
+        """The numbers of a response's first answer, and whether they are valid; 0 where not."""
         span = find_tag(response, ANSWER)
         numbers, is_valid = read_numbers(response, span, self.form.replace(" ", ""), max(self.bounds))
         is_valid &= jnp.all(numbers < np.array(self.bounds, np.int32))
@@ -209,25 +210,25 @@ class AnswerText:
 # Reading
 
 
-def is_space(text: Array) -> Array:
-    """Which bytes are white space: bool, of the shape of `text`."""
+def is_space(text: UInt8[Array, "*N"]) -> Bool[Array, "*N"]:
+    """Which bytes are white space."""
     return (text == ord(" ")) | (text == ord("\n")) | (text == ord("\t")) | (text == ord("\r"))
 
 
-def take(text: Array, index: Array) -> Array:
+def take(text: UInt8[Array, "N"], index: Int32[Array, "*n"]) -> UInt8[Array, "*n"]:
     """The bytes of a text at these indices; zero outside of it."""
     n = text.shape[0]
     return jnp.where((index >= 0) & (index < n), text[jnp.clip(index, 0, n - 1)], jnp.uint8(0))
 
 
-def whole(text: Array) -> Span:
+def whole(text: UInt8[Array, "N"]) -> Span:
     """A text without its zero padding."""
     position = jnp.arange(text.shape[0], dtype=jnp.int32)
     end = jnp.max(jnp.where(text != 0, position + 1, 0))
     return Span(jnp.int32(0), end, jnp.bool_(True))
 
 
-def strip(text: Array, span: Span) -> Span:
+def strip(text: UInt8[Array, "N"], span: Span) -> Span:
     """A span without white space at its ends."""
     position = jnp.arange(text.shape[0], dtype=jnp.int32)
     is_ink = (position >= span.start) & (position < span.end) & ~is_space(text)
@@ -236,8 +237,8 @@ def strip(text: Array, span: Span) -> Span:
     return Span(start, end, span.is_found)
 
 
-def find(text: Array, what: str, after: Array | int = 0) -> Array:
-    """The index of the first `what` at or after `after`, int32[]; N if there is none."""
+def find(text: UInt8[Array, "N"], what: str, after: Int32[Array, ""] | int = 0) -> Int32[Array, ""]:
+    """The index of the first `what` at or after `after`; N if there is none."""
     n = text.shape[0]
     padded = jnp.pad(text, (0, len(what) - 1))
     is_match = jnp.arange(n, dtype=jnp.int32) >= after
@@ -246,7 +247,7 @@ def find(text: Array, what: str, after: Array | int = 0) -> Array:
     return _first(is_match, n)
 
 
-def find_tag(text: Array, name: str) -> Span:
+def find_tag(text: UInt8[Array, "N"], name: str) -> Span:
     """The content of the first `<name>…</name>`: from the first opening tag to the first closing one after it.
 
     >>> text = jnp.asarray(encode("<answer>2</answer>"))
@@ -260,8 +261,10 @@ def find_tag(text: Array, name: str) -> Span:
     return Span(jnp.where(is_found, start, 0), jnp.where(is_found, end, 0), is_found)
 
 
-def read_numbers(text: Array, span: Span, form: str, limit: int) -> tuple[Array, Array]:
-    """The numbers in a span of a given form: `(int32[count], is_valid)`.
+def read_numbers(
+    text: UInt8[Array, "N"], span: Span, form: str, limit: int
+) -> tuple[Int32[Array, "n"], Bool[Array, ""]]:
+    """The numbers in a span of a given form, and whether they are valid.
 
     In the form, such as `(#,#)(#,#)`, each `#` is an unsigned decimal integer and every other byte is literal; no two
     `#` are adjacent. White space is allowed anywhere except within a number. Numbers above `limit`, of any length, are

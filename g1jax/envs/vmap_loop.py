@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
+from jaxtyping import Bool
 
 from g1jax.typing import Array, Pytree
 
@@ -108,8 +109,8 @@ def _all_batched(size: int, in_batched: Any, values: Any) -> Any:
     return jax.tree.map(batched, in_batched, values)
 
 
-def where(mask: Array, values: Pytree, otherwise: Pytree) -> Pytree:
-    """`jnp.where` by leaf: the rows of `values` where the mask holds, bool[B], else of `otherwise`."""
+def where(mask: Bool[Array, "B"], values: Pytree, otherwise: Pytree) -> Pytree:
+    """`jnp.where` by leaf: the rows of `values` where the mask holds, else of `otherwise`."""
 
     def pick(a: Array, b: Array) -> Array:
         return jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+from jaxtyping import Bool, Float32, Int32
 
 from g1jax.rl.algorithm import Algorithm, Batch
 from g1jax.rl.losses import estimate_kl
@@ -14,8 +15,10 @@ STD_EPSILON = 1e-6
 """Added to a standard deviation before dividing by it, as in the release."""
 
 
-def prepare(algorithm: Algorithm, batch: Batch, *, num_samples: int, num_games: int = 1) -> tuple[Batch, Array]:
-    """The batch to learn from and the advantages of its tokens, float32[B, N]: once per rollout, before minibatching.
+def prepare(
+    algorithm: Algorithm, batch: Batch, *, num_samples: int, num_games: int = 1
+) -> tuple[Batch, Float32[Array, "B N"]]:
+    """The batch to learn from and the advantages of its tokens: once per rollout, before minibatching.
 
     With dynamic sampling, the groups whose rewards (before any shaping by length or KL) are all the same are masked in
     the returned batch. If no group is left, the batch is empty and its loss is 0.
@@ -31,8 +34,8 @@ def prepare(algorithm: Algorithm, batch: Batch, *, num_samples: int, num_games: 
     return batch, _token_advantages(algorithm, batch, num_samples=num_samples, num_games=num_games)
 
 
-def has_spread(batch: Batch, num_samples: int) -> Array:
-    """Which rows belong to a group whose rewards differ, so that there is something to learn: bool[B]."""
+def has_spread(batch: Batch, num_samples: int) -> Bool[Array, "B"]:
+    """Which rows belong to a group whose rewards differ, so that there is something to learn."""
     is_row = jnp.any(batch.response_mask, axis=1).reshape(-1, num_samples)
     rewards = batch.rewards.reshape(-1, num_samples)
     highest = jnp.max(jnp.where(is_row, rewards, -jnp.inf), axis=1)
@@ -67,8 +70,8 @@ def _token_advantages(algorithm: Algorithm, batch: Batch, *, num_samples: int, n
     return jnp.where(mask, values, 0.0)
 
 
-def overlong_punishment(lengths: Array, max_length: int, buffer: float) -> Array:
-    """DAPO's soft overlong punishment, equation 13, by length in tokens: int32[B] -> float32[B], from 0 to −1.
+def overlong_punishment(lengths: Int32[Array, "B"], max_length: int, buffer: float) -> Float32[Array, "B"]:
+    """DAPO's soft overlong punishment, equation 13, by length in tokens: from 0 to −1.
 
     With a buffer of 0.2 of 100 tokens: 0 up to length 80, −0.5 at 90, −1 from 100 on, linear in between.
     """

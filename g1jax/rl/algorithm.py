@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import jax
+from jaxtyping import Bool, Float32, Int32
 
 from g1jax.errors import AlgorithmError, unknown
 from g1jax.settings import Range, Share, check
@@ -59,11 +60,11 @@ class Batch:
     after an episode's end.
     """
 
-    response_mask: Array  # bool[B, N], the generated tokens
-    logprobs: Array  # float32[B, N], of the sampler
-    reference_logprobs: Array | None  # float32[B, N], of the reference policy; None if the algorithm has no KL
-    rewards: Array  # float32[B], of the response; in episodes of several steps, its return
-    game_id: Array  # int32[B], 0 to num_games − 1
+    response_mask: Bool[Array, "*B N"]  # the generated tokens
+    logprobs: Float32[Array, "*B N"]  # of the sampler
+    reference_logprobs: Float32[Array, "*B N"] | None  # of the reference policy; None if the algorithm has no KL
+    rewards: Float32[Array, "*B"]  # of the response; in episodes of several steps, its return
+    game_id: Int32[Array, "*B"]  # 0 to num_games − 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Bool, Float32
 
 from g1jax.rl.algorithm import Algorithm, Batch, Estimator
 from g1jax.typing import Array
 
-Metrics = dict[str, Array]
-"""Named scalars, float32[] each."""
+Metrics = dict[str, Float32[Array, ""]]
+"""Named scalars."""
 
 MAX_KL = 10.0
 """The release's bound on the k3 of a token."""
@@ -26,12 +27,12 @@ _MAX_LOG_RATIO = 20.0  # avoids infinities, which would make the gradient NaN
 class TokenWeights:
     """The weight of each token in sums over a minibatch; 0 outside the mask."""
 
-    loss: Array  # float32[B, N], in the loss
-    mean: Array  # float32[B, N], in a mean over tokens
+    loss: Float32[Array, "*B N"]  # in the loss
+    mean: Float32[Array, "*B N"]  # in a mean over tokens
 
 
-def token_weights(algorithm: Algorithm, response_mask: Array) -> TokenWeights:
-    """The weights of a minibatch's tokens for the algorithm's aggregation: bool[B, N] -> float32[B, N].
+def token_weights(algorithm: Algorithm, response_mask: Bool[Array, "B N"]) -> TokenWeights:
+    """The weights of a minibatch's tokens for the algorithm's aggregation.
 
     Rows without tokens are not counted. If there are no tokens at all, the weights are 0.
     """
@@ -48,14 +49,13 @@ def token_weights(algorithm: Algorithm, response_mask: Array) -> TokenWeights:
 
 def policy_loss(
     algorithm: Algorithm,
-    logprobs: Array,
-    entropy: Array,
+    logprobs: Float32[Array, "B N"],
+    entropy: Float32[Array, "B N"],
     batch: Batch,
-    advantages: Array,
+    advantages: Float32[Array, "B N"],
     weights: TokenWeights | None = None,
-) -> tuple[Array, Metrics]:
-    """The loss, float32[], and metrics, from the current policy's logprobs and entropy of the batch's tokens and their
-    advantages, float32[B, N] each.
+) -> tuple[Float32[Array, ""], Metrics]:
+    """The loss and metrics, from the current policy's logprobs and entropy of the batch's tokens and their advantages.
 
     `weights` are the `token_weights` of the batch, or of a minibatch's rows if the batch is a microbatch of it. The
     metrics are weighted sums over tokens: `policy_loss`, `entropy`, `ratio`, `clip_fraction` (tokens whose ratio is
@@ -97,8 +97,8 @@ def policy_loss(
     return loss, {name: lax.stop_gradient(value) for name, value in metrics.items()}
 
 
-def sequence_log_ratio(token_log_ratio: Array, mask: Array) -> Array:
-    """The mean of a response's log ratios at each of its tokens, with the gradient of the token's own: float32[B, N].
+def sequence_log_ratio(token_log_ratio: Float32[Array, "B N"], mask: Bool[Array, "B N"]) -> Float32[Array, "B N"]:
+    """The mean of a response's log ratios at each of its tokens, with the gradient of the token's own.
 
     This is the log of GSPO-token's stop-gradient form, sg[s] · π_t / sg[π_t].
     """
@@ -107,7 +107,9 @@ def sequence_log_ratio(token_log_ratio: Array, mask: Array) -> Array:
     return lax.stop_gradient(mean) + token_log_ratio - lax.stop_gradient(token_log_ratio)
 
 
-def estimate_kl(estimator: Estimator, logprobs: Array, reference_logprobs: Array) -> Array:
+def estimate_kl(
+    estimator: Estimator, logprobs: Float32[Array, "*B"], reference_logprobs: Float32[Array, "*B"]
+) -> Float32[Array, "*B"]:
     """An estimate of KL(policy ‖ reference) from each sampled token, see `Estimator`; k3 is at most `MAX_KL`."""
     difference = reference_logprobs - logprobs
     if estimator == "k1":

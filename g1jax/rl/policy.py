@@ -8,12 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int32, UInt8
 
 from g1jax import vlm
 from g1jax.envs.core import Game
 from g1jax.errors import ConfigError
 from g1jax.rl.prompts import Templates, prompt_of
-from g1jax.typing import Array, Key
+from g1jax.typing import Array, Keys
 from g1jax.vlm import Params, Sampling, TokenBytes, Tokenizer
 
 
@@ -22,10 +23,10 @@ from g1jax.vlm import Params, Sampling, TokenBytes, Tokenizer
 class Responses:
     """n responses to each state; those to one state are in adjacent rows."""
 
-    tokens: Array  # int32[B·n, N]
-    mask: Array  # bool[B·n, N], the generated tokens, including the stop token
-    logprobs: Array  # float32[B·n, N], under the sampling distribution
-    bytes: Array  # uint8[B·n, L]
+    tokens: Int32[Array, "*B N"]
+    mask: Bool[Array, "*B N"]  # the generated tokens, including the stop token
+    logprobs: Float32[Array, "*B N"]  # under the sampling distribution
+    bytes: UInt8[Array, "*B bytes"]
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ class Policy:
         """Bytes of the longest token; a response of n tokens has at most n times as many."""
         return max(map(len, self.token_texts))
 
-    def prompt_tokens(self, game: Game[Any]) -> np.ndarray:
-        """The prompt of a game, including its image tokens: int32[P].
+    def prompt_tokens(self, game: Game[Any]) -> Int32[np.ndarray, "P"]:
+        """The prompt of a game, including its image tokens.
 
         Raises:
             ConfigError: the game's frames are not made of whole visual tokens.
@@ -95,8 +96,8 @@ class Policy:
         """The maximum number of bytes in a response, whatever its tokens."""
         return self.token_width * self.max_new_tokens(game)
 
-    def prompts(self, game: Game[Any], count: int) -> tuple[Array, Array]:
-        """The game's prompt, repeated: int32[count, P], bool[count, P]."""
+    def prompts(self, game: Game[Any], count: int) -> tuple[Int32[Array, "{count} P"], Bool[Array, "{count} P"]]:
+        """The game's prompt, repeated, and its mask."""
         tokens = jnp.asarray(self.prompt_tokens(game))
         return jnp.tile(tokens[None], (count, 1)), jnp.ones((count, len(tokens)), bool)
 
@@ -105,16 +106,16 @@ class Policy:
         params: Params,
         table: TokenBytes,
         game: Game[Any],
-        frames: Array,
-        key: Key,
+        frames: UInt8[Array, "B H W 3"],
+        key: Keys,
         *,
         num_samples: int = 1,
-        starts: tuple[Array, Array] | None = None,
+        starts: tuple[Int32[Array, "B S"], Bool[Array, "B S"]] | None = None,
     ) -> Responses:
-        """Generates `num_samples` responses to each frame, uint8[B, H, W, 3]. To be called within a jit.
+        """Generates `num_samples` responses to each frame. To be called within a jit.
 
-        `starts`: tokens that each response starts with, int32[B, S], bool[B, S], such as the true perception. They are
-        part of `bytes` but not of `tokens`.
+        `starts`: tokens that each response starts with and their mask, such as the true perception. They are part of
+        `bytes` but not of `tokens`.
         """
         prompt_tokens, prompt_mask = self.prompts(game, frames.shape[0])
         if starts is not None:
@@ -147,12 +148,12 @@ class Policy:
         self,
         params: Params,
         game: Game[Any],
-        frames: Array,
-        tokens: Array,
-        mask: Array,
-        visual_tokens: Array | None = None,
+        frames: UInt8[Array, "n H W 3"],
+        tokens: Int32[Array, "B N"],
+        mask: Bool[Array, "B N"],
+        visual_tokens: Float[Array, "n t D"] | None = None,
     ) -> vlm.Score:
-        """Log-probabilities and entropies of responses, int32[B·n, N], bool[B·n, N], to frames, uint8[B, H, W, 3].
+        """Log-probabilities and entropies of responses to frames.
 
         The responses to one frame are in adjacent rows. `visual_tokens`: those of the frames, if already computed by
         `vlm.see`.

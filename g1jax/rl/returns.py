@@ -11,14 +11,17 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Bool, Float32
 
 from g1jax.typing import Array
 
 Tree = TypeVar("Tree")
 
 
-def discounted_returns(rewards: Array, dones: Array, discount: float | Array) -> Array:
-    """The discounted sum of rewards from each step to its episode's end: float32[T, B], bool[T, B] -> [T, B].
+def discounted_returns(
+    rewards: Float32[Array, "T B"], dones: Bool[Array, "T B"], discount: float | Float32[Array, ""]
+) -> Float32[Array, "T B"]:
+    """The discounted sum of rewards from each step to its episode's end.
 
     Rewards 1 0 2 with discount 0.5: returns 1.5 1 2; if the first step ends an episode, 1 1 2.
     """
@@ -32,8 +35,10 @@ def discounted_returns(rewards: Array, dones: Array, discount: float | Array) ->
     return returns
 
 
-def episode_returns(rewards: Array, dones: Array, discount: float | Array) -> Array:
-    """The return of the whole episode at each of its steps: float32[T, B], bool[T, B] -> [T, B].
+def episode_returns(
+    rewards: Float32[Array, "T B"], dones: Bool[Array, "T B"], discount: float | Float32[Array, ""]
+) -> Float32[Array, "T B"]:
+    """The return of the whole episode at each of its steps.
 
     All responses of an episode then share an advantage, which compares episodes from the same first state.
     `discounted_returns` compares the n states at a step, which may have diverged.
@@ -49,8 +54,8 @@ def episode_returns(rewards: Array, dones: Array, discount: float | Array) -> Ar
     return lax.scan(step, start, (returns, dones))[1]
 
 
-def is_running(dones: Array) -> Array:
-    """Which steps belong to each environment's first episode, including its last step: bool[T, B] -> bool[T, B].
+def is_running(dones: Bool[Array, "T B"]) -> Bool[Array, "T B"]:
+    """Which steps belong to each environment's first episode, including its last step.
 
     For rollouts without autoreset: `response_mask & is_running(dones)[..., None]` masks what follows the end.
     """

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float32, UInt8
 
 from g1jax.envs import text
 from g1jax.envs.core import Game, StepResult
@@ -43,18 +44,22 @@ class RewardWeights:
 class Reward:
     """The reward of a response, and its parts before weighting."""
 
-    total: Array  # float32[]
-    game: Array  # float32[]
-    format: Array  # float32[], 0 or 1
-    perception: Array  # float32[], 0 to 1
-    is_success: Array  # bool[], the step's reward is above 0
-    is_seen: Array  # bool[], the perception is exact
+    total: Float32[Array, "*B"]
+    game: Float32[Array, "*B"]
+    format: Float32[Array, "*B"]  # 0 or 1
+    perception: Float32[Array, "*B"]  # 0 to 1
+    is_success: Bool[Array, "*B"]  # the step's reward is above 0
+    is_seen: Bool[Array, "*B"]  # the perception is exact
 
 
 def reward(
-    game: Game[Any], response: Array, state: Any, result: StepResult, weights: RewardWeights | None = None
+    game: Game[Any],
+    response: UInt8[Array, "N"],
+    state: Any,
+    result: StepResult,
+    weights: RewardWeights | None = None,
 ) -> Reward:
-    """The reward of one response, uint8[N], to a state, given the result of its move; use `jax.vmap` for several.
+    """The reward of one response to a state, given the result of its move; use `jax.vmap` for several.
 
     A response without a perception scores as one with a wrong perception.
     """
@@ -71,8 +76,8 @@ def reward(
     return Reward(total, shaped, formatted, perception, is_success, is_seen)
 
 
-def has_format(response: Array, *, ordered: bool = False) -> Array:
-    """Whether a response has all six tags, uint8[N] -> bool[]; if `ordered`, each after the previous one."""
+def has_format(response: UInt8[Array, "N"], *, ordered: bool = False) -> Bool[Array, ""]:
+    """Whether a response has all six tags; if `ordered`, each after the previous one."""
     num_bytes = response.shape[0]
     after, is_found = jnp.int32(0), jnp.bool_(True)
     for tag in TAGS:

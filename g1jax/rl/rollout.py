@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Bool, Float32, Int32, UInt8
 
 from g1jax.envs.core import Game
 from g1jax.rl.losses import Metrics
@@ -21,15 +22,15 @@ from g1jax.vlm import Params, TokenBytes
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Rollout:
-    """Responses of one game: R rows; the n rows of a group (one state, or n copies of it) are adjacent."""
+    """Responses of one game: B rows; the n rows of a group (one state, or n copies of it) are adjacent."""
 
-    frames: Array  # uint8[R or R / n, H, W, 3], one per row or one per group
-    responses: Responses  # [R, …]
-    reward: Reward  # [R]
-    returns: Array  # float32[R], what advantages are computed from: the reward, or the discounted return
-    is_legal: Array  # bool[R]
-    is_readable: Array  # bool[R]
-    is_running: Array  # bool[R], False after an episode's end
+    frames: UInt8[Array, "... H W 3"]  # one per row or one per group
+    responses: Responses
+    reward: Reward
+    returns: Float32[Array, "*B"]  # what advantages are computed from: the reward, or the discounted return
+    is_legal: Bool[Array, "*B"]
+    is_readable: Bool[Array, "*B"]
+    is_running: Bool[Array, "*B"]  # False after an episode's end
 
 
 def respond_and_branch(
@@ -42,10 +43,10 @@ def respond_and_branch(
     *,
     num_samples: int,
     weights: RewardWeights,
-) -> tuple[Rollout, Array]:
+) -> tuple[Rollout, Int32[Array, "b {num_samples}"]]:
     """One step, as in the paper: n responses to each of b states, each played from that state.
 
-    All n moves share a random key, so that only the responses differ. Also returns the actions, int32[b, n].
+    All n moves share a random key, so that only the responses differ. Also returns the actions.
     """
     generate_key, step_key = jax.random.split(key)
     frames = jax.vmap(game.render)(states)
@@ -100,7 +101,7 @@ def play_on(
 
 
 def rollout_metrics(rollout: Rollout) -> Metrics:
-    """Means over the rows that are running, float32[] each.
+    """Means over the rows that are running.
 
     `perception` is the rate of exact boards, `reasoning` is P(reward > 0 | board exact); others are the rates of
     success, format, legal and readable moves, and the length in tokens.

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jaxtyping import Float32, Int32, UInt8
 
 from g1jax.envs.core import Game
 from g1jax.errors import AlgorithmError
@@ -32,13 +33,13 @@ from g1jax.vlm.master import apply_updates
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Samples:
-    """Rows of one game with everything that a gradient needs: leaves [R, …]; frames as in a rollout."""
+    """Rows of one game with everything that a gradient needs; frames as in a rollout."""
 
-    frames: Array
-    tokens: Array  # int32[R, N]
+    frames: UInt8[Array, "... H W 3"]
+    tokens: Int32[Array, "*B N"]
     batch: Batch
-    advantages: Array  # float32[R, N]
-    weights: TokenWeights | None  # [R, N], set in a minibatch
+    advantages: Float32[Array, "*B N"]
+    weights: TokenWeights | None  # set in a minibatch
 
 
 def update(
@@ -69,7 +70,7 @@ def update(
     for game, rows in zip(games, samples, strict=True):
         minibatching.check(rows.tokens.shape[0] // num_samples, game.id)
 
-    def epoch(carry: tuple[Params, Pytree], key: Key) -> tuple[tuple[Params, Pytree], Metrics]:
+    def epoch(carry: tuple[Params, Pytree], key: Key) -> tuple[tuple[Params, Pytree], Pytree]:
         keys = jax.random.split(key, len(samples))
         minibatches = [_shuffle(rows, minibatching, num_samples, key) for rows, key in zip(samples, keys, strict=True)]
         return lax.scan(step, carry, minibatches)

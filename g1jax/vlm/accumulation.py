@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Float, Shaped
 
 from g1jax.errors import ConfigError
 from g1jax.typing import Array, Pytree
@@ -29,7 +30,7 @@ def accumulated_grad(loss: Loss, num_parts: int) -> Callable[[Pytree, Pytree], t
     ConfigError.require(num_parts > 0, f"num_parts={num_parts}: expected 1 or more")
     gradient = jax.value_and_grad(loss, has_aux=True)
 
-    def accumulate(params: Pytree, batch: Pytree) -> tuple[tuple[Array, Any], Pytree]:
+    def accumulate(params: Pytree, batch: Pytree) -> tuple[tuple[Float[Array, ""], Any], Pytree]:
         if num_parts == 1:
             return widened(gradient(params, batch))
         parts = _split(batch, num_parts)
@@ -70,8 +71,8 @@ def _split(batch: Pytree, num_parts: int) -> Pytree:
     return jax.tree.map(lambda x: split_rows(x, num_parts), batch)
 
 
-def split_rows(x: Array, num_parts: int) -> Array:
-    """[B, …] -> [num_parts, B / num_parts, …]; part i has the rows i, i + num_parts, …
+def split_rows(x: Shaped[Array, "B ..."], num_parts: int) -> Shaped[Array, "{num_parts} B//{num_parts} ..."]:
+    """Equal parts of the rows; part i has the rows i, i + num_parts, …
 
     Sharded rows stay on their devices.
     """

@@ -5,6 +5,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Bool, Float, Float32, Int32
 
 from g1jax.typing import Array, Pytree
 from g1jax.vlm.config import Config
@@ -12,12 +13,12 @@ from g1jax.vlm.layers import Embed, Linear, RMSNorm, SwiGLU, attend, join_heads,
 from g1jax.vlm.rotary import rotate, text_angles
 from g1jax.vlm.sharding import BATCH, constrain
 
-KeyValue = tuple[Array, Array]
-"""The keys and values of one layer, [B, g, S, d] each."""
+KeyValue = tuple[Float[Array, "*layers B g T d"], Float[Array, "*layers B g T d"]]
+"""The keys and values of one layer, or stacked ones of all layers: T tokens, g heads."""
 Cache = tuple[KeyValue, ...]
-"""The keys and values of each layer; of a scanned decoder, a single stacked pair, [layers, B, g, S, d] each."""
-Rotation = tuple[Array, Array]
-"""Cosine and sine of the tokens' rotary angles, float32[B, 1, S, d / 2] each."""
+"""The keys and values of each layer; of a scanned decoder, a single stacked pair."""
+Rotation = tuple[Float32[Array, "B 1 S half"], Float32[Array, "B 1 S half"]]
+"""Cosine and sine of the tokens' rotary angles, one for each pair of a head's numbers."""
 
 
 class SelfAttention(nnx.Module):
@@ -33,12 +34,18 @@ class SelfAttention(nnx.Module):
         self.o_proj = Linear(config, text.hidden_size, text.hidden_size)
 
     def __call__(
-        self, x: Array, rotation: Rotation, mask: Array, cache: KeyValue | None, slot: Array | int, start: int = 0
-    ) -> tuple[Array, KeyValue]:
-        """[B, S, D] -> [B, S - start, D] and the keys and values.
+        self,
+        x: Float[Array, "B S D"],
+        rotation: Rotation,
+        mask: Bool[Array, "B S T"],
+        cache: KeyValue | None,
+        slot: Int32[Array, ""] | int,
+        start: int = 0,
+    ) -> tuple[Float[Array, "B S-{start} D"], KeyValue]:
+        """Hidden states from `start` on, and the keys and values.
 
-        mask: bool[B, S, T]. Without a cache T is S. With one, new keys and values are first written to it at `slot`,
-        and T is its length. Tokens before `start` have keys and values but no queries.
+        Without a cache T is S. With one, new keys and values are first written to it at `slot`, and T is its length.
+        Tokens before `start` have keys and values but no queries.
         """
         text = self.config.text
         query = rotate(
@@ -64,8 +71,14 @@ class DecoderLayer(nnx.Module):
         self.mlp = SwiGLU(config, text.hidden_size, text.intermediate_size, use_bias=False)
 
     def __call__(
-        self, x: Array, rotation: Rotation, mask: Array, cache: KeyValue | None, slot: Array | int, start: int = 0
-    ) -> tuple[Array, KeyValue]:
+        self,
+        x: Float[Array, "B S D"],
+        rotation: Rotation,
+        mask: Bool[Array, "B S T"],
+        cache: KeyValue | None,
+        slot: Int32[Array, ""] | int,
+        start: int = 0,
+    ) -> tuple[Float[Array, "B S-{start} D"], KeyValue]:
         """As `SelfAttention`."""
         attended, key_value = self.self_attn(self.input_layernorm(x), rotation, mask, cache, slot, start)
         x = constrain(x[:, start:] + attended, BATCH, None, None)
@@ -87,17 +100,17 @@ class Decoder(nnx.Module):
 
     def __call__(
         self,
-        x: Array,
-        positions: Array,
-        mask: Array,
+        x: Float[Array, "B S D"],
+        positions: Int32[Array, "B S axes"],
+        mask: Bool[Array, "B S T"],
         cache: Cache | None = None,
-        slot: Array | int = 0,
+        slot: Int32[Array, ""] | int = 0,
         start: int = 0,
-    ) -> tuple[Array, Cache]:
-        """Embeddings [B, S, D] to normalized hidden states [B, S - start, D], and each layer's keys and values.
+    ) -> tuple[Float[Array, "B S-{start} D"], Cache]:
+        """Embeddings to normalized hidden states, and each layer's keys and values.
 
-        positions: int32[B, S, P]. mask: bool[B, S, T]. cache, slot: see `SelfAttention`. start: the first token whose
-        hidden state is returned; the last layer skips the queries before it.
+        cache, slot: see `SelfAttention`. start: the first token whose hidden state is returned; the last layer skips
+        the queries before it.
         """
         angles = text_angles(self.config.text, positions)[:, None]
         rotation = jnp.cos(angles), jnp.sin(angles)
@@ -169,8 +182,8 @@ def _stacked(config: Config) -> DecoderLayer:
     return nnx.merge(graph, jax.tree.map(lambda x: jnp.broadcast_to(x[None], (layers, *x.shape)), state))
 
 
-def causal_mask(mask: Array) -> Array:
-    """The attention mask, bool[B, S] -> bool[B, S, S]: each token and earlier ones, without padding.
+def causal_mask(mask: Bool[Array, "B S"]) -> Bool[Array, "B S S"]:
+    """The attention mask: each token and earlier ones, without padding.
 
     Two tokens of padding, then three of text; one row per query::
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Bool, Float32, Int32
 
 from g1jax.errors import ConfigError
-from g1jax.typing import Array, Key
+from g1jax.typing import Array, Keys
 from g1jax.vlm.config import Config
 from g1jax.vlm.decoder import Cache
 from g1jax.vlm.model import VLM, Frames, Params, bind, check_length, left_pad
@@ -28,9 +29,9 @@ STAGE_GROWTH = 4
 class Response:
     """n responses to each prompt; the samples of a prompt are in adjacent rows."""
 
-    response_tokens: Array  # int32[B·n, N], the pad token after the stop token
-    response_mask: Array  # bool[B·n, N], the generated tokens, including the stop token
-    logprobs: Array  # float32[B·n, N], under the sampling distribution; 0 outside the mask
+    response_tokens: Int32[Array, "*B N"]  # the pad token after the stop token
+    response_mask: Bool[Array, "*B N"]  # the generated tokens, including the stop token
+    logprobs: Float32[Array, "*B N"]  # under the sampling distribution; 0 outside the mask
 
 
 @jax.tree_util.register_dataclass
@@ -46,10 +47,10 @@ class _DecodeState:
 def generate(
     config: Config,
     params: Params,
-    prompt_tokens: Array,
-    prompt_mask: Array,
+    prompt_tokens: Int32[Array, "B P"],
+    prompt_mask: Bool[Array, "B P"],
     frames: Frames,
-    key: Key,
+    key: Keys,
     *,
     max_new_tokens: int,
     sampling: Sampling = PLAIN,
@@ -57,12 +58,12 @@ def generate(
     pad_token: int = 0,
     num_samples: int = 1,
 ) -> Response:
-    """Generates `num_samples` responses to each prompt, int32[B, P], bool[B, P], from one prefill.
+    """Generates `num_samples` responses to each prompt from one prefill.
 
-    `key` is one for all, or key[B·n], one per response, which makes a response independent of the others in its batch;
-    raw `jax.random.PRNGKey` keys are accepted. Padding may be anywhere, so a response that starts with given tokens is
-    a prompt with these tokens appended: `jnp.concatenate([prompt_tokens, start_tokens], axis=1)`, the masks alike. To
-    be jitted with `config` and all keyword arguments static.
+    `key` is one for all, or one per response, which makes a response independent of the others in its batch. Padding
+    may be anywhere, so a response that starts with given tokens is a prompt with these appended:
+    `jnp.concatenate([prompt_tokens, start_tokens], axis=1)`, the masks alike. To be jitted with `config` and all
+    keyword arguments static.
 
     Raises:
         ConfigError: prompt and new tokens exceed the context length, or the keys do not match the responses.
@@ -96,7 +97,7 @@ class _Generator:
     model: VLM
     prompt_mask: Array  # bool[B, P]
     next_position: Array  # int32[B], the position of the first new token
-    key: Key
+    key: Keys
     max_new_tokens: int
     sampling: Sampling
     stop_tokens: tuple[int, ...]

@@ -10,7 +10,7 @@ kernels, where the model finds them and adds x A B; `merge` adds A B to the kern
 import fnmatch
 import zlib
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -130,16 +130,15 @@ def _linear_paths(lora_params: Params) -> list[ParamPath]:
     return [path[:-1] for path in param_paths(lora_params) if path[-1] == "lora_a"]
 
 
-def _get(params: Params, path: ParamPath) -> dict[str, Any]:
+def _get(params: Params, path: ParamPath) -> Params:
     """The dict at a path, or an empty one."""
     for name in path:
-        params = cast(dict[Any, Any], params).get(name, {})
+        params = params.get(name, {})
     return params
 
 
-def _put(params: Params, path: ParamPath, leaves: dict[str, Any]) -> Params:
+def _put(params: Params, path: ParamPath, leaves: Params) -> Params:
     """A copy of params with leaves added or replaced at a path."""
     if not path:
         return {**params, **leaves}
-    name: Any = path[0]
-    return {**params, name: _put(params.get(name, {}), path[1:], leaves)}
+    return {**params, path[0]: _put(params.get(path[0], {}), path[1:], leaves)}

@@ -21,7 +21,8 @@ from g1jax.vlm import lora as low_rank
 from g1jax.vlm import sharding
 from g1jax.vlm.config import Config
 from g1jax.vlm.lora import LoRA
-from g1jax.vlm.model import Params, check_length, num_visual_tokens, param_shapes
+from g1jax.vlm.model import Params, check_length, param_shapes
+from g1jax.vlm.preprocess import grid_of
 from g1jax.vlm.scoring import score
 
 
@@ -174,7 +175,7 @@ def _batch(config: Config, mesh: Mesh, work: Work) -> tuple[Any, ...]:
         return jax.ShapeDtypeStruct((work.rows, *shape), dtype, sharding=sharding.batch_sharding(mesh))
 
     frames = array(jnp.uint8, *work.frame, 3)
-    count = int(num_visual_tokens(config, [frames])[0])  # type: ignore[list-item]
+    count = math.prod(grid_of(config.vision, *work.frame))
     ConfigError.require(
         count <= work.prompt_length, f"prompt_length={work.prompt_length}: the image alone has {count} tokens"
     )

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
 
 from g1jax.errors import ConfigError
 from g1jax.typing import Array, ArrayLike, Key
@@ -28,11 +29,13 @@ from g1jax.vlm.stacking import ParamPath as ParamPath
 from g1jax.vlm.stacking import layer_paths
 from g1jax.vlm.vision import VisionTower
 
-Params = dict[str, Any]
+Params = dict[Any, Any]
 """Nested dicts of arrays; a list of layers is a dict keyed 0, 1, … For scanned layers see `stacking`."""
-Frames = ArrayLike | Sequence[ArrayLike]
-"""The images of a batch: uint8[B, H, W, 3], one per row; or uint8[B, I, H, W, 3], I per row; or a sequence of these,
-one per game, with their rows in this order. With n times as many rows as frames, the n rows of a frame are adjacent.
+Images = UInt8[ArrayLike, "_ _ _ 3"] | UInt8[ArrayLike, "_ _ _ _ 3"]
+"""One image per row, uint8[B, H, W, 3], or several, uint8[B, I, H, W, 3]."""
+Frames = Images | Sequence[Images]
+"""The images of a batch, or a sequence of them, one per game, with their rows in this order. With several times as many
+rows as frames, the rows of a frame are adjacent.
 """
 
 
@@ -41,9 +44,9 @@ one per game, with their rows in this order. With n times as many rows as frames
 class DecoderOutput:
     """Hidden states and cache of a sequence."""
 
-    hidden: Array  # [B, S - start, D]
-    cache: Cache  # of each layer, [B, g, S, d]
-    next_position: Array  # int32[B], the position of the next token
+    hidden: Float[Array, "B S D"]  # from the first token asked for
+    cache: Cache
+    next_position: Int32[Array, "B"]  # the position of the next token
 
 
 class VLM(nnx.Module):
@@ -56,8 +59,8 @@ class VLM(nnx.Module):
         if not config.text.is_tied:
             self.lm_head = Linear(config, config.text.hidden_size, config.text.vocab_size)
 
-    def encode_images(self, frames: Frames) -> Array:
-        """Frames to visual tokens, in reading order: [B, T, D]. Rows of smaller images are padded with zeros."""
+    def encode_images(self, frames: Frames) -> Float[Array, "n t D"]:
+        """Frames to visual tokens, in reading order. Rows of smaller images are padded with zeros."""
         groups = [self._encode_group(group) for group in _groups(frames)]
         longest = max(group.shape[1] for group in groups)
         return jnp.concatenate([jnp.pad(g, ((0, 0), (0, longest - g.shape[1]), (0, 0))) for g in groups])
@@ -70,8 +73,14 @@ class VLM(nnx.Module):
         tokens = self.visual(patches(self.config.vision, frames), grid)
         return tokens.reshape(rows, -1, tokens.shape[-1])
 
-    def embed(self, tokens: Array, is_image: Array, frames: Frames, visual_tokens: Array | None = None) -> Array:
-        """Embeddings of tokens, with visual tokens in place of image tokens: int32[B, S] -> [B, S, D]."""
+    def embed(
+        self,
+        tokens: Int32[Array, "B S"],
+        is_image: Bool[Array, "B S"],
+        frames: Frames,
+        visual_tokens: Float[Array, "n t D"] | None = None,
+    ) -> Float[Array, "B S D"]:
+        """Embeddings of tokens, with visual tokens in place of image tokens."""
         text = self.model.embed_tokens(tokens)
         visual = _for_rows(self.encode_images(frames) if visual_tokens is None else visual_tokens, tokens.shape[0])
         index = jnp.cumsum(is_image.astype(jnp.int32), axis=1) - 1
@@ -81,14 +90,14 @@ class VLM(nnx.Module):
 
     def forward(
         self,
-        tokens: Array,
-        mask: Array,
+        tokens: Int32[Array, "B S"],
+        mask: Bool[Array, "B S"],
         frames: Frames,
         prompt_length: int | None = None,
         start: int = 0,
-        visual_tokens: Array | None = None,
+        visual_tokens: Float[Array, "n t D"] | None = None,
     ) -> DecoderOutput:
-        """Frames and tokens, int32[B, S], bool[B, S], to hidden states.
+        """Frames and tokens to hidden states.
 
         Only the first `prompt_length` tokens can be replaced by visual ones, since an image token in a response is
         text; None: all can. start: the first token whose hidden state is returned. visual_tokens: those of the frames,
@@ -102,8 +111,8 @@ class VLM(nnx.Module):
         embeddings = self.embed(tokens, is_image, frames, visual_tokens)
         return DecoderOutput(*self.model(embeddings, positions, causal_mask(mask), start=start), next_position)
 
-    def logits(self, hidden: Array) -> Array:
-        """The output layer: [..., D] -> float32[..., V]."""
+    def logits(self, hidden: Float[Array, "*B D"]) -> Float32[Array, "*B V"]:
+        """The output layer."""
         tied = self.config.text.is_tied
         kernel = self.model.embed_tokens.embedding[...] if tied else self.lm_head.kernel[...]
         subscripts = "...d,vd->...v" if tied else "...d,dv->...v"
@@ -111,8 +120,10 @@ class VLM(nnx.Module):
         return constrain(logits, BATCH, *[None] * (logits.ndim - 2), "tensor")
 
 
-def apply(config: Config, params: Params, tokens: Array, mask: Array, frames: Frames) -> Array:
-    """The logits of the token after each token: int32[B, S], bool[B, S] -> float32[B, S, V].
+def apply(
+    config: Config, params: Params, tokens: Int32[Array, "B S"], mask: Bool[Array, "B S"], frames: Frames
+) -> Float32[Array, "B S V"]:
+    """The logits of the token after each token.
 
     mask: False for padding, on either side. The image tokens of a row are replaced by the visual tokens of its frames;
     `check_prompts` checks that their numbers match. To be jitted with `config` static.
@@ -121,8 +132,8 @@ def apply(config: Config, params: Params, tokens: Array, mask: Array, frames: Fr
     return model.logits(model.forward(tokens, mask, frames).hidden)
 
 
-def see(config: Config, params: Params, frames: Frames) -> Array:
-    """The visual tokens of frames, which `score` accepts: [B, T, D]. To be jitted with `config` static."""
+def see(config: Config, params: Params, frames: Frames) -> Float[Array, "n t D"]:
+    """The visual tokens of frames, which `score` accepts. To be jitted with `config` static."""
     return bind(config, params).encode_images(frames)
 
 
@@ -212,15 +223,15 @@ def _groups(frames: Frames) -> list[ArrayLike]:
     return [frames] if isinstance(frames, jax.Array | np.ndarray) else list(frames)
 
 
-def row_grids(config: Config, frames: Frames) -> tuple[Array, Array]:
-    """Rows and columns of each row's images, in visual tokens: int32[B], int32[B]."""
+def row_grids(config: Config, frames: Frames) -> tuple[Int32[Array, "B"], Int32[Array, "B"]]:
+    """Rows and columns of each row's images, in visual tokens."""
     grids = [(*grid_of(config.vision, *group.shape[-3:-1]), group.shape[0]) for group in _groups(frames)]
     heights, widths = (np.repeat([g[i] for g in grids], [g[2] for g in grids]).astype(np.int32) for i in (0, 1))
     return jnp.asarray(heights), jnp.asarray(widths)
 
 
-def num_visual_tokens(config: Config, frames: Frames) -> np.ndarray:
-    """The number of image tokens that each row's prompt must have: int64[B]."""
+def num_visual_tokens(config: Config, frames: Frames) -> Int[np.ndarray, "B"]:
+    """The number of image tokens that each row's prompt must have."""
     counts = []
     for group in _groups(frames):
         images = group.shape[1] if group.ndim == 5 else 1
@@ -266,8 +277,8 @@ def check_length(config: Config, prompt_length: int, num_new: int) -> None:
     )
 
 
-def left_pad(tokens: Array, mask: Array) -> tuple[Array, Array]:
-    """Moves the padding of every row to the left: int32[B, S], bool[B, S].
+def left_pad(tokens: Int32[Array, "B S"], mask: Bool[Array, "B S"]) -> tuple[Int32[Array, "B S"], Bool[Array, "B S"]]:
+    """Moves the padding of every row to the left.
 
     `[7 8 · 9 ·] -> [· · 7 8 9]`
     """

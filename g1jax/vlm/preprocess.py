@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float32
 
 from g1jax.errors import ConfigError
 from g1jax.typing import Array, ArrayLike
@@ -26,11 +27,14 @@ def grid_of(config: VisionConfig, height: int, width: int) -> tuple[int, int]:
     return height // size, width // size
 
 
-def patches(config: VisionConfig, frames: ArrayLike) -> Array:
-    """The patches of frames: uint8[n, H, W, 3] -> float32[n, p, 3 · patch_size²].
+def patches(config: VisionConfig, frames: ArrayLike) -> Float32[Array, "n p {config.patch_dim}"]:
+    """The patches of frames, uint8[n, H, W, 3].
 
     The patches of a visual token are adjacent, visual tokens are in reading order, and a patch's values are ordered by
     color, row, column.
+
+    Raises:
+        ConfigError: the frames are not uint8[n, H, W, 3], or not made of whole visual tokens.
     """
     ConfigError.require(
         frames.ndim == 4 and frames.shape[3] == 3 and frames.dtype == jnp.uint8,
@@ -47,8 +51,10 @@ def patches(config: VisionConfig, frames: ArrayLike) -> Array:
     return ((scaled - mean) / std).reshape(count, rows * columns * merge**2, config.patch_dim)
 
 
-def pixel_values(config: VisionConfig, frames: ArrayLike) -> Array:
-    """`pixel_values` of `Qwen2VLImageProcessor`: uint8[n, H, W, 3] -> float32[n · p, 3 · frames · patch_size²].
+def pixel_values(
+    config: VisionConfig, frames: ArrayLike
+) -> Float32[Array, "n*p {config.patch_dim}*{config.temporal_patch_size}"]:
+    """`pixel_values` of `Qwen2VLImageProcessor`, from frames as in `patches`.
 
     A still image is a clip of equal frames. The model takes `patches`, without repeats.
     """

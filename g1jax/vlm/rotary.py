@@ -2,18 +2,23 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int32
 
 from g1jax.typing import Array
 from g1jax.vlm.config import Config, TextConfig, VisionConfig
 
 
 def token_positions(
-    config: Config, is_image: Array, mask: Array, grid_height: Array, grid_width: Array
-) -> tuple[Array, Array]:
-    """The positions of a batch's tokens and of the token after them: int32[B, S, P], int32[B].
+    config: Config,
+    is_image: Bool[Array, "B S"],
+    mask: Bool[Array, "B S"],
+    grid_height: Int32[Array, "B"],
+    grid_width: Int32[Array, "B"],
+) -> tuple[Int32[Array, "B S axes"], Int32[Array, "B"]]:
+    """The positions of a batch's tokens and of the token after them.
 
-    is_image, mask: bool[B, S], image tokens and tokens that are not padding. grid_*: int32[B], rows and columns of an
-    image, in visual tokens. P is 3 for `mrope` (time, row, column), else 1. Padding may be anywhere.
+    is_image, mask: image tokens and tokens that are not padding. grid_*: rows and columns of an image, in visual
+    tokens. There are 3 axes for `mrope` (time, row, column), else 1. Padding may be anywhere.
 
     With `mrope` an image advances the position by its longer side. Two text tokens, a 2×3 image, two text tokens::
 
@@ -46,8 +51,8 @@ def _count(is_counted: Array) -> Array:
     return jnp.sum(is_counted.astype(jnp.int32), axis=1)
 
 
-def text_angles(config: TextConfig, positions: Array) -> Array:
-    """Rotary angles: int32[B, S, P] -> float32[B, S, head_dim / 2]."""
+def text_angles(config: TextConfig, positions: Int32[Array, "B S axes"]) -> Float32[Array, "B S {config.head_dim}//2"]:
+    """Rotary angles of tokens at these positions."""
     half = config.head_dim // 2
     frequencies = jnp.asarray(_frequencies(half, config.rope_theta))
     if config.positions == "mrope":
@@ -56,8 +61,10 @@ def text_angles(config: TextConfig, positions: Array) -> Array:
     return positions.astype(jnp.float32) * frequencies[None, None]
 
 
-def patch_angles(config: VisionConfig, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Rotary angles, half for the row and half for the column: int[p], int[p] -> float32[p, head_dim / 2]."""
+def patch_angles(
+    config: VisionConfig, rows: Int[np.ndarray, "p"], columns: Int[np.ndarray, "p"]
+) -> Float32[np.ndarray, "p {config.head_dim}//2"]:
+    """Rotary angles of patches, half for the row and half for the column."""
     frequencies = _frequencies(config.head_dim // 4, config.rope_theta)
     return np.concatenate([rows[:, None] * frequencies, columns[:, None] * frequencies], axis=1, dtype=np.float32)
 
@@ -66,8 +73,10 @@ def _frequencies(count: int, theta: float) -> np.ndarray:
     return (1.0 / theta ** (np.arange(count) / count)).astype(np.float32)
 
 
-def rotate(x: Array, cos: Array, sin: Array) -> Array:
-    """Rotates the pairs (i, i + head_dim / 2) of a head, [..., head_dim], by angles float32[..., head_dim / 2].
+def rotate(
+    x: Float[Array, "*B d"], cos: Float32[Array, "*#B half"], sin: Float32[Array, "*#B half"]
+) -> Float[Array, "*B d"]:
+    """Rotates the pairs (i, i + d / 2) of a head by angles.
 
     Computed in float32; the result has x's dtype.
     """

@@ -5,11 +5,13 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
+from jaxtyping import Float32, Int32
 
 from g1jax.errors import ConfigError
 from g1jax.settings import CountOrNone, Range, Temperature, check
-from g1jax.typing import Array, ArrayLike, Key
+from g1jax.typing import Array, ArrayLike, Keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +34,8 @@ PLAIN = Sampling()
 GREEDY = Sampling(temperature=0.0)
 
 
-def log_distribution(sampling: Sampling, logits: Array) -> Array:
-    """The log-probabilities of the sampling distribution, -inf for excluded tokens: float32[..., V] -> [..., V].
+def log_distribution(sampling: Sampling, logits: Float32[Array, "*B V"]) -> Float32[Array, "*B V"]:
+    """The log-probabilities of the sampling distribution, -inf for excluded tokens.
 
     For greedy sampling it is 0 for the likeliest token. Tokens tied with the last one kept are kept.
     """
@@ -55,10 +57,12 @@ def log_distribution(sampling: Sampling, logits: Array) -> Array:
     return jax.nn.log_softmax(scaled, axis=-1)
 
 
-def sample(sampling: Sampling, logits: Array, key: Key) -> tuple[Array, Array]:
-    """A token for each row, and its log-probability: float32[B, V] -> int32[B], float32[B].
+def sample(
+    sampling: Sampling, logits: Float32[Array, "B V"], key: Keys
+) -> tuple[Int32[Array, "B"], Float32[Array, "B"]]:
+    """A token for each row, and its log-probability.
 
-    `key` is one for all rows, or key[B], one per row: then a row's token does not depend on the rest of its batch.
+    With one key per row, a row's token does not depend on the rest of its batch.
     """
     key = typed_key(key)
     if sampling.temperature == 0:
@@ -71,8 +75,8 @@ def sample(sampling: Sampling, logits: Array, key: Key) -> tuple[Array, Array]:
     return tokens, token_logprobs(logprobs, tokens)
 
 
-def typed_key(key: ArrayLike) -> Key:
-    """Typed keys, from typed or raw `jax.random.PRNGKey` ones, uint32[..., 2].
+def typed_key(key: ArrayLike) -> jaxtyping.Key[Array, "..."]:
+    """Typed keys, from typed or raw ones.
 
     Raises:
         ConfigError: not a key.
@@ -114,13 +118,13 @@ def _count(is_counted: Array) -> Array:
     return jnp.sum(is_counted.astype(jnp.int32), axis=1)
 
 
-def token_logprobs(logprobs: Array, tokens: Array) -> Array:
-    """The log-probability of each token: float32[..., V], int32[...] -> float32[...]."""
+def token_logprobs(logprobs: Float32[Array, "*B V"], tokens: Int32[Array, "*B"]) -> Float32[Array, "*B"]:
+    """The log-probability of each token."""
     return jnp.take_along_axis(logprobs, tokens[..., None], axis=-1)[..., 0]
 
 
-def entropy(logprobs: Array) -> Array:
-    """Entropy in nats: float32[..., V] -> float32[...]."""
+def entropy(logprobs: Float32[Array, "*B V"]) -> Float32[Array, "*B"]:
+    """Entropy in nats."""
     is_possible = logprobs > -jnp.inf
     finite = jnp.where(is_possible, logprobs, 0.0)
     return -jnp.sum(jnp.where(is_possible, jnp.exp(finite) * finite, 0.0), axis=-1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Bool, Float, Float32, Int32
 
 from g1jax.typing import Array
 from g1jax.vlm.config import Config
@@ -20,23 +21,23 @@ _CHUNK_SIZE = 1 << 25  # logits computed at a time
 class Score:
     """Log-probabilities and entropies of responses; 0 outside the response mask."""
 
-    logprobs: Array  # float32[B, N]
-    entropy: Array  # float32[B, N], of the distribution of each token, in nats
+    logprobs: Float32[Array, "B N"]
+    entropy: Float32[Array, "B N"]  # of the distribution of each token, in nats
 
 
 def score(
     config: Config,
     params: Params,
-    prompt_tokens: Array,
-    prompt_mask: Array,
-    response_tokens: Array,
-    response_mask: Array,
+    prompt_tokens: Int32[Array, "B P"],
+    prompt_mask: Bool[Array, "B P"],
+    response_tokens: Int32[Array, "B N"],
+    response_mask: Bool[Array, "B N"],
     frames: Frames,
     *,
     sampling: Sampling = PLAIN,
-    visual_tokens: Array | None = None,
+    visual_tokens: Float[Array, "n t D"] | None = None,
 ) -> Score:
-    """Log-probabilities of responses, int32[B, N], bool[B, N], under the sampling distribution.
+    """Log-probabilities of responses under the sampling distribution.
 
     They equal those of `generate`. If B·N·V is large, logits are computed for a chunk of tokens at a time, and
     recomputed for a gradient. `visual_tokens`: those of the frames, if already computed by `see`. To be jitted with

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Int32, UInt8
 
 from g1jax.errors import ConfigError
 from g1jax.typing import Array
@@ -16,8 +17,8 @@ from g1jax.vlm.tokenizer import Tokenizer
 class TokenBytes:
     """The bytes of each token. An argument of jit, not a constant: for a large vocabulary it has 20 MB."""
 
-    bytes: Array  # uint8[V, M], zero-padded
-    lengths: Array  # int32[V], 0 for special tokens
+    bytes: UInt8[Array, "V M"]  # zero-padded
+    lengths: Int32[Array, "V"]  # 0 for special tokens
 
 
 def token_bytes(tokenizer: Tokenizer) -> TokenBytes:
@@ -84,8 +85,10 @@ def byte_characters() -> dict[str, int]:
 _BYTES = byte_characters()
 
 
-def to_bytes(table: TokenBytes, tokens: Array, mask: Array, length: int) -> Array:
-    """The text of tokens, int32[..., S], bool[..., S] -> uint8[..., length], zero-padded or truncated.
+def to_bytes(
+    table: TokenBytes, tokens: Int32[Array, "*B S"], mask: Bool[Array, "*B S"], length: int
+) -> UInt8[Array, "*B {length}"]:
+    """The text of tokens, zero-padded or truncated.
 
     Tokens outside the mask or the vocabulary are empty (a model may have more rows than its tokenizer has tokens). To
     be jitted with `length` static.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from jaxtyping import Bool, Int32
 
 from g1jax.errors import ConfigError
 from g1jax.terminal import one_line
@@ -131,8 +132,8 @@ class Tokenizer:
 
     def pad_batch(
         self, rows: Sequence[Sequence[int]], side: Literal["left", "right"] = "left", length: int | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Sequences of tokens as one array and its mask, False for padding: int32[B, S], bool[B, S].
+    ) -> tuple[Int32[np.ndarray, "B S"], Bool[np.ndarray, "B S"]]:
+        """Sequences of tokens as one array and its mask, False for padding.
 
         S is `length`, by default that of the longest row; a fixed length avoids recompilation.
 

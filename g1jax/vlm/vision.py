@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float, Float32, Shaped
 
 from g1jax.errors import ConfigError
 from g1jax.typing import Array
@@ -35,7 +36,7 @@ class Layout:
     windows: tuple[int, int]  # rows and columns of windows
     side: int  # of a window, in visual tokens
     merge: int  # side of a visual token, in patches
-    angles: np.ndarray  # float32[p, head_dim / 2], rotary angles of each patch
+    angles: Float32[np.ndarray, "p half"]  # rotary angles of each patch
 
     @property
     def num_windows(self) -> int:
@@ -43,21 +44,26 @@ class Layout:
         return self.windows[0] * self.windows[1]
 
     @property
+    def window_size(self) -> int:
+        """Patches of a window."""
+        return self.side**2 * self.merge**2
+
+    @property
     def is_even(self) -> bool:
         """Whether all windows are full."""
         return self.grid == (self.windows[0] * self.side, self.windows[1] * self.side)
 
-    def to_windows(self, x: Array) -> Array:
-        """[n, p, d] -> [n · windows, side² · merge², d], zeros where a window is empty."""
+    def to_windows(self, x: Shaped[Array, "n p d"]) -> Shaped[Array, "n*{self.num_windows} {self.window_size} d"]:
+        """The patches of each window, zeros where it is empty."""
         (rows, columns), (down, across), side = self.grid, self.windows, self.side
         count, _, size = x.shape
         x = x.reshape(count, rows, columns, self.merge**2 * size)
         x = jnp.pad(x, ((0, 0), (0, down * side - rows), (0, across * side - columns), (0, 0)))
         x = x.reshape(count, down, side, across, side, -1).transpose(0, 1, 3, 2, 4, 5)
-        return x.reshape(count * down * across, side**2 * self.merge**2, size)
+        return x.reshape(count * down * across, self.window_size, size)
 
-    def from_windows(self, x: Array) -> Array:
-        """The inverse of `to_windows`: [n · windows, side² · merge², d] -> [n, p, d]."""
+    def from_windows(self, x: Shaped[Array, "_ {self.window_size} d"]) -> Shaped[Array, "n p d"]:
+        """The inverse of `to_windows`."""
         (rows, columns), (down, across), side = self.grid, self.windows, self.side
         size = x.shape[-1]
         x = x.reshape(-1, down, across, side, side, self.merge**2 * size).transpose(0, 1, 3, 2, 4, 5)
@@ -84,8 +90,8 @@ class PatchEmbed(nnx.Module):
         frames = config.vision.temporal_patch_size
         self.proj = Linear(config, config.vision.patch_dim * frames, config.vision.hidden_size)
 
-    def __call__(self, patches: Array) -> Array:
-        """float32[n, p, 3 · patch_size²] -> [n, p, d]."""
+    def __call__(self, patches: Float32[Array, "n p {self.config.vision.patch_dim}"]) -> Float[Array, "n p d"]:
+        """The vector of each patch."""
         vision, dtype = self.config.vision, jnp.dtype(self.config.dtype)
         kernel = self.proj.kernel[...].reshape(3, vision.temporal_patch_size, vision.patch_size**2, vision.hidden_size)
         still = jnp.sum(kernel.astype(jnp.float32), axis=1).reshape(vision.patch_dim, vision.hidden_size)
@@ -101,8 +107,8 @@ class VisionAttention(nnx.Module):
         self.qkv = Linear(config, size, 3 * size, use_bias=True)
         self.proj = Linear(config, size, size, use_bias=True)
 
-    def __call__(self, x: Array, layout: Layout) -> Array:
-        """[n, p, d] -> [n, p, d]."""
+    def __call__(self, x: Float[Array, "n p d"], layout: Layout) -> Float[Array, "n p d"]:
+        """What each patch reads from the others."""
         heads, qkv, angles = self.config.vision.num_heads, self.qkv(x), jnp.asarray(layout.angles)[None]
         is_windowed, mask = not self.is_full and layout.num_windows > 1, None
         if is_windowed:
@@ -125,8 +131,8 @@ class VisionBlock(nnx.Module):
         self.attn = VisionAttention(config, is_full=is_full)
         self.mlp = SwiGLU(config, size, config.vision.intermediate_size, use_bias=True)
 
-    def __call__(self, x: Array, layout: Layout) -> Array:
-        """[n, p, d] -> [n, p, d]."""
+    def __call__(self, x: Float[Array, "n p d"], layout: Layout) -> Float[Array, "n p d"]:
+        """The residual stream after the block."""
         x = constrain(x + self.attn(self.norm1(x), layout), BATCH, None, None)
         return constrain(x + self.mlp(self.norm2(x)), BATCH, None, None)
 
@@ -140,8 +146,8 @@ class PatchMerger(nnx.Module):
         self.up = Linear(config, self.size, self.size, use_bias=True)
         self.down = Linear(config, self.size, config.text.hidden_size, use_bias=True)
 
-    def __call__(self, x: Array) -> Array:
-        """[n, p, d] -> [n, t, D]."""
+    def __call__(self, x: Float[Array, "n p d"]) -> Float[Array, "n t D"]:
+        """The vector of each visual token."""
         merged = self.ln_q(x).reshape(x.shape[0], -1, self.size)
         return self.down(nnx.gelu(self.up(merged), approximate=False))
 
@@ -153,8 +159,8 @@ class PlaceEmbed(nnx.Module):
         self.num_places = config.vision.num_places
         self.rows, self.columns = (zeros(config, self.num_places, config.text.hidden_size) for _ in range(2))
 
-    def __call__(self, grid: tuple[int, int]) -> Array:
-        """Embeddings for an image of `grid` = (rows, columns) visual tokens: [t, D].
+    def __call__(self, grid: tuple[int, int]) -> Float[Array, "t D"]:
+        """Embeddings for an image of `grid` = (rows, columns) visual tokens.
 
         Raises:
             ConfigError: the image has more rows or columns than there are embeddings.
@@ -179,8 +185,8 @@ class VisionTower(nnx.Module):
         self.merger = PatchMerger(config)
         self.places = PlaceEmbed(config) if config.vision.num_places else None
 
-    def __call__(self, patches: Array, grid: tuple[int, int]) -> Array:
-        """Images of `grid` = (rows, columns) visual tokens: float32[n, p, 3 · patch_size²] -> [n, t, D]."""
+    def __call__(self, patches: Float32[Array, "n p values"], grid: tuple[int, int]) -> Float[Array, "n t D"]:
+        """The visual tokens of images that have `grid` = (rows, columns) of them."""
         layout = layout_of(self.config.vision, *grid)
         x = constrain(self.patch_embed(patches), BATCH, None, None)
         for block in self.blocks:
@@ -191,7 +197,7 @@ class VisionTower(nnx.Module):
         return constrain(tokens, BATCH, None, None)
 
 
-def run_block(config: Config, block: VisionBlock, x: Array, layout: Layout) -> Array:
+def run_block(config: Config, block: VisionBlock, x: Float[Array, "n p d"], layout: Layout) -> Float[Array, "n p d"]:
     """A block, rematerialized if the config says so."""
     if not config.is_remat:
         return block(x, layout)

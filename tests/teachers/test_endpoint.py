@@ -218,13 +218,12 @@ def test_unreadable_moves_are_left_out() -> None:
 
 @pytest.mark.parametrize("name", envs.game_ids())
 def test_what_an_endpoint_is_asked(name: str) -> None:
-    """The game's default rules, also under a short prompt; no perception, since the board is given."""
-    prompt = prompt_of(envs.make(name, prompt="Short"), "A | B")
+    """The game's default rules; no perception, since the board is given."""
+    prompt = prompt_of(envs.make(name), "A | B")
     assert prompt.endswith("\nA | B")
     assert "<perception>" not in prompt
     assert "{" not in prompt
     assert prompt.count("<think>") == 1
-    assert "Short" not in prompt
 
 
 # The program

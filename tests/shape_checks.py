@@ -1,0 +1,38 @@
+"""The shapes and dtypes in annotations, checked in every call that a test makes; see `g1jax.typing`.
+
+`tests/__init__.py` installs the checks, so they hold in processes started as `python -m tests.…` as well.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import beartype
+import jax
+from jaxtyping import install_import_hook
+
+_ENVS = ("lines", "packed_lines", "prng", "response", "sprites", "text", "vmap_loop")
+CHECKED = ("g1jax.rl", "g1jax.vlm", *(f"g1jax.envs.{name}" for name in _ENVS))
+_beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))  # an int is a float
+
+
+def install() -> None:
+    """Checks the modules of `CHECKED`, none of which may be imported before."""
+    install_import_hook(CHECKED, "tests.shape_checks.check")
+
+
+def check(function: Callable[..., Any]) -> Callable[..., Any]:
+    """beartype, except that a constructor is checked only if it gets an array of JAX.
+
+    JAX also makes dataclasses of shapes, shardings and placeholders, and settings raise errors of their own.
+    """
+    checked: Callable[..., Any] = _beartype(function)
+    if function.__name__ != "__init__":
+        return checked
+
+    @functools.wraps(function)
+    def check_arrays(*args: Any, **kwargs: Any) -> Any:
+        has_array = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((args[1:], kwargs)))
+        return (checked if has_array else function)(*args, **kwargs)
+
+    return check_arrays
