@@ -176,7 +176,17 @@ class Game(Generic[S]):
     def reset(self, key: Key, level: TracedLevel | None = None) -> S:
         """A fresh state, at the game's own level or at one made by `traced_level`."""
         seed_key, begin_key = jax.random.split(key)
-        return self.begin(begin_key, jax.random.bits(seed_key, dtype=jnp.uint32), self._or_own(level))
+        state = self.begin(begin_key, jax.random.bits(seed_key, dtype=jnp.uint32), self._or_own(level))
+        return self._take_start_moves(state, jax.random.split(key, 3)[2]) if self.level.start_moves else state
+
+    def _take_start_moves(self, state: S, key: Key) -> S:
+        def move(i: Array, state: S) -> S:
+            action_key, move_key, begin_key = jax.random.split(jax.random.fold_in(key, i), 3)
+            moved, result = self.step(state, self.sample_action(state, action_key, legal=False), move_key)
+            fresh = self.begin(begin_key, state.seed, state.level)
+            return cast(S, jax.tree.map(lambda new, old: jnp.where(result.terminated, new, old), fresh, moved))
+
+        return jax.lax.fori_loop(np.int32(0), np.int32(self.level.start_moves), move, state)
 
     def step(self, state: S, action: ArrayLike | int, key: Key) -> tuple[S, StepResult]:
         """One move. A finished game does not change and gives reward 0. Any integer is an action, legal or not.

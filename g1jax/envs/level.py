@@ -138,12 +138,15 @@ class Level(_Keys):
     """Has a field for each traced key of the rules."""
     rows: int = 4
     cols: int = 4
+    start_moves: int = 0
+    """Random moves before an episode starts, any actions, legal or not; a game that ends on the way is started again."""
     appearance: Appearance = field(default_factory=Appearance)
 
     def check(self) -> None:
         """Rejects levels that cannot be played. A subclass calls `super().check()` first."""
         LevelError.require(1 <= self.rows <= 30, f"rows={self.rows}: a board has 1 to 30 rows")
         LevelError.require(1 <= self.cols <= 30, f"cols={self.cols}: a board has 1 to 30 columns")
+        LevelError.require(0 <= self.start_moves <= 10_000, f"start_moves={self.start_moves}: 0 to 10000")
         board = (self.rows * self.appearance.cell_size, self.cols * self.appearance.cell_size)
         height, width = self.appearance.frame_shape(self.rows, self.cols)
         LevelError.require(

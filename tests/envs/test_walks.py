@@ -39,6 +39,21 @@ def test_a_walk_takes_the_given_steps_in_each_environment() -> None:
     assert (np.asarray(others.games[0].board) != now[0].board).any(axis=(1, 2)).sum() > 10
 
 
+def test_a_game_that_starts_after_moves() -> None:
+    """No reward counts them, and those that end the game start it again."""
+    games = (helpers.make("game_2048", spawn_four=0.0, start_moves=30), toy.make(most=1, start=3, start_moves=7))
+    states = [jax.jit(jax.vmap(game.reset))(helpers.keys(40)) for game in games]
+    boards = np.asarray(states[0].board)
+    sums = np.where(boards > 0, 2.0**boards, 0).sum(axis=(1, 2))
+    assert ((sums > 30) & (sums <= 4 + 2 * 30)).all()  # random actions: some are illegal
+    assert not np.asarray(states[0].terminated).any()
+    # The countdown from 3 ends at the third and the sixth move.
+    np.testing.assert_array_equal(states[1].board[:, 0, 0], 2)
+    plain = helpers.make("game_2048", spawn_four=0.0)
+    assert plain != games[0]
+    np.testing.assert_array_equal(jax.vmap(plain.reset)(helpers.keys(40)).seed, states[0].seed)
+
+
 def test_games_that_end_in_a_walk_are_reset() -> None:
     vec = envs.make_vec(toy.make(most=1, start=3), 12, autoreset="none")
     state = jax.jit(vec.reset)(jax.random.key(0))
