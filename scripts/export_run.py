@@ -10,6 +10,7 @@ from pathlib import Path
 from g1jax import vlm
 from g1jax.terminal import one_line
 from g1jax.training import ExperimentError, policy_of_run
+from g1jax.training.saved_model import save_policy
 
 
 def main() -> None:
@@ -25,8 +26,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         policy, params = policy_of_run(args.run, param_dtype=args.dtype)
-        vlm.save(policy.config, params, args.folder)
-        policy.tokenizer.save(args.folder)
+        save_policy(policy, params, args.folder)
     except (ExperimentError, FileExistsError, OSError) as error:
         sys.exit(one_line(f"export: {error}"))
     size = sum(file.stat().st_size for file in args.folder.iterdir())

@@ -19,14 +19,14 @@ from pathlib import Path
 import g1jax
 from g1jax import envs, vlm
 from g1jax.training import experiment_names, load_experiment
-from g1jax.training.setup import BASE_MODEL
+from g1jax.training.saved_model import SHIPPED
 from g1jax.evaluation import report
 
 assert Path(g1jax.__file__).parent == Path(sys.argv[1]) / "g1jax"
 print(envs.make("shisen_sho", preset="base+more_tiles+noisy").level.appearance.noise > 0)
 print([load_experiment(name).name for name in experiment_names()] == sys.argv[2].split(","))
 print(load_experiment("mine/g1_swap.py").name, "swap" in envs.presets("swap"))
-vlm.Tokenizer.load("games"), vlm.load_config(BASE_MODEL), envs.make("shisen_sho_cifar10", images="digits")
+vlm.Tokenizer.load("games"), vlm.load_config(SHIPPED["base"]), envs.make("shisen_sho_cifar10", images="digits")
 try:
     load_experiment("mine")
 except ValueError as error:

@@ -139,7 +139,7 @@ class Level(_Keys):
     rows: int = 4
     cols: int = 4
     start_moves: int = 0
-    """Random moves before an episode starts, any actions, legal or not; a game that ends on the way is started again."""
+    """Random moves before an episode starts, of any actions, legal or not; a game that ends on the way is reset."""
     appearance: Appearance = field(default_factory=Appearance)
 
     def check(self) -> None:

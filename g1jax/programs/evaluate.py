@@ -20,6 +20,7 @@ from g1jax.files import file_name, require_writable
 from g1jax.programs.shared import folder_name, games_of, parse_games, print_results, progress_line
 from g1jax.rl.prompts import Templates, prompt_of, read_templates
 from g1jax.terminal import printable_lines
+from g1jax.training.saved_model import SHIPPED, is_model, load_policy
 from g1jax.training.saved_run import open_setup, policy_of_run
 
 ON_DEVICE: dict[str, Callable[[], Player]] = {"random": players.random_player, "expert": players.expert_player}
@@ -30,7 +31,8 @@ class Options:
     """Evaluates a player on the games, or compares two results."""
 
     player: str = "random"
-    """`random`, `expert`, `openai` (see the endpoint's options), or the folder of a training run."""
+    """`random`, `expert`, `openai` (see the endpoint's options), `base` (the model that ships), or the folder of a
+    training run or of a Qwen2.5-VL model."""
     games: str = ""
     """Comma-separated game ids, optionally with presets: `swap,shisen_sho:base+noisy`; or `all`. A run plays the games
     that it was trained on at its own levels. Empty: a run's own games, all games for other players."""
@@ -42,12 +44,12 @@ class Options:
     out: Path | None = None
     """The output folder. Default: `evaluations/<player>`."""
     temperature: settings.Temperature = 1.0
-    """Sampling temperature of a run's policy. 0: greedy."""
+    """Sampling temperature of a policy. 0: greedy."""
     prompts: Mapping[str, str] = field(default_factory=dict)
-    """Prompt templates by game, or `@file`: `--prompts swap @swap.txt game_2048 "Play."`. Default: a run's own, for
-    other players each game's own."""
+    """Prompt templates by game, or `@file`: `--prompts swap @swap.txt game_2048 "Play."`. Default: the policy's own,
+    for an endpoint each game's own."""
     sees: bool = False
-    """Gives a run's policy the true perception, to measure its reasoning alone."""
+    """Gives the policy the true perception, to measure its reasoning alone."""
     record: Annotated[int, settings.Range(0, 10_000)] = 3
     """Maximum number of episodes of each game to replay in the report."""
     film: Literal["none", "gif", "mp4", "both"] = "none"
@@ -77,7 +79,7 @@ def evaluate(options: Options) -> None:
     templates = read_templates(options.prompts)
     EvaluationError.require(not templates or options.player not in ON_DEVICE, f"prompts: {options.player} reads none")
     others = [results.load(path) for path in options.beside]
-    games = games_for_run(options.games, _run_folder(options.player)) if _is_run(options) else games_of(options.games)
+    games = games_for_run(options.games, Path(options.player)) if _is_run(options) else games_of(options.games)
     player = None
     if options.player != "openai":
         player = player_named(options.player, tuple(games.values()), options.temperature, options.sees, templates)
@@ -158,15 +160,12 @@ def curves_of_run(options: Options) -> report.Curves | None:
 
 
 def _is_run(options: Options) -> bool:
-    return options.player not in (*ON_DEVICE, "openai")
-
-
-def _run_folder(player: str) -> Path:
-    folder = Path(player)
-    known = ", ".join([*ON_DEVICE, "openai"])
-    message = f"no player {player!r}: expected one of {known}, or the folder of a training run"
-    EvaluationError.require(folder.is_dir(), message)
-    return folder
+    if options.player in (*ON_DEVICE, "openai") or is_model(options.player):
+        return False
+    known = ", ".join([*ON_DEVICE, "openai", *SHIPPED])
+    message = f"no player {options.player!r}: expected one of {known}, or the folder of a training run or a model"
+    EvaluationError.require(Path(options.player).is_dir(), message)
+    return True
 
 
 def _play_all(
@@ -176,9 +175,10 @@ def _play_all(
     counts = (options.episodes or 0, options.steps, options.seed)
     about, episodes = {"name": options.endpoint.model, "kind": "openai", **options.endpoint.setting()}, {}
     if player is not None:
-        about = {"name": player.name, "kind": options.player if options.player in ON_DEVICE else "run"}
-    if _is_run(options):
-        about |= {"temperature": options.temperature, "sees": options.sees}
+        kind = options.player if options.player in ON_DEVICE else "run" if _is_run(options) else "model"
+        about = {"name": player.name, "kind": kind}
+        if kind in ("run", "model"):
+            about |= {"temperature": options.temperature, "sees": options.sees}
     if options.prompts:
         about["prompts"] = dict(read_templates(options.prompts))
     budget = Budget.of(options.endpoint)
@@ -200,21 +200,20 @@ def player_named(
     sees: bool = False,
     templates: Templates = (),
 ) -> Player:
-    """A player on the device: a built-in one by name, or the policy of a run by its folder.
+    """A player on the device: a built-in one by name, or the policy of a run or a model.
 
-    `templates`: prompts instead of the run's own.
+    `templates`: prompts instead of the policy's own.
 
     Raises:
         EvaluationError: there is no such player, or the folder has no usable policy.
     """
     if name in ON_DEVICE:
         return ON_DEVICE[name]()
-    folder = _run_folder(name)
     try:
-        policy, params = policy_of_run(folder)
+        policy, params = load_policy(name) if is_model(name) else policy_of_run(name)
         policy = dataclasses.replace(policy, templates=tuple({**dict(policy.templates), **dict(templates)}.items()))
         policy = players.prepared(policy, temperature, games)
     except G1Error as error:
         raise EvaluationError(str(error)) from None
-    name = folder.resolve().name + (" (sees)" if sees else "")
+    name = Path(name).resolve().name + (" (sees)" if sees else "")
     return players.policy_player(policy, params, name=name, given_perception=sees)

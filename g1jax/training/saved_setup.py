@@ -1,8 +1,7 @@
 """The setup that a run saves in its folder, so that it does not depend on files outside of it once it has started.
 
-    setup/model/          the model's config.json and tokenizer; under LoRA also the frozen weights, as hard links
+    setup/model/          the model's config.json, tokenizer and prompts; under LoRA also the frozen weights, linked
     setup/levels.json     the level of each game, presets resolved
-    setup/prompts.json    the policy's prompt templates, files as text
     setup/pictures/       the pictures of games that show some
     setup/sources.json    the paths of the base weights and the dataset, with checksums and fingerprints
 
@@ -27,16 +26,15 @@ from g1jax.errors import ExperimentError, LevelError
 from g1jax.files import write_atomically
 from g1jax.foreign import read_object
 from g1jax.rl.policy import Policy
-from g1jax.rl.prompts import Templates
 from g1jax.sft.dataset import Dataset
 from g1jax.training import checksums
 from g1jax.training.checksums import DamagedError
 from g1jax.training.run_folder import SETUP
+from g1jax.training.saved_model import save_prompts
 
-MODEL, LEVELS, PROMPTS, PICTURES, SOURCES = (
+MODEL, LEVELS, PICTURES, SOURCES = (
     f"{SETUP}/model",
     f"{SETUP}/levels.json",
-    f"{SETUP}/prompts.json",
     f"{SETUP}/pictures",
     f"{SETUP}/sources.json",
 )
@@ -103,9 +101,9 @@ def _write(
     model.mkdir(parents=True)
     write_atomically(model / "config.json", _as_text(vlm.to_hf(policy.config)))
     policy.tokenizer.save(model)
+    save_prompts(policy.templates, model)
     levels = {game.id: keys_of(game.level) for game in games}
     write_atomically(folder / "levels.json", _as_text(levels))
-    write_atomically(folder / "prompts.json", _as_text(dict(policy.templates)))
     sources["pictures"] = {}
     for game in games:
         if (pictures := getattr(game, "pictures", None)) is not None:
@@ -156,19 +154,6 @@ def resolved(game: Game[Any]) -> Game[Any]:
     """The same game, with the name of the pictures that `auto` finds in its level."""
     pictures = getattr(game, "pictures", None)
     return game.with_keys(images=pictures.name) if pictures and game.level.images == "auto" else game
-
-
-def read_prompts(folder: Path) -> Templates:
-    """The prompt templates of a run.
-
-    Raises:
-        ExperimentError: the file is damaged.
-    """
-    file = folder / PROMPTS
-    prompts = read_object(file, error=ExperimentError)
-    is_valid = all(isinstance(text, str) for text in prompts.values())
-    ExperimentError.require(is_valid, f"{file}: a prompt is not a string")
-    return tuple(prompts.items())
 
 
 # Base weights and dataset, which are too large to copy

@@ -15,7 +15,7 @@ from g1jax import envs, keys, vlm
 from g1jax.envs.batch import EPISODE_STEPS, Batch
 from g1jax.envs.core import Game
 from g1jax.envs.level import TracedLevel
-from g1jax.errors import ExperimentError, unknown
+from g1jax.errors import ExperimentError
 from g1jax.keys import OfRun
 from g1jax.rl.algorithm import Algorithm
 from g1jax.rl.minibatching import Minibatching
@@ -29,13 +29,11 @@ from g1jax.training import saved_setup
 from g1jax.training.config import Experiment, Optimizer, check_experiment
 from g1jax.training.optimizer import make_optimizer
 from g1jax.training.placement import Placement
+from g1jax.training.saved_model import SHIPPED, model_folder, prompts_of
 from g1jax.vlm import Params, lora
 from g1jax.vlm.lora import LoRA
 from g1jax.vlm.model import check_length
 from g1jax.vlm.sharding import make_mesh, placer
-
-BASE_MODEL = Path(__file__).parents[1] / "data" / "base"
-"""The small trained model that ships."""
 
 
 @dataclass(frozen=True)
@@ -219,8 +217,8 @@ def weights_folder(setup: Setup) -> Path | None:
     """
     model = setup.experiment.model
     if setup.run_folder is None:
-        return _folder_of(model)
-    named = BASE_MODEL if model == "base" else Path(model)
+        return model_folder(model)
+    named = SHIPPED.get(model, Path(model))
     return saved_setup.weights_of(setup.run_folder, named if named.is_dir() else None)
 
 
@@ -247,7 +245,7 @@ def _make_policy(e: Experiment, games: tuple[Game[Any], ...], run_folder: Path |
         folder: Path | None = run_folder / saved_setup.MODEL
         source = str(folder)
     else:
-        folder = _folder_of(e.model)
+        folder = model_folder(e.model)
         source = e.tokenizer or ("games" if folder is None or not (folder / "tokenizer.json").exists() else str(folder))
     tokenizer = vlm.Tokenizer.load(source)
     changes: dict[str, Any] = {
@@ -258,19 +256,10 @@ def _make_policy(e: Experiment, games: tuple[Game[Any], ...], run_folder: Path |
     else:
         config = dataclasses.replace(vlm.load_config(folder), **changes)
     budgets = () if e.max_new_tokens else token_budgets(tokenizer, games)
-    templates = read_templates(e.prompts) if run_folder is None else saved_setup.read_prompts(run_folder)
-    return Policy(config, tokenizer, e.sampling, e.max_new_tokens, budgets, templates)
-
-
-def _folder_of(model: str) -> Path | None:
-    """The folder of a model's weights; None for an untrained preset."""
-    if model == "base":
-        return BASE_MODEL
-    if model in vlm.preset_names():
-        return None
-    known = ["base", *vlm.preset_names()]
-    ExperimentError.require(Path(model).is_dir(), unknown("model, and no folder", model, known))
-    return Path(model)
+    templates = {} if folder is None else dict(prompts_of(folder))
+    if run_folder is None:
+        templates |= dict(read_templates(e.prompts))
+    return Policy(config, tokenizer, e.sampling, e.max_new_tokens, budgets, tuple(sorted(templates.items())))
 
 
 def _make_envs(games: tuple[Game[Any], ...], num_states: int, max_steps: int) -> tuple[Batch, ...]:

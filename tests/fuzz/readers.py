@@ -34,7 +34,7 @@ from g1jax.rl.policy import Policy
 from g1jax.sft.dataset import JSONL, PARQUET, Example, read_dataset
 from g1jax.sft.dataset_writer import ABOUT, DatasetWriter
 from g1jax.teachers.endpoint import reply_of
-from g1jax.training import checksums, metrics_file, saved_setup
+from g1jax.training import checksums, metrics_file, saved_model, saved_setup
 from g1jax.training import run_folder as run_folder
 from g1jax.vlm import weights
 from tests.conftest import REPOSITORY
@@ -206,7 +206,8 @@ def make_run(folder: Path) -> None:
     levels = {game_id: keys_of(envs.make(game_id, **keys).level) for game_id, keys in known.items()}
     (folder / saved_setup.LEVELS).parent.mkdir(parents=True)
     (folder / saved_setup.LEVELS).write_text(json.dumps(levels))
-    (folder / saved_setup.PROMPTS).write_text(json.dumps(tiny.PROMPTS))
+    (folder / saved_setup.MODEL).mkdir()
+    (folder / saved_setup.MODEL / saved_model.PROMPTS).write_text(json.dumps(tiny.PROMPTS))
     (folder / saved_setup.SOURCES).write_text('{"format": 1, "pictures": {"swap": "0123"}}')
     make_metrics(folder)
     checksums.write(folder)
@@ -220,7 +221,7 @@ def read_config(folder: Path) -> None:
 
 def read_levels(folder: Path) -> None:
     saved_setup.read_games(folder, tiny.LEVELS)
-    saved_setup.read_prompts(folder)
+    saved_model.prompts_of(folder / saved_setup.MODEL)
 
 
 def read_metrics(folder: Path) -> None:
@@ -308,7 +309,7 @@ READERS: dict[str, Reader] = {
     "run's levels": Reader(
         make_run,
         read_levels,
-        dict.fromkeys((saved_setup.LEVELS, saved_setup.PROMPTS, saved_setup.SOURCES), mutate_json),
+        dict.fromkeys((saved_setup.LEVELS, f"{saved_setup.MODEL}/prompts.json", saved_setup.SOURCES), mutate_json),
         is_slow=True,
     ),
     "run's metrics": Reader(make_run, read_metrics, {"metrics.jsonl": mutate_json_lines}),

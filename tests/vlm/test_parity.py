@@ -14,7 +14,7 @@ from g1jax import envs, vlm
 from g1jax.rl.policy import Policy
 from g1jax.teachers import token_budgets
 from g1jax.training.recipes import PROMPTS
-from g1jax.training.setup import BASE_MODEL
+from g1jax.training.saved_model import SHIPPED
 from g1jax.vlm import lora, weights
 from g1jax.vlm.model import param_paths
 from g1jax.vlm.rotary import token_positions
@@ -195,8 +195,8 @@ def test_padding_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("game_id", ["game_2048", "swap"])
 def test_the_base_model_is_a_plain_qwen_and_generates_the_same_tokens_in_transformers(game_id: str) -> None:
-    tokenizer, (config, params) = vlm.Tokenizer.load(BASE_MODEL), vlm.load(BASE_MODEL)
-    model = transformers.AutoModelForImageTextToText.from_pretrained(BASE_MODEL, dtype=torch.float32).eval()
+    tokenizer, (config, params) = vlm.Tokenizer.load(SHIPPED["base"]), vlm.load(SHIPPED["base"])
+    model = transformers.AutoModelForImageTextToText.from_pretrained(SHIPPED["base"], dtype=torch.float32).eval()
     game = envs.make(game_id, prompt=PROMPTS[game_id])
     greedy = dataclasses.replace(vlm.PLAIN, temperature=0.0)
     policy = Policy(config, tokenizer, greedy, budgets=token_budgets(tokenizer, [game]))

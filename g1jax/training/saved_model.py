@@ -1,0 +1,78 @@
+"""The folder of a model as a policy: the files of a Qwen2.5-VL checkpoint, and the prompts that it was trained with."""
+
+import json
+from pathlib import Path
+
+from g1jax import vlm
+from g1jax.errors import ConfigError, ExperimentError, unknown
+from g1jax.files import write_atomically
+from g1jax.foreign import read_object
+from g1jax.rl.policy import Policy
+from g1jax.rl.prompts import Templates
+from g1jax.vlm import Params
+
+SHIPPED = {"base": Path(__file__).parents[1] / "data" / "base"}
+"""The small trained models that ship, by name."""
+PROMPTS = "prompts.json"
+
+
+def is_model(name: str) -> bool:
+    """Whether this is the name of a model that ships, or a folder with weights."""
+    return name in SHIPPED or any(Path(name).glob("*.safetensors"))
+
+
+def model_folder(name: str) -> Path | None:
+    """The folder of a model's weights, by name or path; None for an untrained preset.
+
+    Raises:
+        ExperimentError: there is no such model.
+    """
+    if name in vlm.preset_names():
+        return None
+    known = [*SHIPPED, *vlm.preset_names()]
+    ExperimentError.require(name in SHIPPED or Path(name).is_dir(), unknown("model, and no folder", name, known))
+    return SHIPPED.get(name, Path(name))
+
+
+def save_policy(policy: Policy, params: Params, folder: Path) -> None:
+    """Saves a policy's model, tokenizer and prompts in a folder that `load_policy` and transformers read.
+
+    Raises:
+        FileExistsError: the folder has weights already.
+        OSError: it cannot be written.
+    """
+    vlm.save(policy.config, params, folder)
+    policy.tokenizer.save(folder)
+    save_prompts(policy.templates, folder)
+
+
+def save_prompts(templates: Templates, folder: Path) -> None:
+    """Writes the prompts of a model's folder."""
+    text = json.dumps(dict(templates), indent=1, ensure_ascii=False) + "\n"
+    write_atomically(folder / PROMPTS, text)
+
+
+def load_policy(name: str) -> tuple[Policy, Params]:
+    """The policy of a model by its name or folder, without token budgets (see `players.prepared`), and its weights.
+
+    Raises:
+        ConfigError: the folder's files are damaged or do not fit together.
+        ExperimentError: there is no such model, or it is untrained.
+    """
+    folder = model_folder(name)
+    ExperimentError.require(folder is not None, f"{name} is an untrained preset")
+    assert folder is not None
+    config, params = vlm.load(folder)
+    return Policy(config, vlm.Tokenizer.load(folder), templates=prompts_of(folder)), params
+
+
+def prompts_of(folder: Path) -> Templates:
+    """The prompts that a model's folder names; none without a prompts.json.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    file = folder / PROMPTS
+    prompts = read_object(file, error=ConfigError) if file.is_file() else {}
+    ConfigError.require(all(isinstance(text, str) for text in prompts.values()), f"{file}: a prompt is not a string")
+    return tuple(sorted(prompts.items()))
