@@ -146,7 +146,7 @@ def test_steps_follow_the_rules_along_any_play(size: tuple[int, int]) -> None:
     game = game_of(size)
     played = helpers.play(game, *PLAY)
     for policy in ("any", "expert"):
-        assert_played_by_the_rules(game, played.by(policy, most=16))
+        assert_played_by_the_rules(game, played.by(policy, most=8))
     rewards = np.asarray(played.results.reward)
     assert set(rewards.reshape(-1).tolist()) == {1, -1, 0}
 
