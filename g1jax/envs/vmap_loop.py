@@ -103,7 +103,7 @@ def _loop_batch(is_active: Callable[[Any], Array], body: Callable[[Any], Any], c
 
 
 def _all_batched(size: int, in_batched: Any, values: Any) -> Any:
-    def batched(is_batched: bool, leaf: Array) -> Array:
+    def batched(is_batched: bool, leaf: Any) -> Any:  # a constant of a jaxpr is no Array
         return leaf if is_batched else jnp.broadcast_to(leaf[None], (size, *leaf.shape))
 
     return jax.tree.map(batched, in_batched, values)
