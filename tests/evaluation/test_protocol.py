@@ -145,9 +145,9 @@ def test_a_policy_shares_its_program_across_params() -> None:
 
 @pytest.mark.slow
 def test_a_policy_given_the_perception() -> None:
-    policy = Policy(CONFIG, TOKENIZER, budget=32)
+    policy = Policy(CONFIG, TOKENIZER, budget=32, templates=(("shisen_sho", "Pairs"),))
     params = vlm.init(policy.config, jax.random.key(0))
-    game = envs.make("shisen_sho", rows=2, cols=2, prompt="Pairs")
+    game = envs.make("shisen_sho", rows=2, cols=2)
     played = play(game, policy_player(policy, params, given_perception=True), 3, 2, num_recorded=1)
     assert played.steps.is_exact is not None
     assert played.steps.is_exact.all()

@@ -23,11 +23,12 @@ CONFIG = vlm.Config(
     ),
 )  # fmt: skip
 GAMES: tuple[Game[Any], ...] = (
-    envs.make("game_2048", rows=2, cols=2, prompt="2048"),
-    envs.make("shisen_sho", rows=2, cols=2, prompt="Pairs"),
+    envs.make("game_2048", rows=2, cols=2),
+    envs.make("shisen_sho", rows=2, cols=2),
 )
 LENGTHS = {"game_2048": 12, "shisen_sho": 16}
-POLICY = Policy(CONFIG, TOKENIZER, budgets=tuple((game, LENGTHS[game.id]) for game in GAMES))
+TEMPLATES = (("game_2048", "2048"), ("shisen_sho", "Pairs"))
+POLICY = Policy(CONFIG, TOKENIZER, budgets=tuple((game, LENGTHS[game.id]) for game in GAMES), templates=TEMPLATES)
 
 
 def make_params(seed: int = 0, factor: float = 5.0) -> vlm.Params:

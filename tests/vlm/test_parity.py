@@ -197,9 +197,11 @@ def test_padding_changes_nothing(tmp_path: Path) -> None:
 def test_the_base_model_is_a_plain_qwen_and_generates_the_same_tokens_in_transformers(game_id: str) -> None:
     tokenizer, (config, params) = vlm.Tokenizer.load(SHIPPED["base"]), vlm.load(SHIPPED["base"])
     model = transformers.AutoModelForImageTextToText.from_pretrained(SHIPPED["base"], dtype=torch.float32).eval()
-    game = envs.make(game_id, prompt=PROMPTS[game_id])
+    game = envs.make(game_id)
     greedy = dataclasses.replace(vlm.PLAIN, temperature=0.0)
-    policy = Policy(config, tokenizer, greedy, budgets=token_budgets(tokenizer, [game]))
+    policy = Policy(
+        config, tokenizer, greedy, budgets=token_budgets(tokenizer, [game]), templates=tuple(PROMPTS.items())
+    )
     frame = game.render(game.reset(jax.random.key(1)))[None]
     respond = jax.jit(lambda params, table, frame, key: policy.respond(params, table, game, frame, key))
     ours = respond(params, policy.table(), frame, jax.random.key(0))
