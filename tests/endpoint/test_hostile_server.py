@@ -296,12 +296,11 @@ def test_caps_are_of_all_games_together(tmp_path: Path) -> None:
 def test_tokens_that_are_not_reported_are_estimated(usage: Any, tmp_path: Path) -> None:
     budget = Budget(max_total_tokens=1000)
     with serving("silent", sent={"silent": (200, {}, body(completion(usage=usage)))}) as server:
+        settings = endpoint(server, max_tokens=400, concurrency=1)
         with pytest.raises(EvaluationError, match="max_total_tokens=1000 is spent"):
-            play_remote(
-                GAME, endpoint(server, max_tokens=400, concurrency=1), tmp_path / "log.jsonl", 1, 9, budget=budget
-            )
+            play_remote(GAME, settings, tmp_path / "log.jsonl", 1, 9, budget=budget, prompt="2048")
         picture = (56 // 14) ** 2
-        assert budget.num_tokens == len(server.requests) * (400 + len(GAME.prompt) + picture)
+        assert budget.num_tokens == len(server.requests) * (400 + len("2048") + picture)
         assert 1 < len(server.requests) < 4
 
 
