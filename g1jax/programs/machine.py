@@ -12,12 +12,11 @@ from g1jax.files import home_folder, require_writable
 from g1jax.terminal import notice
 from g1jax.vlm.sharding import make_mesh
 
-_THREADS_PER_DEVICE = 4
 _DEVICE_VARIABLES = ("JAX_NUM_CPU_DEVICES", "JAX_NUM_PROCESSES", "SLURM_NTASKS")
 
 
-def use_cores(rows: int = 0, multiple: int = 1) -> None:
-    """Makes one CPU device per core, or fewer: `multiple` times a divisor of `rows`.
+def use_cores(rows: int = 0, multiple: int = 1, games: int = 1) -> None:
+    """Makes one CPU device per core, or fewer: `multiple` times a divisor of `rows`. `games`: of one program.
 
     By default, JAX makes one device of all cores and splits only large operations between them; those of a small model
     are too small. On a mesh, each core runs the whole program on its own rows, and a small policy generates nearly as
@@ -26,7 +25,7 @@ def use_cores(rows: int = 0, multiple: int = 1) -> None:
     Call this before JAX's first use of a device; later it has no effect. It also has none if the environment sets the
     number of devices, or several processes. Accelerators are not affected.
     """
-    _use_enough_threads()
+    _use_enough_threads(games)
     if any(os.environ.get(name) for name in _DEVICE_VARIABLES) or "device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -37,14 +36,14 @@ def use_cores(rows: int = 0, multiple: int = 1) -> None:
         return
 
 
-def _use_enough_threads() -> None:
+def _use_enough_threads(games: int) -> None:
     """Gives XLA's CPU client several threads per core, unless the environment sets their number.
 
-    By default it has one per core. A device may wait for several collectives of a program at once, each blocking a
-    thread. Once every thread waits in another collective, none is left to run what they wait for, and XLA aborts the
-    process after 40 s. This happens on a busy machine.
+    By default it has one per core. The games of a program are independent, so a device may wait for as many collectives
+    at once, each blocking a thread. Once every thread waits in another collective, none is left to run what they wait
+    for, and XLA aborts the process after 40 s. This happens on a busy machine.
     """
-    os.environ.setdefault("PJRT_NPROC", str(_THREADS_PER_DEVICE * (os.cpu_count() or 1)))
+    os.environ.setdefault("PJRT_NPROC", str(max(games, 2) * (os.cpu_count() or 1)))
 
 
 class MachineError(G1Error):

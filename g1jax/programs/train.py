@@ -91,7 +91,7 @@ def use_cores_for(e: Experiment) -> None:
         cold.states // max(cold.microbatches, 1) if cold.steps else 0,
         rl.states // (rl.minibatching.minibatches * rl.minibatching.microbatches) if rl.iterations else 0,
     )
-    use_cores(math.gcd(*rows), max(e.mesh.fsdp * e.mesh.tensor, 1))
+    use_cores(math.gcd(*rows), max(e.mesh.fsdp * e.mesh.tensor, 1), len(e.games))
 
 
 def _initialize_distributed() -> None:

@@ -108,7 +108,7 @@ import os
 from collections import Counter
 import jax
 from g1jax.programs.machine import use_cores
-use_cores()
+use_cores(games={games})
 jax.block_until_ready(jax.jit(lambda x: x @ x)(jax.numpy.ones((300, 300))))
 names = Counter(open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task"))
 print(names["tf_XLAEigen"] / os.cpu_count())
@@ -116,10 +116,14 @@ print(names["tf_XLAEigen"] / os.cpu_count())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("environment", "per_core"), [({}, 4), ({"PJRT_NPROC": str(2 * (os.cpu_count() or 1))}, 2)])
-def test_threads_suffice_for_collectives_that_block(environment: dict[str, str], per_core: int) -> None:
+@pytest.mark.parametrize(
+    ("environment", "games", "per_core"),
+    [({}, 4, 4), ({}, 1, 2), ({"PJRT_NPROC": str(3 * (os.cpu_count() or 1))}, 4, 3)],
+)
+def test_threads_suffice_for_collectives_that_block(environment: dict[str, str], games: int, per_core: int) -> None:
     known = {key: value for key, value in os.environ.items() if key not in ("PJRT_NPROC", "NPROC")}
     environment = {**known, "JAX_PLATFORMS": "cpu", **environment}
-    done = subprocess.run([sys.executable, "-c", THREADS], env=environment, capture_output=True, text=True, timeout=120)
+    script = THREADS.replace("{games}", str(games))
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == per_core
