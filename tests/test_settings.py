@@ -145,7 +145,7 @@ def test_a_number_of_a_level(game_id: str) -> None:
     """The game's own levels, and levels mixed in a cold start."""
     keys = {"images": "digits"} if game_id == "shisen_sho_cifar10" else {}
     game = envs.make(game_id, **keys)
-    numbers = [path[0] for path, _ in numbers_of(type(game.level))]
+    numbers = [path[-1] for path, _ in numbers_of(type(game.level))]
     assert {"rows", "cell_size", "noise", "frame_size"} <= set(numbers)
     for name, value in itertools.product(dict.fromkeys(numbers), (*BAD, (2**40, 2**40), (-1, 0), (float("nan"), 1))):
         message = error_of(functools.partial(envs.make, game_id, **keys | {name: value}))

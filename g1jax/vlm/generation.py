@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Bool, Float32, Int32
 
 from g1jax.errors import ConfigError
-from g1jax.typing import Array, Keys
+from g1jax.typing import Array, ArrayLike, Keys
 from g1jax.vlm.config import Config
 from g1jax.vlm.decoder import Cache
 from g1jax.vlm.model import VLM, Frames, Params, bind, check_length, left_pad
@@ -50,7 +50,7 @@ def generate(
     prompt_tokens: Int32[Array, "B P"],
     prompt_mask: Bool[Array, "B P"],
     frames: Frames,
-    key: Keys,
+    key: ArrayLike,
     *,
     max_new_tokens: int,
     sampling: Sampling = PLAIN,
@@ -60,10 +60,10 @@ def generate(
 ) -> Response:
     """Generates `num_samples` responses to each prompt from one prefill.
 
-    `key` is one for all, or one per response, which makes a response independent of the others in its batch. Padding
-    may be anywhere, so a response that starts with given tokens is a prompt with these appended:
-    `jnp.concatenate([prompt_tokens, start_tokens], axis=1)`, the masks alike. To be jitted with `config` and all
-    keyword arguments static.
+    `key` is a random key for all, or one per response, which makes a response independent of the others in its batch;
+    raw `jax.random.PRNGKey` keys are accepted. Padding may be anywhere, so a response that starts with given tokens is
+    a prompt with these tokens appended: `jnp.concatenate([prompt_tokens, start_tokens], axis=1)`, the masks alike. To
+    be jitted with `config` and all keyword arguments static.
 
     Raises:
         ConfigError: prompt and new tokens exceed the context length, or the keys do not match the responses.

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -74,7 +75,7 @@ def make_model(folder: Path, max_shard_bytes: int = 10**9) -> None:
 
 
 def read_weights(folder: Path) -> None:
-    weights.load_params(SMALL, folder, place=lambda path, host: cast(jax.Array, host))
+    weights.load_params(SMALL, folder, place=lambda path, host: jnp.asarray(host))
 
 
 TEXTS = ("Red circle | -\n- | Blue star", "<perception>é</perception><answer>(0, 1) (1, 1)</answer>")

@@ -243,7 +243,7 @@ def with_messages(record: dict[str, Any], prompt: str, response: str) -> dict[st
 GOOD = "<perception>-</perception><think>.</think><answer>0</answer>"
 WRONG: dict[str, tuple[Any, str]] = {
     "unknown game": (lambda r: replace(r, game="game_2049"), "unknown game 'game_2049'; did you mean 'game_2048'?"),
-    "no game": (lambda r: replace(r, game=None), "unknown game 'None'"),
+    "no game": (lambda r: replace(r, game=None), "unknown game None"),
     "no image": (lambda r: replace(r, images=["images/none.png"]), "there is no file images/none.png in "),
     "two images": (lambda r: replace(r, images=r["images"] * 2), "images must be a list of one"),
     "no path": (lambda r: replace(r, images=[3]), "its image is neither a path nor bytes"),
