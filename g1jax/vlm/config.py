@@ -169,7 +169,7 @@ class Config:
         ConfigError.require(count <= MAX_PARAMS, f"a model of {count:.1e} params: expected at most {MAX_PARAMS:.0e}")
 
 
-def _require_at_most(name: str, values: tuple[int, ...], most: int) -> None:
+def _require_at_most(name: str, values: Any, most: int) -> None:
     is_valid = type(values) is tuple and len(values) <= most
     ConfigError.require(is_valid, f"{name}={show(values)}: expected a tuple of up to {most}")
 

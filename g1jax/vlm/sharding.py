@@ -113,7 +113,7 @@ def batch_sharding(mesh: Mesh | jax.sharding.AbstractMesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
-def shard_batch(mesh: Mesh, batch: Pytree) -> Pytree:
+def shard_batch(mesh: Mesh | jax.sharding.AbstractMesh, batch: Pytree) -> Pytree:
     """Shards the rows of a batch's arrays over the mesh.
 
     Raises:
