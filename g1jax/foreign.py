@@ -40,6 +40,7 @@ MAX_CONTAINERS = 1_000_000  # lists and objects; each takes up to 240 bytes with
 MAX_DIGITS = 300
 
 _CHUNK = 1 << 20
+_LONGEST_PATH = 500  # shown whole in a message
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _DOTTED = re.compile(r"""(?<![A-Za-z0-9_-])(?:(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){16}""")
 
@@ -65,8 +66,8 @@ def excerpt(value: object, limit: int = 80) -> str:
 
 
 def name_of(path: str | Path) -> str:
-    """A path for use in a message: unchanged if it is printable, else quoted and escaped."""
-    return str(path) if str(path).isprintable() else excerpt(str(path), 200)
+    """A path for use in a message: unchanged if it is printable and not endless, else quoted, escaped and cut."""
+    return str(path) if str(path).isprintable() and len(str(path)) <= _LONGEST_PATH else excerpt(str(path), 200)
 
 
 # Files

@@ -250,6 +250,10 @@ def test_files_of_a_folder(tmp_path: Path) -> None:
     for name in ("loop.png", "a\0b", "\ud800", "a" * 300):
         with pytest.raises(ForeignError, match=r"^row 1: .* (is not a valid file name|there is no file)") as error:
             file_inside(folder, name, "row 1")
+    for name in ("a" * 3000, "a/" * 1500):
+        with pytest.raises(ForeignError, match="row 1: ") as caught:
+            file_inside(folder, name, "row 1")
+        assert len(str(caught.value)) < 1000
         assert str(error.value).isprintable()
 
 
