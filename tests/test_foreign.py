@@ -250,11 +250,11 @@ def test_files_of_a_folder(tmp_path: Path) -> None:
     for name in ("loop.png", "a\0b", "\ud800", "a" * 300):
         with pytest.raises(ForeignError, match=r"^row 1: .* (is not a valid file name|there is no file)") as error:
             file_inside(folder, name, "row 1")
+        assert str(error.value).isprintable()
     for name in ("a" * 3000, "a/" * 1500):
         with pytest.raises(ForeignError, match="row 1: ") as caught:
             file_inside(folder, name, "row 1")
         assert len(str(caught.value)) < 1000
-        assert str(error.value).isprintable()
 
 
 def test_links_of_the_hugging_face_cache(tmp_path: Path) -> None:
