@@ -75,8 +75,12 @@ def write_experiment(file: Path, model: str, workdir: Path | str, **changes: Any
 
 
 def environment(num_devices: int = 1) -> dict[str, str]:
-    """The environment of a subprocess: this repository, the compilation cache, fake devices."""
+    """The environment of a subprocess: this repository, the compilation cache, fake devices.
+
+    It has as many threads as this process, since the last digits of results depend on their number.
+    """
     return {
+        "PJRT_NPROC": str(os.cpu_count() or 1),
         **os.environ,
         "PYTHONPATH": str(REPOSITORY),
         "JAX_PLATFORMS": "cpu",
