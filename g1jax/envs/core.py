@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from g1jax.envs import level as level_keys
 from g1jax.envs import prng, text
 from g1jax.envs.checks import as_int32, check_seed
-from g1jax.envs.level import Level, TracedAppearance, TracedLevel, keys_of, make_level, names_of, traced_keys
+from g1jax.envs.level import Level, TracedLevel, keys_of, make_level, make_traced, names_of, traced_keys
 from g1jax.envs.render import Renderer
 from g1jax.envs.response import ANSWER_FORMAT
 from g1jax.errors import LevelError, unknown
@@ -81,7 +82,7 @@ class Game(Generic[S]):
     default_prompt: ClassVar[str]
 
     def __init__(self, level: Any) -> None:
-        _check_traced(self.id, level)
+        level_keys.check_traced_type(level, self.id)
         self.level = level
         self.rows, self.cols = level.rows, level.cols
         self.action_shape = self.shape_actions()
@@ -327,8 +328,7 @@ class Game(Generic[S]):
                 chosen = changes.get(key, ANY)
                 value = -1 if chosen == ANY else names_of(own_keys[key]).index(chosen)
             values[key] = jnp.asarray(value, jnp.float32 if isinstance(value, float) else jnp.int32)
-        shown = TracedAppearance(**{f.name: values.pop(f.name) for f in dataclasses.fields(TracedAppearance)})
-        return type(self.level).traced_type(appearance=shown, **values)
+        return make_traced(self.level, values)
 
     def _or_own(self, level: TracedLevel | None) -> TracedLevel:
         return self.traced_level() if level is None else level
@@ -379,17 +379,6 @@ class Game(Generic[S]):
             "places": " ".join(f"({r}, {c})" for r in range(self.rows) for c in range(self.cols)),
             "format": ANSWER_FORMAT,
         }
-
-
-def _check_traced(game_id: str, level: Level) -> None:
-    """Raises LevelError if the fields of a level's traced part are not its traced keys."""
-    expected = set(traced_keys(level)) - {f.name for f in dataclasses.fields(TracedAppearance)}
-    fields = {f.name for f in dataclasses.fields(level.traced_type)} - {"appearance"}
-    LevelError.require(
-        fields == expected,
-        f"{game_id}: {level.traced_type.__name__} has the fields {sorted(fields)}, but the level's traced keys are "
-        f"{sorted(expected)}; set {type(level).__name__}.traced_type",
-    )
 
 
 def describe_level(game: Game[Any]) -> dict[str, Any]:

@@ -197,6 +197,24 @@ def traced_keys(level: Level) -> dict[str, TracedRule]:
     return {f.name: f.metadata["traced"] for f in keys if "traced" in f.metadata}
 
 
+def make_traced(level: Level, values: Mapping[str, Array]) -> TracedLevel:
+    """The traced part of a level from the values of all its traced keys."""
+    drawn = {f.name for f in dataclasses.fields(TracedAppearance)}
+    look = TracedAppearance(**{key: value for key, value in values.items() if key in drawn})
+    return level.traced_type(appearance=look, **{key: values[key] for key in values if key not in drawn})
+
+
+def check_traced_type(level: Level, game_id: str) -> None:
+    """Raises LevelError if the fields of a level's traced part are not its traced keys."""
+    expected = set(traced_keys(level)) - {f.name for f in dataclasses.fields(TracedAppearance)}
+    fields = {f.name for f in dataclasses.fields(level.traced_type)} - {"appearance"}
+    LevelError.require(
+        fields == expected,
+        f"{game_id}: {level.traced_type.__name__} has the fields {sorted(fields)}, but the level's traced keys are "
+        f"{sorted(expected)}; set {type(level).__name__}.traced_type",
+    )
+
+
 def _integers(value: Any) -> list[int]:
     return [part for part in (value if isinstance(value, tuple) else (value,)) if type(part) is int]
 

@@ -18,7 +18,7 @@ from g1jax.evaluation.protocol import Episodes, Player, play
 from g1jax.evaluation.results import Result
 from g1jax.files import file_name, require_writable
 from g1jax.programs.shared import folder_name, games_of, parse_games, print_results, progress_line
-from g1jax.rl.prompts import Templates, prompt_of, read_templates
+from g1jax.rl.prompts import Templates, override, prompt_of, read_templates
 from g1jax.terminal import printable_lines
 from g1jax.training.saved_model import SHIPPED, is_model, load_policy
 from g1jax.training.saved_run import open_setup, policy_of_run
@@ -90,7 +90,7 @@ def evaluate(options: Options) -> None:
     films = [f"{file_name(label)}.{suffix}" for label in games for suffix in _film_suffixes(options.film)]
     names = (results.FILE, tables.FILE, replay.FILE, report.FILE, *films)
     require_writable(out, names, EvaluationError, folders=["exchanges"])
-    about, episodes = _play_all(options, player, games, out)
+    about, episodes = _play_all(options, player, games, templates, out)
     result = results.result_of(about, episodes)
     write(out, result, episodes, others, curves)
     if options.film != "none":
@@ -169,7 +169,7 @@ def _is_run(options: Options) -> bool:
 
 
 def _play_all(
-    options: Options, player: Player | None, games: dict[str, Game[Any]], out: Path
+    options: Options, player: Player | None, games: dict[str, Game[Any]], templates: Templates, out: Path
 ) -> tuple[dict[str, Any], dict[str, Episodes]]:
     """The player's description for the results, and its episodes by game. Player None: the endpoint."""
     counts = (options.episodes or 0, options.steps, options.seed)
@@ -179,8 +179,8 @@ def _play_all(
         about = {"name": player.name, "kind": kind}
         if kind in ("run", "model"):
             about |= {"temperature": options.temperature, "sees": options.sees}
-    if options.prompts:
-        about["prompts"] = dict(read_templates(options.prompts))
+    if templates:
+        about["prompts"] = dict(templates)
     budget = Budget.of(options.endpoint)
     for label, game in games.items():
         common: dict[str, Any] = {"num_recorded": options.record, "on_progress": progress_line(label)}
@@ -188,7 +188,7 @@ def _play_all(
             episodes[label] = play(game, player, *counts, **common)
         else:
             log = out / "exchanges" / f"{file_name(label)}.jsonl"
-            prompt = prompt_of(read_templates(options.prompts), game)
+            prompt = prompt_of(templates, game)
             episodes[label] = play_remote(game, options.endpoint, log, *counts, prompt=prompt, budget=budget, **common)
     return about, episodes
 
@@ -211,7 +211,7 @@ def player_named(
         return ON_DEVICE[name]()
     try:
         policy, params = load_policy(name) if is_model(name) else policy_of_run(name)
-        policy = dataclasses.replace(policy, templates=tuple({**dict(policy.templates), **dict(templates)}.items()))
+        policy = dataclasses.replace(policy, templates=override(policy.templates, templates))
         policy = players.prepared(policy, temperature, games)
     except G1Error as error:
         raise EvaluationError(str(error)) from None

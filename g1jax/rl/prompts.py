@@ -25,6 +25,11 @@ def read_templates(templates: Mapping[str, str]) -> Templates:
     return tuple((game_id, _read(template)) for game_id, template in sorted(templates.items()))
 
 
+def override(templates: Templates, by: Templates) -> Templates:
+    """Templates, replaced by others where these name a game."""
+    return tuple(sorted({**dict(templates), **dict(by)}.items()))
+
+
 def prompt_of(templates: Templates, game: Game[Any]) -> str:
     """A player's prompt for a game: its own template filled in, or else the game's default.
 

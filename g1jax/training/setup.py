@@ -20,7 +20,7 @@ from g1jax.keys import OfRun
 from g1jax.rl.algorithm import Algorithm
 from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.policy import Policy
-from g1jax.rl.prompts import read_templates
+from g1jax.rl.prompts import override, read_templates
 from g1jax.rl.rewards import RewardWeights
 from g1jax.sft.dataset import Dataset, read_dataset
 from g1jax.sft.fact_loss import check_facts
@@ -256,10 +256,10 @@ def _make_policy(e: Experiment, games: tuple[Game[Any], ...], run_folder: Path |
     else:
         config = dataclasses.replace(vlm.load_config(folder), **changes)
     budgets = () if e.max_new_tokens else token_budgets(tokenizer, games)
-    templates = {} if folder is None else dict(prompts_of(folder))
+    templates = () if folder is None else prompts_of(folder)
     if run_folder is None:
-        templates |= dict(read_templates(e.prompts))
-    return Policy(config, tokenizer, e.sampling, e.max_new_tokens, budgets, tuple(sorted(templates.items())))
+        templates = override(templates, read_templates(e.prompts))
+    return Policy(config, tokenizer, e.sampling, e.max_new_tokens, budgets, templates)
 
 
 def _make_envs(games: tuple[Game[Any], ...], num_states: int, max_steps: int) -> tuple[Batch, ...]:
