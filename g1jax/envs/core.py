@@ -159,6 +159,11 @@ class Game(Generic[S]):
         """A strong scripted player's action: int32[]. The invalid action if none is legal."""
         raise NotImplementedError
 
+    def worth(self, state: S, action: Array, result: StepResult) -> Array:
+        """A dense reward: how good an action is, float32[], −1 (illegal) to 1 (best; by default, any legal one)."""
+        del state, action
+        return jnp.where(result.is_legal, jnp.float32(1), jnp.float32(-1))
+
     @property
     def fact_names(self) -> tuple[str, ...]:
         """The names of `facts`, in order; empty for a game without facts."""
@@ -383,11 +388,9 @@ class Game(Generic[S]):
 
 def describe_level(game: Game[Any]) -> dict[str, Any]:
     """A game's level as JSON values; `images="auto"` becomes the image set in use."""
-    level = json.loads(json.dumps(keys_of(game.level)))
+    level: dict[str, Any] = json.loads(json.dumps(keys_of(game.level)))
     pictures = getattr(game, "pictures", None)
-    if pictures is not None:
-        level["images"] = pictures.name
-    return dict(level)
+    return level if pictures is None else level | {"images": pictures.name}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

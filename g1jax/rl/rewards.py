@@ -28,8 +28,9 @@ class RewardWeights:
     game: Coefficient = 1.0
     format: Coefficient = 1.0
     perception: Coefficient = 1.0
-    game_shape: Literal["sign", "raw"] = "sign"
-    """`sign`: 1 if the step's reward is above 0, else −1. `raw`: the step's reward."""
+    game_shape: Literal["sign", "raw", "worth"] = "sign"
+    """`sign`: 1 if the step's reward is above 0, else −1. `raw`: the step's reward. `worth`: how good the move is among
+    the legal ones, −1 to 1, by the game's own measure (`Game.worth`)."""
     format_shape: Literal["present", "ordered"] = "present"
     """`present`: 1 if all six tags occur. `ordered`: 1 if they occur in the prompt's order."""
     perception_shape: Literal["exact", "cells"] = "exact"
@@ -66,7 +67,10 @@ def reward(
     weights = RewardWeights() if weights is None else weights
     is_success = result.reward > 0
     is_seen = game.perception_exact(response, state)
-    shaped = jnp.where(is_success, 1.0, -1.0) if weights.game_shape == "sign" else result.reward
+    if weights.game_shape == "worth":
+        shaped = game.worth(state, game.parse(response), result)
+    else:
+        shaped = jnp.where(is_success, 1.0, -1.0) if weights.game_shape == "sign" else result.reward
     formatted = has_format(response, ordered=weights.format_shape == "ordered").astype(jnp.float32)
     if weights.perception_shape == "exact":
         perception = is_seen.astype(jnp.float32)

@@ -322,3 +322,49 @@ def test_the_expert_takes_the_only_legal_move() -> None:
     best = jax.jit(jax.vmap(game_2048.best_move, (0, None)))
     chosen = np.asarray(best(boards, jnp.float32(0.1)))
     np.testing.assert_array_equal(chosen, np.repeat([*walls, INVALID], 30))
+
+
+# ---- What a move is worth --------------------------------------------------------------------------------------------
+
+
+def value_of(board: list[list[int]], action: int, spawn_four: float) -> float | None:
+    """The expected merged values of a move and the best one after it, plus 2 points per empty cell; None if illegal."""
+    slid, merged, is_legal = oracle.slide(board, action)
+    if not is_legal:
+        return None
+    empty = [(r, c) for r, row in enumerate(slid) for c, cell in enumerate(row) if cell == 0]
+    total = 0.0
+    for r, c in empty:
+        for exponent, share in ((1, 1 - spawn_four), (2, spawn_four)):
+            spawned = [[exponent if (r, c) == (i, j) else x for j, x in enumerate(row)] for i, row in enumerate(slid)]
+            follow = [oracle.slide(spawned, other) for other in range(4)]
+            best = [more + 2.0 * sum(row.count(0) for row in after) for after, more, legal in follow if legal]
+            total += share * max(best, default=-50.0)
+    return merged + total / len(empty)
+
+
+def test_a_move_is_worth_what_enumeration_says() -> None:
+    game = envs.make("game_2048")
+    boards = random_boards(4, 4, 60, seed=9, highest=6)
+    states = jax.vmap(lambda board: game.from_cells(board, jnp.uint32(0), game.traced_level()))(boards)
+
+    @jax.jit
+    @jax.vmap
+    def worth(state: game_2048.State) -> Array:
+        def of(action: Array) -> Array:
+            return game.worth(state, action, game.step(state, action, jax.random.key(0))[1])
+
+        return jax.vmap(of)(jnp.arange(5, dtype=jnp.int32))
+
+    found, checked = np.asarray(worth(states)), 0
+    for board, row in zip(helpers.to_lists(boards), found, strict=True):
+        values = [value_of(board, action, 0.1) for action in range(4)]
+        legal = [value for value in values if value is not None]
+        if legal:
+            spread = max(legal) - min(legal)
+            scaled = [-1 if v is None else 1 if not spread else 2 * (v - min(legal)) / spread - 1 for v in values]
+            np.testing.assert_allclose(row, [*scaled, -1], atol=2e-4)
+            checked += spread > 0
+        else:
+            assert (row == -1).all()
+    assert checked > 30

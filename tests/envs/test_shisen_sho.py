@@ -180,6 +180,27 @@ def test_a_cleared_board_stays_over() -> None:
     helpers.assert_trees_equal(frozen, cleared)
 
 
+@pytest.mark.parametrize("name", ["shisen_sho", "shisen_sho_cifar10"])
+def test_a_pair_that_leaves_no_other_is_worth_less(name: str) -> None:
+    game: Any = envs.make(name, rows=3, cols=4, tile_types=3)
+    a, b, c = list(game.cell_names())[1:4]
+
+    @jax.jit
+    def play(state: Any, action: Array) -> tuple[Array, Array]:
+        _, result = game.step(state, action, jax.random.key(0))
+        return game.worth(state, action, result), result.terminated
+
+    def worth(board: str, answer: str) -> tuple[float, bool]:
+        value, is_over = play(game.from_text(board), game.parse(f"<answer>{answer}</answer>"))
+        return float(value), bool(is_over)
+
+    open_board = f"{a} | {b} | {c} | {a}\n{b} | - | - | {c}\n- | - | - | -"
+    assert worth(open_board, "(0, 0) (0, 3)") == (1, False)
+    assert worth(open_board, "(0, 0) (0, 1)") == (-1, False)
+    assert worth(f"{a} | {a} | {b} | {c}\n- | - | {c} | {b}\n- | - | - | -", "(0, 0) (0, 1)") == (0, True)
+    assert worth(f"{a} | {a} | - | -\n- | - | - | -\n- | - | - | -", "(0, 0) (0, 1)") == (1, True)
+
+
 def test_a_board_without_a_match_is_over_with_tiles_left() -> None:
     game = game_of((2, 2))
     state = game.from_text("Red circle | Blue star\nBlue star | Red circle")

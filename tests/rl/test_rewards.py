@@ -68,6 +68,16 @@ def test_a_reward_of_zero_is_no_success() -> None:
     assert (plain.game, shapes.game, bool(plain.is_success)) == (-1, 0, False)
 
 
+@pytest.mark.parametrize(("answer", "worth"), [(LEFT, 1.0), ("nowhere", -1.0), (4, -1.0)])
+def test_the_worth_of_a_move_as_its_reward(answer: object, worth: float) -> None:
+    response, state = to_bytes(FULL.format(BOARD, answer)), GAME.from_text(BOARD)
+    action = GAME.parse(response)
+    _, result = GAME.step(state, action, jax.random.key(0))
+    found = rl.reward(GAME, response, state, result, rl.RewardWeights(game_shape="worth"))
+    assert found.game == worth == GAME.worth(state, action, result)
+    assert found.total == worth + 2
+
+
 @pytest.mark.parametrize("ordered", [False, True])
 def test_format(ordered: bool) -> None:
     whole = to_bytes(FULL.format("a", "b"))

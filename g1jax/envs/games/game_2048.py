@@ -141,6 +141,16 @@ class Game2048(core.Game[State]):
         del key
         return best_move(state.board, state.level.spawn_four)
 
+    def worth(self, state: State, action: Array, result: core.StepResult) -> Array:
+        """The expert's value of a move, scaled from −1 for the worst legal one to 1 for the best."""
+        is_legal = legal_moves(state.board)
+        values = move_values(state.board, state.level.spawn_four)
+        worst, best = jnp.min(jnp.where(is_legal, values, jnp.inf)), jnp.max(jnp.where(is_legal, values, -jnp.inf))
+        is_spread = best > worst
+        value = values[jnp.clip(action, 0, 3)]
+        share = jnp.where(is_spread, (value - worst) / jnp.where(is_spread, best - worst, 1), 1)
+        return jnp.where(result.is_legal, 2 * share - 1, -1.0)
+
     @property
     def fact_names(self) -> tuple[str, ...]:
         """For each direction, whether the next tile across empty cells is equal, and whether the tile would move."""
@@ -300,10 +310,17 @@ def best_move(board: Array, spawn_four: Array) -> Array:
     The invalid action if none is legal.
     """
     is_legal = legal_moves(board)
-    slid, scores = _slide_all(board)
-    values = scores + jax.vmap(_value_before_spawn, (0, None))(slid, spawn_four)
-    best = jnp.argmax(jnp.where(is_legal, values, -jnp.inf)).astype(jnp.int32)
+    best = jnp.argmax(jnp.where(is_legal, move_values(board, spawn_four), -jnp.inf)).astype(jnp.int32)
     return jnp.where(jnp.any(is_legal), best, 4)
+
+
+def move_values(board: Array, spawn_four: Array) -> Array:
+    """The expected score of two moves, the first in each direction, plus the value of the empty cells: float32[4].
+
+    Meaningless for illegal moves.
+    """
+    slid, scores = _slide_all(board)
+    return scores + jax.vmap(_value_before_spawn, (0, None))(slid, spawn_four)
 
 
 def _slide_all(board: Array) -> tuple[Array, Array]:

@@ -144,6 +144,11 @@ class ShisenSho(core.Game[State]):
         """The ordered pairs of cells that match."""
         return matches(state.board).reshape(-1)
 
+    def worth(self, state: State, action: Array, result: core.StepResult) -> Array:
+        """1 for a pair, 0 for one that leaves tiles but no other pair."""
+        del action
+        return worth_of_pair(state.board, result)
+
     def expert(self, state: State, key: Key) -> Array:
         """The last pair of a type, else the pair after which most pairs match; deterministic."""
         del key
@@ -329,6 +334,12 @@ def facts_of(board: Array) -> Array:
     cols = [has_ahead & (partner % num_cols == col) for col in range(num_cols)]
     has_partner = jnp.any(is_match, axis=1).reshape(board.shape)
     return jnp.stack([*oriented[0], *oriented[1], has_partner, is_named, *rows, *cols], axis=-1)
+
+
+def worth_of_pair(board: Array, result: core.StepResult) -> Array:
+    """The worth of an action on a board, int8[R, C], from its result: float32[]. See `Game.worth`."""
+    is_stuck = result.terminated & (jnp.sum((board > 0).astype(jnp.int32), dtype=jnp.int32) > 2)
+    return jnp.where(result.is_legal, jnp.where(is_stuck, 0.0, 1.0), -1.0)
 
 
 # The expert

@@ -159,6 +159,11 @@ class ShisenShoCifar10(core.Game[State]):
         """The ordered pairs of cells that match."""
         return shisen_sho.matches(state.board).reshape(-1)
 
+    def worth(self, state: State, action: Array, result: core.StepResult) -> Array:
+        """As in Shisen-Sho."""
+        del action
+        return shisen_sho.worth_of_pair(state.board, result)
+
     def expert(self, state: State, key: Key) -> Array:
         """Shisen-Sho's expert; deterministic."""
         del key
