@@ -41,6 +41,7 @@ class OfStep(enum.IntEnum):
     ROLLOUT = 2
     PLAY = 3
     UPDATE = 4
+    ESCAPE = 5
 
 
 def of_run(seed: int, use: OfRun) -> Key:

@@ -71,9 +71,11 @@ class RL:
     """States of each game per iteration."""
     num_samples: Size = 5
     """Responses to each state."""
-    source: Literal["walk", "legal_walk", "play"] = "walk"
+    source: Literal["walk", "legal_walk", "play", "hard_play"] = "walk"
     """Where states come from. walk: random walks from fresh states (the paper). legal_walk: walks of legal moves, each
-    of a random length, which cover all stages of a game. play: the policy's own play, started from legal walks."""
+    of a random length, which cover all stages of a game. play: the policy's own play, started from legal walks.
+    hard_play: the same, but a state returns as long as some of its responses are illegal moves; where all are, a random
+    legal move is taken."""
     walk_steps: tyro.conf.Suppress[Mapping[str, Annotated[int, Range(0, 10**6)]]] = field(
         default_factory=lambda: {"game_2048": 100, "shisen_sho": 250, "shisen_sho_cifar10": 250, "swap": 0}
     )
@@ -94,7 +96,7 @@ class RL:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The final evaluation, by the paper's protocol."""
+    """The evaluations of a run, by the paper's protocol."""
 
     episodes: EpisodesOrNone = 200
     """Episodes of each game; 0: none."""
@@ -102,6 +104,8 @@ class Evaluation:
     cold_start_episodes: EpisodesOrNone = 0
     """Episodes of each game for the policy after the cold start; 0: none."""
     temperature: Temperature = 1.0
+    greedy: bool = False
+    """Plays the same episodes greedily as well: how good the policy's first choices are, whatever its confidence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +149,8 @@ class Experiment:
     prompts: tyro.conf.Suppress[Mapping[str, str]] = field(default_factory=dict)
     """Prompt templates by game, or `@path` of a file; games without one have their default prompt."""
     model: str = "nano"
-    """`base` (the small trained model that ships), `nano`, `micro` or `small` (untrained), or a folder of weights."""
+    """`base` or `g1-nano` (the small trained models that ship: before and after RL), `nano`, `micro` or `small`
+    (untrained), or a folder of weights."""
     tokenizer: str = ""
     """`games` or a folder; empty: the model's own."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -192,6 +197,10 @@ def check_experiment(experiment: Experiment) -> None:
     updates = e.rl.iterations * e.rl.minibatching.epochs * e.rl.minibatching.minibatches
     ExperimentError.require(
         updates <= _MAX_STEPS, f"rl.iterations × epochs × minibatches: {updates}, more than {_MAX_STEPS}"
+    )
+    ExperimentError.require(
+        e.rl.source != "hard_play" or e.rl.num_steps == 1,
+        f"rl.source=hard_play: it needs rl.num_steps=1, not {e.rl.num_steps}",
     )
     known = envs.game_ids()
     for name, mapping in (

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from g1jax.evaluation import Episodes, Player, Result, play, policy_player, random_player, result_of, save
+from g1jax.evaluation import Episodes, Player, Result, load, play, policy_player, random_player, result_of, save
 from g1jax.evaluation.players import prepared
 from g1jax.evaluation.tables import as_markdown
 from g1jax.files import write_atomically
@@ -35,26 +35,46 @@ def evaluate(
     num_episodes: int,
     check: Callable[[], None],
 ) -> Result:
-    """Evaluates the policy and random play by the paper's protocol; writes both results and a table.
+    """Evaluates the policy and random play by the paper's protocol; writes their results and a table.
 
-    The results go to `evaluation/<name>` and `evaluation/random`, the table to `evaluation/<name>.md`. `check` is
-    called regularly, and may raise to stop the evaluation.
+    The results go to `evaluation/<name>`, `evaluation/<name>_greedy` and `evaluation/random`, the table to
+    `evaluation/<name>.md`; it also shows earlier evaluations of the run with as many episodes. `check` is called
+    regularly, and may raise to stop the evaluation.
     """
     evaluation = setup.experiment.evaluation
-    policy = prepared(setup.policy, evaluation.temperature, setup.games)
     params = jax.jit(full_params, static_argnums=2)(state.trained, constants.frozen, setup.lora)
-    players = [policy_player(policy, params, constants.table, name=name, batch_size=num_episodes), random_player()]
+    temperatures = {name: evaluation.temperature} | ({f"{name}_greedy": 0.0} if evaluation.greedy else {})
+    players = [
+        policy_player(
+            prepared(setup.policy, temperature, setup.games),
+            params,
+            constants.table,
+            name=label,
+            batch_size=num_episodes,
+        )
+        for label, temperature in temperatures.items()
+    ]
     results = []
-    for player in players:
+    for player in [*players, random_player()]:
         played = _play_all(setup, progress, player, num_episodes, check)
-        results.append(result_of({"name": player.name, "model": setup.experiment.model}, played))
+        about: dict[str, Any] = {"name": player.name, "model": setup.experiment.model}
+        if player.name in temperatures:
+            about["temperature"] = temperatures[player.name]
+        results.append(result_of(about, played))
         if jax.process_index() == 0:
             save(results[-1], folder / "evaluation" / player.name)
-    table = as_markdown(results)
     if jax.process_index() == 0:
+        table = as_markdown(_earlier(folder / "evaluation", results) + results)
         write_atomically(table_of(folder, name), table)
-    progress.say(f"\n{table}")
+        progress.say(f"\n{table}")
     return results[0]
+
+
+def _earlier(folder: Path, results: Sequence[Result]) -> list[Result]:
+    """The evaluations after the cold start, if they are comparable with these."""
+    names = [name for name in ("cold_start", "cold_start_greedy") if (folder / name).is_dir()]
+    earlier = [load(folder / name) for name in names if name not in {result.name for result in results}]
+    return [result for result in earlier if result.protocol == results[0].protocol]
 
 
 def _play_all(

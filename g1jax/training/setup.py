@@ -68,10 +68,15 @@ class ColdStep:
 class StateSource:
     """Where RL's states come from."""
 
-    name: Literal["walk", "legal_walk", "play"]
+    name: Literal["walk", "legal_walk", "play", "hard_play"]
     envs: tuple[Batch, ...]  # one a game
     walk_steps: tuple[int, ...]  # one a game
     placement: Placement
+
+    @property
+    def is_play(self) -> bool:
+        """Whether states come from the policy's own play, which continues from iteration to iteration."""
+        return self.name in ("play", "hard_play")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ class RunState:
     opt_state: Pytree  # of the current phase; for bfloat16 params with float32 master weights
     reference: Params | None  # the reference policy of the KL
     cold_envs: tuple[BatchState, ...]  # one a game, in a cold start without a dataset
-    play_envs: tuple[BatchState, ...]  # one a game, in RL with source "play"
+    play_envs: tuple[BatchState, ...]  # one a game, in RL with source "play" or "hard_play"
 
 
 @jax.tree_util.register_dataclass
@@ -215,7 +215,7 @@ def _first_play(phase: _Phase) -> tuple[BatchState, ...]:
 
     They start at all stages of an episode, so that they do not reach the hard boards at the same time.
     """
-    if phase.source is None or phase.source.name != "play":
+    if phase.source is None or not phase.source.is_play:
         return ()
     key = keys.of_run(phase.seed, OfRun.PLAY_ENVS)
     return tuple(walk(phase.source, i, keys.of_game(key, i)) for i in range(len(phase.source.envs)))
@@ -257,17 +257,21 @@ def cold_step(
 def rl_step(rl: RLStep, state: RunState, constants: Constants) -> tuple[RunState, Metrics, tuple[Rollout, ...]]:
     """One iteration: states, responses, rewards, update. Returns the rollouts as well, for samples."""
     learner, source = rl.learner, rl.source
-    states_key, rollout_key, play_key, update_key = (
-        keys.of_step(state.key, state.step, use) for use in (OfStep.STATES, OfStep.ROLLOUT, OfStep.PLAY, OfStep.UPDATE)
+    states_key, rollout_key, play_key, update_key, escape_key = (
+        keys.of_step(state.key, state.step, use)
+        for use in (OfStep.STATES, OfStep.ROLLOUT, OfStep.PLAY, OfStep.UPDATE, OfStep.ESCAPE)
     )
     complete = functools.partial(full_params, frozen=constants.frozen, spec=learner.lora)
     params = complete(state.trained)
     rollouts, play_envs = [], []
     for i, env in enumerate(source.envs):
-        envs = state.play_envs[i] if source.name == "play" else walk(source, i, keys.of_game(states_key, i))
+        envs = state.play_envs[i] if source.is_play else walk(source, i, keys.of_game(states_key, i))
         rollout, actions = _roll_out(rl, i, params, constants.table, envs.states, keys.of_game(rollout_key, i))
         rollouts.append(rollout)
-        if source.name == "play":
+        if source.is_play:
+            if source.name == "hard_play":
+                is_legal = rollout.is_legal.reshape(env.num_envs, -1)
+                actions = hard_actions(env, envs.states, is_legal, actions, keys.of_game(escape_key, i))
             play_envs.append(env.step(envs, actions, keys.of_game(play_key, i))[0])
     trained, opt_state, metrics = update(
         learner.policy,
@@ -324,6 +328,17 @@ def _roll_out(
     )  # fmt: skip
     first = rollout.responses.bytes[: rl.source.envs[index].num_envs * rl.num_samples : rl.num_samples]
     return rollout, jax.vmap(game.parse)(first)
+
+
+def hard_actions(env: Batch, states: Any, is_legal: Array, actions: Array, key: Key) -> Array:
+    """The actions of `hard_play`, int32[B], from those of `play` and the legality of all responses, bool[B, n].
+
+    Where some responses are illegal, it is the invalid action: the state returns. It counts as a step, so an episode
+    that is stuck is still truncated. Where all are illegal, no response is better than another and a random legal move
+    is taken.
+    """
+    kept = jnp.where(jnp.any(is_legal, axis=1), env.game.invalid_action, env.sample_actions(states, key))
+    return jnp.where(jnp.all(is_legal, axis=1), actions, kept)
 
 
 def _norm(params: Params) -> Array:

@@ -12,6 +12,7 @@ from jaxtyping import Float32, Int32
 from g1jax.errors import ConfigError
 from g1jax.settings import CountOrNone, Range, Temperature, check
 from g1jax.typing import Array, ArrayLike, Keys
+from g1jax.vlm.model import Params
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,19 @@ def log_distribution(sampling: Sampling, logits: Float32[Array, "*B V"]) -> Floa
         threshold = jnp.take_along_axis(ordered, jnp.maximum(num_kept, 1) - 1, axis=-1)
         scaled = jnp.where(scaled >= threshold, scaled, -jnp.inf)
     return jax.nn.log_softmax(scaled, axis=-1)
+
+
+def fold_temperature(params: Params, temperature: float) -> Params:
+    """Weights that give, at temperature 1, the distribution that `params` give at this one.
+
+    The logits are linear in the final norm's scale, which is divided by the temperature.
+
+    Raises:
+        ConfigError: the temperature is not above 0.
+    """
+    ConfigError.require(temperature > 0, f"temperature={temperature}: it must be above 0 to be part of the weights")
+    norm = params["model"]["norm"]
+    return {**params, "model": {**params["model"], "norm": {**norm, "scale": norm["scale"] / temperature}}}
 
 
 def sample(

@@ -1,5 +1,6 @@
 """A policy that plays: responses, their scores, and episodes of one and several steps."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -13,12 +14,14 @@ from g1jax import envs, vlm
 from g1jax.envs import text
 from g1jax.envs.core import Game
 from g1jax.envs.response import compose
+from g1jax.errors import ConfigError
 from g1jax.rl.policy import Policy
 from g1jax.rl.rewards import RewardWeights
 from g1jax.rl.rollout import play_on, respond_and_branch, rollout_metrics
 from g1jax.sft.batch import tokenize
 from g1jax.teachers import token_budgets
 from g1jax.teachers.budget import sample_responses
+from g1jax.vlm.sampling import fold_temperature
 from tests.rl import tiny
 
 STATES, SAMPLES = 3, 2
@@ -41,6 +44,21 @@ def params() -> vlm.Params:
 
 def states_of(game: Game[Any], count: int = STATES) -> Any:
     return jax.vmap(game.reset)(jax.random.split(jax.random.key(3), count))
+
+
+def test_a_temperature_as_part_of_the_weights() -> None:
+    game = tiny.GAMES[0]
+    frames = jax.vmap(game.render)(states_of(game))
+    cold = dataclasses.replace(tiny.POLICY, sampling=vlm.Sampling(temperature=0.6))
+    responses = jax.jit(cold.respond, static_argnums=2)(params(), TABLE, game, frames, jax.random.key(0))
+    score = jax.jit(tiny.POLICY.score, static_argnums=1)
+    folded = fold_temperature(params(), 0.6)
+    found = score(folded, game, frames, responses.tokens, responses.mask).logprobs
+    np.testing.assert_allclose(found, responses.logprobs, atol=1e-4)
+    plain = score(params(), game, frames, responses.tokens, responses.mask).logprobs
+    assert float(jnp.max(jnp.abs(plain - responses.logprobs))) > 0.1
+    with pytest.raises(ConfigError, match="temperature=0: it must be above 0"):
+        fold_temperature(params(), 0)
 
 
 @pytest.mark.parametrize("game", tiny.GAMES, ids=lambda game: game.id)

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from g1jax import vlm
+from g1jax import evaluation, vlm
+from g1jax.evaluation.results import as_json
 from g1jax.training import ExperimentError, TrainingError, loop, policy_of_run, run, steps
 from g1jax.training import setup as training_setup
 from g1jax.training.config import Experiment, Optimizer
@@ -87,6 +88,20 @@ def test_the_output_of_a_run(model: str, whole: Path) -> None:
     assert page.count("reward ") >= 8
     assert (whole / "samples" / "step_000064_game_2048_1.png").is_file()
     assert not list(whole.rglob("*.part"))
+
+
+def test_greedy_play_before_and_after_rl(model: str, whole: Path, tmp_path: Path) -> None:
+    """One table shows all evaluations of a run; neither changes what is learned."""
+    changes = {"evaluation__cold_start_episodes": 2, "evaluation__greedy": True}
+    folder = run(tiny.make_experiment(model, tmp_path / "run", **changes))
+    assert tiny.metrics_of(folder) == tiny.metrics_of(whole)
+    players = ["cold_start", "cold_start_greedy", "final", "final_greedy", "random"]
+    assert {path.name for path in (folder / "evaluation").iterdir() if path.is_dir()} == set(players)
+    scores = (folder / "evaluation" / "final.md").read_text().split("\n## ")[0]
+    assert [line.split(" | ")[0].strip("| ") for line in scores.split("\n") if line.startswith("| ")][1:] == players
+    found = {name: evaluation.load(folder / "evaluation" / name) for name in players}
+    assert [found[name].player.get("temperature") for name in players] == [1.0, 0.0, 1.0, 0.0, None]
+    assert as_json(found["final"])["games"] == as_json(evaluation.load(whole / "evaluation" / "final"))["games"]
 
 
 def test_sampler_and_learner_agree(whole: Path) -> None:

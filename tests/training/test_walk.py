@@ -5,11 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from g1jax import envs
+from g1jax.envs.batch import Batch
+from g1jax.errors import ExperimentError
+from g1jax.training.config import check_experiment
 from g1jax.training.setup import Setup, load_params, make_setup
-from g1jax.training.steps import init_state, start_rl, walk
+from g1jax.training.steps import hard_actions, init_state, start_rl, walk
 from tests.training import tiny
 
 
@@ -42,3 +47,32 @@ def test_the_policys_own_play_starts_at_all_stages(model: str, tmp_path: Path, c
     assert (state.play_envs == ()) == (cold_steps > 0)
     state = start_rl(setup, state) if cold_steps else state
     assert cover_all_stages(state.play_envs[1])
+
+
+@pytest.mark.parametrize("name", envs.game_ids())
+def test_hard_play_stays_where_responses_differ(name: str) -> None:
+    """Of three equal boards: all responses are legal, some are, none is."""
+    game = envs.make(name)
+    batch = Batch(game, 3, max_steps=100)
+    start = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], 3, axis=0), game.reset(jax.random.key(3)))
+    first = dataclasses.replace(jax.jit(batch.reset)(jax.random.key(0)), states=start)
+    legal = np.asarray(game.legal_actions(jax.tree.map(lambda leaf: leaf[0], start)))
+    taken = int(np.flatnonzero(legal)[0])
+    is_legal = jnp.array([[True, True], [True, False], [False, False]])
+    actions = jnp.array([taken, taken, game.invalid_action], jnp.int32)
+    chosen = np.asarray(hard_actions(batch, start, is_legal, actions, jax.random.key(1)))
+    assert chosen[:2].tolist() == [taken, game.invalid_action]
+    assert legal[chosen[2]]
+    after, _ = jax.jit(batch.step)(first, chosen, jax.random.key(2))
+    boards = np.asarray(jax.vmap(game.describe)(after.states))
+    same = (boards == np.asarray(game.describe(jax.tree.map(lambda leaf: leaf[0], start)))).all(axis=1)
+    assert same.tolist() == [False, True, False]
+    assert np.asarray(after.num_steps).tolist() == [1, 1, 1]
+
+
+def test_hard_play_learns_from_single_steps(tmp_path: Path) -> None:
+    experiment = tiny.make_experiment("nano", tmp_path, rl__source="hard_play")
+    check_experiment(experiment)
+    several = dataclasses.replace(experiment, rl=dataclasses.replace(experiment.rl, num_steps=2))
+    with pytest.raises(ExperimentError, match=r"rl\.source=hard_play: it needs rl\.num_steps=1, not 2"):
+        check_experiment(several)
