@@ -26,7 +26,8 @@ assert Path(g1jax.__file__).parent == Path(sys.argv[1]) / "g1jax"
 print(envs.make("shisen_sho", preset="base+more_tiles+noisy").level.appearance.noise > 0)
 print([load_experiment(name).name for name in experiment_names()] == sys.argv[2].split(","))
 print(load_experiment("mine/g1_swap.py").name, "swap" in envs.presets("swap"))
-vlm.Tokenizer.load("games"), vlm.load_config(SHIPPED["base"]), envs.make("shisen_sho_cifar10", images="digits")
+vlm.Tokenizer.load("games"), envs.make("shisen_sho_cifar10", images="digits")
+[vlm.load_config(folder) for folder in SHIPPED.values()]
 try:
     load_experiment("mine")
 except ValueError as error:

@@ -31,8 +31,8 @@ class Options:
     """Evaluates a player on the games, or compares two results."""
 
     player: str = "random"
-    """`random`, `expert`, `openai` (see the endpoint's options), `base` (the model that ships), or the folder of a
-    training run or of a Qwen2.5-VL model."""
+    """`random`, `expert`, `openai` (see the endpoint's options), `g1-nano` or `base` (the models that ship), or the
+    folder of a training run or of a Qwen2.5-VL model."""
     games: str = ""
     """Comma-separated game ids, optionally with presets: `swap,shisen_sho:base+noisy`; or `all`. A run plays the games
     that it was trained on at its own levels. Empty: a run's own games, all games for other players."""

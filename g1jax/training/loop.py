@@ -229,7 +229,16 @@ def _evaluate(run: _Run, state: RunState, constants: Constants, name: str, num_e
             raise _stopped(run, f"in the evaluation {name}, which will start over")
 
     run.checkpoints.wait()
-    evaluate(run.setup, run.folder.path, run.progress, state, constants, name, num_episodes, check)
+    evaluate(
+        run.setup,
+        state,
+        constants,
+        name=name,
+        num_episodes=num_episodes,
+        folder=run.folder.path,
+        progress=run.progress,
+        check=check,
+    )
 
 
 def _stopped(run: _Run, where: str) -> _Stopped:

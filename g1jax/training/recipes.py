@@ -6,6 +6,7 @@ from g1jax.rl.algorithm import make_algorithm
 from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.rewards import RewardWeights
 from g1jax.training.config import ALL_GAMES, RL, ColdStart, Evaluation, Experiment, Log, Optimizer
+from g1jax.vlm.sampling import Sampling
 
 PROMPTS = {
     "game_2048": "2048",
@@ -31,17 +32,34 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
         model="base",
         cold_start=cold,
         rl=RL(
-            iterations=24,
+            iterations=40,
             states=16,
             num_samples=8,
-            source="legal_walk",
+            source="hard_play",
             walk_steps={"game_2048": 100, "shisen_sho": 17, "shisen_sho_cifar10": 17, "swap": 20},
             algorithm=make_algorithm("grpo", kl_coefficient=0.0),
             minibatching=Minibatching(microbatches=4),
-            optimizer=Optimizer(lr=1e-4, warmup=2, final_lr=0.1, b2=0.95),
+            weights=RewardWeights(game_shape="worth"),
+            optimizer=Optimizer(lr=3e-5, warmup=2, final_lr=0.1, b2=0.95),
         ),
-        evaluation=Evaluation(episodes=200, cold_start_episodes=100),
+        sampling=Sampling(temperature=0.5),
+        evaluation=Evaluation(episodes=64, cold_start_episodes=64, temperature=0.0),
         log=Log(checkpoint_every=20, samples_every=20),
+    )
+
+
+def nano() -> Experiment:
+    """The run that made the policy that ships, from the base model: RL alone, at a size for one GPU."""
+    laptop = small("g1_nano", has_cold_start=False)
+    rl = dataclasses.replace(
+        laptop.rl,
+        iterations=360,
+        states=64,
+        minibatching=Minibatching(microbatches=2),
+        optimizer=dataclasses.replace(laptop.rl.optimizer, lr=2e-5),
+    )
+    return dataclasses.replace(
+        laptop, rl=rl, evaluation=Evaluation(episodes=1000, temperature=0.5, greedy=True), log=Log(checkpoint_every=60)
     )
 
 

@@ -27,12 +27,13 @@ def table_of(folder: Path, name: str) -> Path:
 
 def evaluate(
     setup: Setup,
-    folder: Path,
-    progress: Progress,
     state: RunState,
     constants: Constants,
+    *,
     name: str,
     num_episodes: int,
+    folder: Path,
+    progress: Progress,
     check: Callable[[], None],
 ) -> Result:
     """Evaluates the policy and random play by the paper's protocol; writes their results and a table.

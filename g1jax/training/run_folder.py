@@ -30,6 +30,7 @@ from g1jax.training.lock import LOCK, FolderLock
 from g1jax.training.metrics_file import cut_after, read_lines
 from g1jax.training.processes import any_process
 from g1jax.training.progress import Progress
+from g1jax.training.saved_model import SHIPPED
 
 CONFIG, METRICS, TIMINGS, WANDB = "config.json", "metrics.jsonl", "timings.jsonl", "wandb.json"
 SETUP = "setup"
@@ -241,7 +242,7 @@ def _moved(folder: Path, before: Mapping[str, Any], config: Mapping[str, Any]) -
     if not (folder / SETUP / "sources.json").is_file():
         return []
     moved = ["cold_start.dataset"] if before.get("cold_start.dataset") and config["cold_start.dataset"] else []
-    known = ("base", *vlm.preset_names())
+    known = (*SHIPPED, *vlm.preset_names())
     is_model = bool(config["lora.rank"]) and before.get("model") not in known and config["model"] not in known
     return [*moved, "model"] if is_model else moved
 

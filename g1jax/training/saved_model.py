@@ -11,8 +11,8 @@ from g1jax.rl.policy import Policy
 from g1jax.rl.prompts import Templates
 from g1jax.vlm import Params
 
-SHIPPED = {"base": Path(__file__).parents[1] / "data" / "base"}
-"""The small trained models that ship, by name."""
+SHIPPED = {name: Path(__file__).parents[1] / "data" / name for name in ("base", "g1-nano")}
+"""The small trained models that ship, by name: after the supervised steps, and after RL."""
 PROMPTS = "prompts.json"
 
 

@@ -37,6 +37,7 @@ def test_damaged_prompts_are_refused_by_name(content: str, tmp_path: Path) -> No
 
 def test_models_and_what_is_none(tmp_path: Path) -> None:
     assert is_model("base")
+    assert is_model("g1-nano")
     assert not is_model("nano")
     assert not is_model(str(tmp_path))
     assert dict(load_policy("base")[0].templates)["swap"] == "Swap"

@@ -193,10 +193,12 @@ def test_padding_changes_nothing(tmp_path: Path) -> None:
         np.testing.assert_allclose(padded[:, left : left + plain.shape[1]], plain, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("game_id", ["game_2048", "swap"])
-def test_the_base_model_is_a_plain_qwen_and_generates_the_same_tokens_in_transformers(game_id: str) -> None:
-    tokenizer, (config, params) = vlm.Tokenizer.load(SHIPPED["base"]), vlm.load(SHIPPED["base"])
-    model = transformers.AutoModelForImageTextToText.from_pretrained(SHIPPED["base"], dtype=torch.float32).eval()
+@pytest.mark.parametrize(("name", "game_id"), [("base", "game_2048"), ("g1-nano", "swap")])
+def test_a_model_that_ships_is_a_plain_qwen_and_generates_the_same_tokens_in_transformers(
+    name: str, game_id: str
+) -> None:
+    tokenizer, (config, params) = vlm.Tokenizer.load(SHIPPED[name]), vlm.load(SHIPPED[name])
+    model = transformers.AutoModelForImageTextToText.from_pretrained(SHIPPED[name], dtype=torch.float32).eval()
     game = envs.make(game_id)
     greedy = dataclasses.replace(vlm.PLAIN, temperature=0.0)
     policy = Policy(
