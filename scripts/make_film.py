@@ -68,7 +68,7 @@ def draw_game(page: Image.Image, left: int, played: Episodes, step: int) -> None
     bold, plain = (ImageFont.truetype(str(FONTS / name), 13) for name in ("DejaVuSans-Bold.ttf", "DejaVuSans.ttf"))
     mono = ImageFont.truetype(str(FONTS / "DejaVuSansMono.ttf"), 12)
     state = _at(recorded.states, step)
-    score = f"{played.score[0, :step].sum():g}"
+    score = f"{'score' if len(game.action_shape) == 1 else 'moves'} {played.score[0, :step].sum():g}"
     draw.text((left, 8), TITLES[game.id], font=bold, fill=INK)
     draw.text((left + SIDE, 8), score, font=plain, fill=FAINT, anchor="ra")
     frame = Image.fromarray(np.asarray(game.render(state))).resize((SIDE, SIDE), Image.Resampling.LANCZOS)

@@ -31,7 +31,6 @@ class _Probe:
     text: Array  # uint8[L]
     legal: Array  # bool[num_actions]
     expert: Array  # int32[]
-    worth: Array  # float32[], of the action
     fresh: Pytree  # of a reset
     restored_text: Array  # uint8[L], of the state restored from the text
     restored_legal: Array  # bool[num_actions]
@@ -104,7 +103,6 @@ def _probe(game: Game[Any], state: Any, action: Array, key: Any) -> _Probe:
         text=board_text,
         legal=game.legal_actions(state),
         expert=game.expert(state, key),
-        worth=game.worth(state, action, result),
         fresh=game.reset(key, game.traced_level()),
         restored_text=game.describe(restored),
         restored_legal=game.legal_actions(restored),
@@ -208,7 +206,8 @@ def _check_legal_actions(sample: _Sample) -> None:
     allowed = np.concatenate([masks, ~masks.any(axis=1, keepdims=True)], axis=1)
     chosen = allowed[rows, np.asarray(sample.seen.expert)]
     _require(bool(chosen.all()), "the expert chose an illegal action, or one in a finished game")
-    worth, is_legal = np.asarray(sample.seen.worth), np.asarray(sample.seen.result.is_legal)
+    worth = np.asarray(jax.jit(jax.vmap(sample.game.worth))(sample.states, sample.actions, sample.seen.result))
+    is_legal = np.asarray(sample.seen.result.is_legal)
     _require(worth.dtype == np.float32, f"worth is {worth.dtype}, not float32")
     _require(bool((abs(worth) <= 1).all()), "an action's worth is not between -1 and 1")
     _require(bool((worth[~is_legal] == -1).all()), "an illegal action's worth is not -1")

@@ -23,7 +23,7 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
         steps=20 if has_cold_start else 0,
         states=16,
         microbatches=2,
-        optimizer=Optimizer(lr=1e-4, warmup=5, final_lr=0.1, b2=0.98),
+        optimizer=Optimizer(lr=1e-5, warmup=5, final_lr=0.1, b2=0.98),
     )
     return Experiment(
         name=name,
@@ -40,10 +40,10 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
             algorithm=make_algorithm("grpo", kl_coefficient=0.0),
             minibatching=Minibatching(microbatches=4),
             weights=RewardWeights(game_shape="worth"),
-            optimizer=Optimizer(lr=3e-5, warmup=2, final_lr=0.1, b2=0.95),
+            optimizer=Optimizer(lr=2e-5, warmup=2, final_lr=0.1, b2=0.95),
         ),
         sampling=Sampling(temperature=0.5),
-        evaluation=Evaluation(episodes=64, cold_start_episodes=64, temperature=0.0),
+        evaluation=Evaluation(episodes=48, cold_start_episodes=48, temperature=0.0),
         log=Log(checkpoint_every=20, samples_every=20),
     )
 
@@ -56,7 +56,6 @@ def nano() -> Experiment:
         iterations=360,
         states=64,
         minibatching=Minibatching(microbatches=2),
-        optimizer=dataclasses.replace(laptop.rl.optimizer, lr=2e-5),
     )
     return dataclasses.replace(
         laptop, rl=rl, evaluation=Evaluation(episodes=1000, temperature=0.5, greedy=True), log=Log(checkpoint_every=60)
