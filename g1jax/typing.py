@@ -12,6 +12,7 @@ comments write `uint8[B, H, W, 3]`. Tests check every call (`tests/shape_checks.
 | `C`    | columns of a board, in cells                                  |
 | `D`    | width of the policy's residual stream                         |
 | `E`    | episodes of an evaluation                                     |
+| `F`    | facts of a cell, `Game.fact_names`                            |
 | `H`    | height of a frame, in pixels                                  |
 | `K`    | kinds of cell contents (index 0 is the empty cell or tile)    |
 | `L`    | bytes of a board text, zero-padded to the game's longest text |

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Bool, Float32, Int32, Shaped, UInt8, UInt32
 
 from g1jax.envs import pool, prng
 from g1jax.envs.checks import as_int32, check_bytes
@@ -37,9 +38,9 @@ class BatchState:
     """The environments of a batch."""
 
     states: Pytree  # states of the game, leaves [B, …]
-    num_steps: Array  # int32[B], steps of the current episode
-    terminated: Array  # bool[B], by the last step
-    truncated: Array  # bool[B], by the last step
+    num_steps: Int32[Array, "*B"]  # steps of the current episode
+    terminated: Bool[Array, "*B"]  # by the last step
+    truncated: Bool[Array, "*B"]  # by the last step
     pool: Pool | None  # in mode `pool`
 
 
@@ -48,10 +49,10 @@ class BatchState:
 class BatchResult:
     """What a step of a batch returns besides the next state."""
 
-    reward: Array  # float32[B]
-    terminated: Array  # bool[B]
-    truncated: Array  # bool[B], cut by `max_steps`
-    is_legal: Array  # bool[B]
+    reward: Float32[Array, "*B"]
+    terminated: Bool[Array, "*B"]
+    truncated: Bool[Array, "*B"]  # cut by `max_steps`
+    is_legal: Bool[Array, "*B"]
     final: Pytree  # the states after the step, before any reset
 
 
@@ -131,17 +132,17 @@ class Batch:
             case "pool":
                 return self._reset_from_pool(result.terminated | result.truncated, after, reset_key), result
 
-    def _move(self, states: Pytree, actions: Array, key: Key) -> tuple[Pytree, BatchResult]:
+    def _move(self, states: Pytree, actions: Int32[Array, "B"], key: Key) -> tuple[Pytree, BatchResult]:
         states, result = jax.vmap(self.game.step)(states, actions, jax.random.split(key, self.num_envs))
         return states, BatchResult(result.reward, result.terminated, result.truncated, result.is_legal, states)
 
-    def _reset_where(self, mask: Array, state: BatchState, key: Key) -> BatchState:
-        """Resets where the mask holds, bool[B], at the same levels."""
+    def _reset_where(self, mask: Bool[Array, "B"], state: BatchState, key: Key) -> BatchState:
+        """Resets where the mask holds, at the same levels."""
         draw = jnp.arange(self.num_envs, dtype=jnp.uint32)
         states = renewed(self.game, state.states, mask, prng.seed_of(key), draw, state.states.level)
         return dataclasses.replace(state, states=states, num_steps=jnp.where(mask, 0, state.num_steps))
 
-    def _reset_from_pool(self, mask: Array, state: BatchState, key: Key) -> BatchState:
+    def _reset_from_pool(self, mask: Bool[Array, "B"], state: BatchState, key: Key) -> BatchState:
         assert state.pool is not None
         states, bank = pool.renew(self.game, state.pool, state.states, mask, key)
         return dataclasses.replace(state, states=states, pool=bank, num_steps=jnp.where(mask, 0, state.num_steps))
@@ -189,44 +190,44 @@ class Batch:
 
     # Observations and actions
 
-    def render(self, states: Pytree) -> Array:
-        """Frames: uint8[B, H, W, 3]."""
+    def render(self, states: Pytree) -> UInt8[Array, "B H W 3"]:
+        """Frames."""
         return self._each(self.game.render, states)
 
-    def describe(self, states: Pytree) -> Array:
-        """True board texts: uint8[B, L]."""
+    def describe(self, states: Pytree) -> UInt8[Array, "B L"]:
+        """True board texts."""
         return self._each(self.game.describe, states)
 
-    def legal_actions(self, states: Pytree) -> Array:
-        """Which actions are legal: bool[B, num_actions]."""
+    def legal_actions(self, states: Pytree) -> Bool[Array, "B {self.game.num_actions}"]:
+        """Which actions are legal."""
         return self._each(self.game.legal_actions, states)
 
-    def sample_actions(self, states: Pytree, key: Key, *, legal: bool = True) -> Array:
-        """Random actions, int32[B]: of the legal ones, or of all."""
+    def sample_actions(self, states: Pytree, key: Key, *, legal: bool = True) -> Int32[Array, "B"]:
+        """Random actions: of the legal ones, or of all."""
         keys = jax.random.split(key, self.num_envs)
         return self._each(lambda state, key: self.game.sample_action(state, key, legal=legal), states, keys)
 
-    def expert(self, states: Pytree, key: Key) -> Array:
-        """The scripted player's actions: int32[B]."""
+    def expert(self, states: Pytree, key: Key) -> Int32[Array, "B"]:
+        """The scripted player's actions."""
         return self._each(self.game.expert, states, jax.random.split(key, self.num_envs))
 
-    def parse(self, responses: ArrayLike) -> Array:
-        """The actions in responses: uint8[B, N] -> int32[B]."""
+    def parse(self, responses: ArrayLike) -> Int32[Array, "B"]:
+        """The actions in responses, uint8[B, N]."""
         check_bytes("responses", responses, self.num_envs, None)
         return jax.vmap(self.game.parse)(jnp.asarray(responses))
 
-    def write_actions(self, actions: ArrayLike) -> Array:
-        """Actions as responses that `parse` reads: int32[B] -> uint8[B, A]."""
+    def write_actions(self, actions: ArrayLike) -> UInt8[Array, "B A"]:
+        """Actions, int32[B], as responses that `parse` reads."""
         return jax.vmap(self.game.write_action)(as_int32("actions", actions, (self.num_envs,)))
 
-    def perception_exact(self, responses: ArrayLike, states: Pytree) -> Array:
-        """Whether each response's perception is the true board text: uint8[B, N] -> bool[B]."""
+    def perception_exact(self, responses: ArrayLike, states: Pytree) -> Bool[Array, "B"]:
+        """Whether the perception of each response, uint8[B, N], is the true board text."""
         check_bytes("responses", responses, self.num_envs, None)
         exact = self.game.perception_exact
         return self._each(lambda state, response: exact(response, state), states, jnp.asarray(responses))
 
-    def perception_cells(self, responses: ArrayLike, states: Pytree) -> Array:
-        """The fraction of cells that each response names correctly: uint8[B, N] -> float32[B]."""
+    def perception_cells(self, responses: ArrayLike, states: Pytree) -> Float32[Array, "B"]:
+        """The fraction of cells that each response, uint8[B, N], names correctly."""
         check_bytes("responses", responses, self.num_envs, None)
         cells = self.game.perception_cells
         return self._each(lambda state, response: cells(response, state), states, jnp.asarray(responses))
@@ -240,7 +241,7 @@ class Batch:
         shape = states.terminated.shape
         InputError.require(shape == (self.num_envs,), f"state: shape {shape}; this batch has ({self.num_envs},)")
 
-    def _each(self, function: Callable[..., Array], states: Pytree, *batched: Array) -> Array:
+    def _each(self, function: Callable[..., Array], states: Pytree, *batched: Shaped[Array, "B ..."]) -> Array:
         self.check(states)
         return jax.vmap(function)(states, *batched)
 
@@ -256,16 +257,21 @@ class Batch:
 
 
 def renewed(
-    game: Game[Any], states: Pytree, is_wanted: Array, seed: Array, draw: Array, level: TracedLevel | None = None
+    game: Game[Any],
+    states: Pytree,
+    is_wanted: Bool[Array, "B"],
+    seed: UInt32[Array, "... 2"],
+    draw: UInt32[Array, "B"],
+    level: TracedLevel | None = None,
 ) -> Pytree:
     """Replaces states by fresh ones where wanted; only these are computed.
 
     Args:
         game: the game of the states.
         states: leaves [B, …].
-        is_wanted: bool[B], which states to replace.
-        seed: uint32[2] or uint32[B, 2]; equal (seed, draw) give equal states.
-        draw: uint32[B].
+        is_wanted: which states to replace.
+        seed: one, or one per environment; equal (seed, draw) give equal states.
+        draw: the number of the draw, per environment.
         level: a traced level, leaves [B]; None: the game's own.
     """
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float32, Int, Int32, UInt8, UInt32
 
 from g1jax.envs import level as level_keys
 from g1jax.envs import prng, text
@@ -32,22 +33,22 @@ from g1jax.typing import Array, ArrayLike, HostImages, Key
 class StepResult:
     """What a step returns besides the next state."""
 
-    reward: Array  # float32[]
-    terminated: Array  # bool[], the game is over
-    truncated: Array  # bool[], cut off by a time limit; games never set it
-    is_legal: Array  # bool[], the action was one of `legal_actions`
+    reward: Float32[Array, "*B"]
+    terminated: Bool[Array, "*B"]  # the game is over
+    truncated: Bool[Array, "*B"]  # cut off by a time limit; games never set it
+    is_legal: Bool[Array, "*B"]  # the action was one of `legal_actions`
 
 
 class State(Protocol):
     """The fields of every game's state, a frozen dataclass registered with JAX."""
 
     @property
-    def terminated(self) -> Array:
-        """Whether the game is over: bool[]."""
+    def terminated(self) -> Bool[Array, "*B"]:
+        """Whether the game is over."""
 
     @property
-    def seed(self) -> Array:
-        """Determines the appearance of an episode, never its course: uint32[]."""
+    def seed(self) -> UInt32[Array, "*B"]:
+        """Determines the appearance of an episode, never its course."""
 
     @property
     def level(self) -> TracedLevel:
@@ -131,36 +132,36 @@ class Game(Generic[S]):
         """The sprites, uint8[K, Z, Z, 3]."""
         raise NotImplementedError
 
-    def begin(self, key: Key, seed: Array, level: Any) -> S:
+    def begin(self, key: Key, seed: UInt32[Array, ""], level: Any) -> S:
         """A fresh state at a level, a `TracedLevel` of this game."""
         raise NotImplementedError
 
-    def move(self, state: S, action: Array, key: Key) -> tuple[S, Array, Array]:
-        """A move in a running game: (next state, reward float32[], is_legal bool[])."""
+    def move(self, state: S, action: Int32[Array, ""], key: Key) -> tuple[S, Float32[Array, ""], Bool[Array, ""]]:
+        """A move in a running game: the next state, the reward, and whether the move is legal."""
         raise NotImplementedError
 
-    def cells(self, state: S) -> Array:
-        """The kind of every cell, an index into `cell_names`: int32[R, C]."""
+    def cells(self, state: S) -> Int32[Array, "R C"]:
+        """The kind of every cell, an index into `cell_names`."""
         raise NotImplementedError
 
-    def tiles(self, state: S) -> Array:
-        """The sprite of every cell: int32[R, C]. Equal to the kind, unless a kind has several sprites."""
+    def tiles(self, state: S) -> Int32[Array, "R C"]:
+        """The sprite of every cell. Equal to the kind, unless a kind has several sprites."""
         return self.cells(state)
 
-    def from_cells(self, cells: Array, seed: Array, level: Any) -> S:
+    def from_cells(self, cells: Int[Array, "R C"], seed: UInt32[Array, ""], level: Any) -> S:
         """The state with this board; `terminated` follows from the rules."""
         raise NotImplementedError
 
-    def legal_actions(self, state: S) -> Array:
-        """Which actions are legal: bool[num_actions], without the invalid action. All False once the game is over."""
+    def legal_actions(self, state: S) -> Bool[Array, "{self.num_actions}"]:
+        """Which actions are legal, without the invalid action. All False once the game is over."""
         raise NotImplementedError
 
-    def expert(self, state: S, key: Key) -> Array:
-        """A strong scripted player's action: int32[]. The invalid action if none is legal."""
+    def expert(self, state: S, key: Key) -> Int32[Array, ""]:
+        """A strong scripted player's action. The invalid action if none is legal."""
         raise NotImplementedError
 
-    def worth(self, state: S, action: Array, result: StepResult) -> Array:
-        """A dense reward: how good an action is, float32[], −1 (illegal) to 1 (best; by default, any legal one)."""
+    def worth(self, state: S, action: Int32[Array, ""], result: StepResult) -> Float32[Array, ""]:
+        """A dense reward: how good an action is, −1 (illegal) to 1 (best; by default, any legal one)."""
         del state, action
         return jnp.where(result.is_legal, jnp.float32(1), jnp.float32(-1))
 
@@ -169,8 +170,8 @@ class Game(Generic[S]):
         """The names of `facts`, in order; empty for a game without facts."""
         return ()
 
-    def facts(self, state: S) -> Array:
-        """Visible properties of each cell besides its kind: bool[R, C, F], named by `fact_names`.
+    def facts(self, state: S) -> Bool[Array, "R C F"]:
+        """Visible properties of each cell besides its kind, named by `fact_names`.
 
         Relations that a move depends on, such as "the next tile to the right is equal". A policy may learn them from an
         auxiliary loss on its visual tokens in the cold start.
@@ -186,7 +187,7 @@ class Game(Generic[S]):
         return self._take_start_moves(state, jax.random.split(key, 3)[2]) if self.level.start_moves else state
 
     def _take_start_moves(self, state: S, key: Key) -> S:
-        def move(i: Array, state: S) -> S:
+        def move(i: Int[Array, ""], state: S) -> S:
             action_key, move_key, begin_key = jax.random.split(jax.random.fold_in(key, i), 3)
             moved, result = self.step(state, self.sample_action(state, action_key, legal=False), move_key)
             fresh = self.begin(begin_key, state.seed, state.level)
@@ -208,8 +209,8 @@ class Game(Generic[S]):
         reward = jnp.where(is_over, jnp.float32(0), reward)
         return after, StepResult(reward, after.terminated, jnp.zeros_like(is_over), is_legal & ~is_over)
 
-    def sample_action(self, state: S, key: Key, *, legal: bool = True) -> Array:
-        """A uniformly random action, int32[]: a legal one (the invalid action if there is none), or any."""
+    def sample_action(self, state: S, key: Key, *, legal: bool = True) -> Int32[Array, ""]:
+        """A uniformly random action: a legal one (the invalid action if there is none), or any."""
         bits = jax.random.bits(key, dtype=jnp.uint32)
         if not legal:
             return prng.dice(bits, self.num_actions)[0]
@@ -236,18 +237,18 @@ class Game(Generic[S]):
         """(H, W, 3) of a frame."""
         return *self.level.appearance.frame_shape(self.rows, self.cols), 3
 
-    def render(self, state: S) -> Array:
-        """The frame of a state: uint8[H, W, 3]."""
+    def render(self, state: S) -> UInt8[Array, "H W 3"]:
+        """The frame of a state."""
         return self.renderer.paint(self.tiles(state), state.seed, state.level.appearance)
 
     # What all games share: text
 
-    def describe(self, state: S) -> Array:
-        """The true board text: uint8[L], zero-padded."""
+    def describe(self, state: S) -> UInt8[Array, "L"]:
+        """The true board text, zero-padded."""
         return self.board_text.write(self.cells(state))
 
-    def read_board(self, board_text: str | bytes | ArrayLike) -> Array:
-        """The cell kinds in a board text: uint8[N] -> int32[R, C], -1 where a cell is unreadable."""
+    def read_board(self, board_text: str | bytes | ArrayLike) -> Int32[Array, "R C"]:
+        """The cell kinds in a board text, a string or uint8[N]; -1 where a cell is unreadable."""
         if isinstance(board_text, str | bytes):
             return cast(Array, _on_device(self, "read_board", text.encode(board_text)))
         return self.board_text.read(text.as_bytes(board_text))
@@ -269,20 +270,19 @@ class Game(Generic[S]):
         cells = jnp.maximum(self.read_board(board_text), 0)
         return self.from_cells(cells, jnp.asarray(seed, jnp.uint32), self._or_own(level))
 
-    def parse(self, response: str | bytes | ArrayLike) -> Array:
-        """The action in a response: uint8[N] or a string -> int32[]; the invalid action if it is unreadable.
+    def parse(self, response: str | bytes | ArrayLike) -> Int32[Array, ""]:
+        """The action in a response, a string or uint8[N]; the invalid action if it is unreadable.
 
         The first `<answer>…</answer>` counts. It holds one action number, or two cells `(r1, c1) (r2, c2)`.
         """
         if isinstance(response, str | bytes):
             return cast(Array, _on_device(self, "parse", text.encode(response)))
         numbers, is_valid = self.answer_text.read(text.as_bytes(response))
-        return jnp.where(is_valid, jnp.sum(numbers * self._strides, dtype=jnp.int32), self.invalid_action).astype(
-            jnp.int32
-        )
+        action = jnp.sum(numbers * self._strides, dtype=jnp.int32)
+        return jnp.where(is_valid, action, self.invalid_action).astype(jnp.int32)
 
-    def write_action(self, action: ArrayLike | int) -> Array:
-        """An action as a response that `parse` reads: int32[] -> uint8[A]. The invalid action has an empty answer."""
+    def write_action(self, action: ArrayLike | int) -> UInt8[Array, "A"]:
+        """An action as a response that `parse` reads. The invalid action has an empty answer."""
         action = as_int32("action", action, ())
         numbers = action[None] // self._strides % np.array(self.action_shape, np.int32)
         return self.answer_text.write(numbers, (action >= 0) & (action < self.num_actions))
@@ -291,14 +291,14 @@ class Game(Generic[S]):
         """An action as a response: `parse(format_action(a)) == a` for every a, including the invalid action."""
         return text.decode(cast(Array, _on_device(self, "write_action", as_int32("action", action, ()))))
 
-    def perception_exact(self, response: str | bytes | ArrayLike, state: S) -> Array:
-        """Whether a response's `<perception>` is exactly the true board text: uint8[N] -> bool[]."""
+    def perception_exact(self, response: str | bytes | ArrayLike, state: S) -> Bool[Array, ""]:
+        """Whether the `<perception>` of a response, a string or uint8[N], is exactly the true board text."""
         if isinstance(response, str | bytes):
             return cast(Array, _on_device(self, "perception_exact", text.encode(response), state))
         return self.board_text.exact_score(text.as_bytes(response), self.cells(state))
 
-    def perception_cells(self, response: str | bytes | ArrayLike, state: S) -> Array:
-        """The fraction of cells that a response's `<perception>` names correctly: uint8[N] -> float32[], 0 to 1."""
+    def perception_cells(self, response: str | bytes | ArrayLike, state: S) -> Float32[Array, ""]:
+        """The fraction of cells, 0 to 1, that the `<perception>` of a response, a string or uint8[N], has right."""
         if isinstance(response, str | bytes):
             return cast(Array, _on_device(self, "perception_cells", text.encode(response), state))
         return self.board_text.cell_score(text.as_bytes(response), self.cells(state))

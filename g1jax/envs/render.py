@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float32, Int32, UInt8, UInt32
 
 from g1jax.envs import appearance, sprites
 from g1jax.envs.level import Appearance, TracedAppearance, names_of
@@ -18,6 +19,8 @@ from g1jax.typing import Array, HostImages
 
 DrawTiles = Callable[[str, str], HostImages]
 """(palette, background) -> uint8[K, Z, Z, 3], the sprite of every kind of cell."""
+Read = Callable[[Int32[Array, "H n"], UInt32[Array, ""]], UInt8[Array, "H W 3"]]
+"""(segments of an atlas, an episode's seed) -> their pixels."""
 
 _NUM_NOISE_ROWS = 509
 _NOISE_UNIT = 24.0  # standard deviation of the stored noise; int8 holds five of them
@@ -40,8 +43,8 @@ class Renderer:
         self.atlas = self._draw(draw_tiles)
         self._read = reader(self.cut(self.unit))
 
-    def _draw(self, draw_tiles: DrawTiles) -> np.ndarray:
-        """The pixel rows of all sprites, uint8[styles · kinds · marks · shifts · rows, Z · 3]; the margin is a kind."""
+    def _draw(self, draw_tiles: DrawTiles) -> UInt8[np.ndarray, "n {self.cell_size}*3"]:
+        """The pixel rows of all sprites, of [styles · kinds · marks · shifts · rows]; the margin is a kind."""
         styles = []
         for palette in self.palettes:
             for background in self.backgrounds:
@@ -56,12 +59,19 @@ class Renderer:
         self._strides = [math.prod(atlas.shape[i + 1 : 5]) for i in range(4)]  # style, kind, mark, shift; in rows
         return atlas.reshape(-1, atlas.shape[-2] * 3)
 
-    def cut(self, unit: int) -> np.ndarray:
-        """The atlas in segments of `unit` pixels, a divisor of `self.unit`: uint8[n, unit · 3]."""
+    def cut(self, unit: int) -> UInt8[np.ndarray, "n {unit}*3"]:
+        """The atlas in segments of `unit` pixels, a divisor of `self.unit`."""
         return self.atlas.reshape(-1, unit * 3)
 
-    def segments(self, tiles: Array, seed: Array, look: TracedAppearance, unit: int, canvas: tuple[int, int]) -> Array:
-        """The atlas index of each segment of a frame: int32[R, C] sprites -> int32[H, W / unit].
+    def segments(
+        self,
+        tiles: Int32[Array, "R C"],
+        seed: UInt32[Array, ""],
+        look: TracedAppearance,
+        unit: int,
+        canvas: tuple[int, int],
+    ) -> Int32[Array, "{canvas[0]} {canvas[1]}//{unit}"]:
+        """The atlas index of each segment of a frame of sprites.
 
         The board is centered in the game's own frame, which is at the top left of the canvas.
         """
@@ -79,17 +89,23 @@ class Renderer:
         margin = (style + self.num_kinds * self._strides[1]) * per_row
         return lax.pad(board, margin, [(self.above, below, 0), (left, right, 0)])
 
-    def paint(self, tiles: Array, seed: Array, look: TracedAppearance) -> Array:
-        """The frame of a board of sprites: int32[R, C] -> uint8[H, W, 3]."""
+    def paint(
+        self, tiles: Int32[Array, "R C"], seed: UInt32[Array, ""], look: TracedAppearance
+    ) -> UInt8[Array, "H W 3"]:
+        """The frame of a board of sprites."""
         frame = self._read(self.segments(tiles, seed, look, self.unit, self.frame_size), seed)
         return self.add_noise(frame, tiles, seed, look) if self.has_noise else frame
 
-    def add_noise(self, frame: Array, tiles: Array, seed: Array, look: TracedAppearance) -> Array:
-        """Adds noise to the frame of a board, uint8[H, W, 3]: the same whenever an episode has the same board."""
+    def add_noise(
+        self, frame: UInt8[Array, "H W 3"], tiles: Int32[Array, "R C"], seed: UInt32[Array, ""], look: TracedAppearance
+    ) -> UInt8[Array, "H W 3"]:
+        """Adds noise to the frame of a board: the same whenever an episode has the same board."""
         return _add_noise(frame, mix_bits(seed, _hash(tiles)), look.noise)
 
-    def _variant(self, tiles: Array, seed: Array, look: TracedAppearance) -> Array:
-        """The atlas offset of each tile's mark and shift in this episode: int32[R, C]."""
+    def _variant(
+        self, tiles: Int32[Array, "R C"], seed: UInt32[Array, ""], look: TracedAppearance
+    ) -> Int32[Array, "R C"]:
+        """The atlas offset of each tile's mark and shift in this episode."""
         _, _, per_mark, per_shift = self._strides
         index = jnp.arange(tiles.size, dtype=jnp.uint32).reshape(tiles.shape)
         bits = mix_bits(jnp.broadcast_to(seed, tiles.shape), index)
@@ -106,10 +122,10 @@ class Renderer:
             offset += right * per_shift + (2 * self.jitter - down)
         return offset
 
-    def _style(self, seed: Array, look: TracedAppearance) -> Array:
-        """The index of an episode's (palette, background) pair, int32[]: from its level, where -1 draws by the seed."""
+    def _style(self, seed: UInt32[Array, ""], look: TracedAppearance) -> Int32[Array, ""]:
+        """The index of an episode's (palette, background) pair: from its level, where -1 draws by the seed."""
 
-        def choice(chosen: Array, count: int, salt: int) -> Array:
+        def choice(chosen: Int32[Array, ""], count: int, salt: int) -> Int32[Array, ""]:
             drawn = (mix_bits(seed, jnp.uint32(salt)) % jnp.uint32(count)).astype(jnp.int32)
             return jnp.where(chosen < 0, drawn, chosen) if count > 1 else jnp.int32(0)
 
@@ -117,22 +133,24 @@ class Renderer:
         return palette * len(self.backgrounds) + choice(look.background, len(self.backgrounds), 2)
 
 
-def reader(atlas: np.ndarray) -> Callable[[Array, Array], Array]:
-    """A function of segments of an atlas, int32[H, n], and an episode's seed that returns their pixels, uint8[H, W, 3].
+def reader(atlas: UInt8[np.ndarray, "n w"]) -> Read:
+    """The reader of an atlas in segments.
 
     The gather is fenced: XLA's CPU compiler would fuse the reshape to pixels into it and then divide once per pixel to
     find its segment, which is five times slower.
     """
     gather = fenced(lambda seed, segments: jnp.asarray(atlas).at[segments].get(mode="promise_in_bounds"))
 
-    def read(segments: Array, seed: Array) -> Array:
+    def read(segments: Int32[Array, "H n"], seed: UInt32[Array, ""]) -> UInt8[Array, "H W 3"]:
         height, num_segments = segments.shape
         return gather(seed, segments).reshape(height, num_segments * atlas.shape[1] // 3, 3)
 
     return read
 
 
-def _add_noise(frame: Array, seed: Array, deviation: Array) -> Array:
+def _add_noise(
+    frame: UInt8[Array, "H W 3"], seed: UInt32[Array, ""], deviation: Float32[Array, ""]
+) -> UInt8[Array, "H W 3"]:
     """Adds Gaussian noise of a standard deviation in gray levels: each pixel row adds a random row of a table."""
     height, width, _ = frame.shape
     table = np.random.default_rng(0).normal(0.0, _NOISE_UNIT, (_NUM_NOISE_ROWS, width, 3)).clip(-127, 127)
@@ -142,15 +160,15 @@ def _add_noise(frame: Array, seed: Array, deviation: Array) -> Array:
     return jnp.clip(jnp.round(noisy), 0.0, 255.0).astype(jnp.uint8)
 
 
-def mix_bits(a: Array, b: Array) -> Array:
-    """A hash of two uint32 arrays (MurmurHash3's finalizer): uint32 of their common shape."""
+def mix_bits(a: UInt32[Array, "*#n"], b: UInt32[Array, "*#n"]) -> UInt32[Array, "*n"]:
+    """A hash of two integers (MurmurHash3's finalizer)."""
     h = a ^ (b * jnp.uint32(0x9E3779B1))
     h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
     h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
     return h ^ (h >> 16)
 
 
-def _hash(values: Array) -> Array:
-    """A hash of an integer array, uint32[], so that different boards have different noise."""
+def _hash(values: Int32[Array, "R C"]) -> UInt32[Array, ""]:
+    """A hash of a board, so that different boards have different noise."""
     flat = values.reshape(-1).astype(jnp.uint32)
     return jnp.sum(mix_bits(flat, jnp.arange(flat.shape[0], dtype=jnp.uint32)), dtype=jnp.uint32)

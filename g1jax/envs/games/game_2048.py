@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float32, Int, Int8, Int32, Integer, UInt32
 
 from g1jax.envs import appearance, core, prng, sprites
 from g1jax.envs import level as level_keys
@@ -13,10 +14,13 @@ from g1jax.envs import packed_lines as packed
 from g1jax.envs.level import traced
 from g1jax.envs.lines import twins
 from g1jax.errors import LevelError
-from g1jax.typing import Array, HostImages, Key
+from g1jax.typing import Array, ArrayLike, HostImages, Key
 
 UP, RIGHT, DOWN, LEFT = range(4)
 DIRECTIONS = ("up", "right", "down", "left")
+
+Line = list[Integer[ArrayLike, "*n"]]
+"""The cells of a line from the wall, or of many lines at once."""
 
 
 @jax.tree_util.register_dataclass
@@ -24,8 +28,8 @@ DIRECTIONS = ("up", "right", "down", "left")
 class TracedLevel(level_keys.TracedLevel):
     """The traced keys of the rules."""
 
-    start_tiles: Array  # int32[]
-    spawn_four: Array  # float32[]
+    start_tiles: Int32[Array, "*B"]
+    spawn_four: Float32[Array, "*B"]
 
 
 @jax.tree_util.register_dataclass
@@ -33,9 +37,9 @@ class TracedLevel(level_keys.TracedLevel):
 class State:
     """A board of exponents: 0 empty, 1 the tile 2, 2 the tile 4, …"""
 
-    board: Array  # int8[R, C]
-    terminated: Array  # bool[]
-    seed: Array  # uint32[]
+    board: Int8[Array, "*B R C"]
+    terminated: Bool[Array, "*B"]
+    seed: UInt32[Array, "*B"]
     level: TracedLevel
 
 
@@ -105,17 +109,19 @@ class Game2048(core.Game[State]):
         size = self.level.appearance.cell_size
         return np.stack([draw_tile(e, size, palette, background) for e in range(self.num_exponents)])
 
-    def begin(self, key: Key, seed: Array, level: TracedLevel) -> State:
+    def begin(self, key: Key, seed: UInt32[Array, ""], level: TracedLevel) -> State:
         """An empty board with its start tiles."""
         board = jnp.zeros((self.rows, self.cols), jnp.int8)
 
-        def place(i: Array, board: Array) -> Array:
+        def place(i: Int[Array, ""], board: Int8[Array, "R C"]) -> Int8[Array, "R C"]:
             return spawn_tile(board, jax.random.fold_in(key, i), level.spawn_four)
 
         board = jax.lax.fori_loop(np.int32(0), level.start_tiles, place, board)
         return State(board, ~jnp.any(legal_moves(board)), seed, level)
 
-    def move(self, state: State, action: Array, key: Key) -> tuple[State, Array, Array]:
+    def move(
+        self, state: State, action: Int32[Array, ""], key: Key
+    ) -> tuple[State, Float32[Array, ""], Bool[Array, ""]]:
         """Slides, then spawns a tile if anything moved."""
         is_invalid = action == self.invalid_action
         board, merged, is_legal, is_over = slide_and_spawn(state.board, action, key, state.level.spawn_four)
@@ -123,25 +129,25 @@ class Game2048(core.Game[State]):
         reward = jnp.where(is_invalid, jnp.float32(-1), merged)
         return State(board, is_over, state.seed, state.level), reward, is_legal & ~is_invalid
 
-    def cells(self, state: State) -> Array:
+    def cells(self, state: State) -> Int32[Array, "R C"]:
         """Exponents are the kinds."""
         return state.board.astype(jnp.int32)
 
-    def from_cells(self, cells: Array, seed: Array, level: TracedLevel) -> State:
+    def from_cells(self, cells: Int[Array, "R C"], seed: UInt32[Array, ""], level: TracedLevel) -> State:
         """The state of a board of exponents. (On a board set by hand, a merge may exceed the highest name.)"""
         board = cells.astype(jnp.int8)
         return State(board, ~jnp.any(legal_moves(board)), seed, level)
 
-    def legal_actions(self, state: State) -> Array:
+    def legal_actions(self, state: State) -> Bool[Array, "4"]:
         """The directions in which something moves."""
         return legal_moves(state.board)
 
-    def expert(self, state: State, key: Key) -> Array:
+    def expert(self, state: State, key: Key) -> Int32[Array, ""]:
         """Two-step lookahead over every tile that may appear between the moves; deterministic."""
         del key
         return best_move(state.board, state.level.spawn_four)
 
-    def worth(self, state: State, action: Array, result: core.StepResult) -> Array:
+    def worth(self, state: State, action: Int32[Array, ""], result: core.StepResult) -> Float32[Array, ""]:
         """The expert's value of a move, scaled from −1 for the worst legal one to 1 for the best."""
         is_legal = legal_moves(state.board)
         values = move_values(state.board, state.level.spawn_four)
@@ -156,7 +162,7 @@ class Game2048(core.Game[State]):
         """For each direction, whether the next tile across empty cells is equal, and whether the tile would move."""
         return tuple(f"{fact} {direction}" for fact in ("like", "moves") for direction in DIRECTIONS)
 
-    def facts(self, state: State) -> Array:
+    def facts(self, state: State) -> Bool[Array, "R C F"]:
         """Which tiles have an equal one next to them, and which move, in each direction."""
         across, along = equal_neighbors(state.board), equal_neighbors(state.board.T)
         left, right, up, down = *across, *(fact.T for fact in along)
@@ -167,14 +173,14 @@ class Game2048(core.Game[State]):
 # Rules
 
 
-def legal_moves(board: Array) -> Array:
-    """The directions in which something moves: int8[R, C] -> bool[4].
+def legal_moves(board: Int8[Array, "R C"]) -> Bool[Array, "4"]:
+    """The directions in which something moves.
 
     A tile moves if the cell before it is empty or has an equal tile: `[0 2 0 0]` can go left and right,
     `[2 4 0 0]` only right, `[4 4 2 8]` both ways.
     """
 
-    def pushes(near: Array, far: Array) -> tuple[Array, Array]:
+    def pushes(near: Int8[Array, "n m"], far: Int8[Array, "n m"]) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
         is_equal = (near == far) & (near != 0)
         return jnp.any(is_equal | ((near == 0) & (far != 0))), jnp.any(is_equal | ((far == 0) & (near != 0)))
 
@@ -183,8 +189,10 @@ def legal_moves(board: Array) -> Array:
     return jnp.stack([up, right, down, left])
 
 
-def slide_and_spawn(board: Array, action: Array, key: Key, spawn_four: Array) -> tuple[Array, Array, Array, Array]:
-    """A whole move: (board int8[R, C], reward float32[], is_legal bool[], is_over bool[])."""
+def slide_and_spawn(
+    board: Int8[Array, "R C"], action: Int32[Array, ""], key: Key, spawn_four: Float32[Array, ""]
+) -> tuple[Int8[Array, "R C"], Float32[Array, ""], Bool[Array, ""], Bool[Array, ""]]:
+    """A whole move: the board, the reward, whether the move is legal and whether the game is over."""
     if board.shape == (packed.SIZE, packed.SIZE):
         is_vertical, is_reversed = _direction(action)
         lines, reward, is_legal = packed.slide(_slid_lines(), board, is_vertical, is_reversed)
@@ -196,8 +204,8 @@ def slide_and_spawn(board: Array, action: Array, key: Key, spawn_four: Array) ->
     return board, reward, is_legal, ~jnp.any(legal_moves(board))
 
 
-def slide(board: Array, action: Array) -> tuple[Array, Array]:
-    """Slides and merges, without a new tile: int8[R, C] -> (int8[R, C], sum of the merged tiles' values float32[])."""
+def slide(board: Int8[Array, "R C"], action: Int32[Array, ""]) -> tuple[Int8[Array, "R C"], Float32[Array, ""]]:
+    """Slides and merges, without a new tile: the board, and the sum of the merged tiles' values."""
     is_vertical, is_reversed = _direction(action)
     if board.shape == (packed.SIZE, packed.SIZE):
         lines, reward, _ = packed.slide(_slid_lines(), board, is_vertical, is_reversed)
@@ -207,13 +215,15 @@ def slide(board: Array, action: Array) -> tuple[Array, Array]:
     return jnp.where(is_vertical, along.T, across), jnp.where(is_vertical, reward_along, reward_across)
 
 
-def _direction(action: Array) -> tuple[Array, Array]:
+def _direction(action: Int32[Array, ""]) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
     """Whether a move is along columns, and whether towards the end of its lines."""
     return (action == UP) | (action == DOWN), (action == RIGHT) | (action == DOWN)
 
 
-def slide_lines(lines: Array, is_reversed: Array) -> tuple[Array, Array]:
-    """Slides every line towards its start, or its end: int8[n, m] -> (int8[n, m], reward float32[])."""
+def slide_lines(
+    lines: Int8[Array, "n m"], is_reversed: Bool[Array, ""]
+) -> tuple[Int8[Array, "n m"], Float32[Array, ""]]:
+    """Slides every line towards its start, or its end: the lines, and the reward."""
     towards_start = jnp.where(is_reversed, lines[:, ::-1], lines)
     cells, merged_cells = merge_cells(list(towards_start.T))
     slid = jnp.stack(cells, axis=1)
@@ -223,11 +233,11 @@ def slide_lines(lines: Array, is_reversed: Array) -> tuple[Array, Array]:
     return jnp.where(is_reversed, slid[:, ::-1], slid), reward
 
 
-def merge_cells(cells: list[Array]) -> tuple[list[Array], list[Array]]:
+def merge_cells(cells: Line) -> tuple[Line, Line]:
     """The rule of one line, cell by cell from the wall: `[2 2 2 2] -> [4 4 0 0]`, `[4 2 2 0] -> [4 4 0 0]`.
 
     The pair nearest the wall merges first, and a tile merges once. Returns the cells and the exponents of the merged
-    tiles (0 where none), each an array of any one shape. Works on NumPy and JAX arrays.
+    tiles (0 where none). Works on NumPy and JAX arrays.
     """
     cells = _close_gaps(cells)
     merged = []
@@ -241,7 +251,7 @@ def merge_cells(cells: list[Array]) -> tuple[list[Array], list[Array]]:
     return _close_gaps(cells), merged
 
 
-def _close_gaps(cells: list[Array]) -> list[Array]:
+def _close_gaps(cells: Line) -> Line:
     """`[0 2 0 4] -> [2 4 0 0]`: tiles swap with the gap before them until no gap is left."""
     cells = list(cells)
     for end in range(len(cells) - 1, 0, -1):
@@ -251,8 +261,8 @@ def _close_gaps(cells: list[Array]) -> list[Array]:
     return cells
 
 
-def spawn_tile(board: Array, key: Key, spawn_four: Array) -> Array:
-    """Adds a 2, or with probability `spawn_four` a 4, in a random empty cell: int8[R, C] -> int8[R, C]."""
+def spawn_tile(board: Int8[Array, "R C"], key: Key, spawn_four: Float32[Array, ""]) -> Int8[Array, "R C"]:
+    """Adds a 2, or with probability `spawn_four` a 4, in a random empty cell."""
     is_empty = (board == 0).reshape(-1)
     nth, uniform = prng.dice(
         jax.random.bits(key, dtype=jnp.uint32), jnp.sum(is_empty.astype(jnp.int32), dtype=jnp.int32)
@@ -265,8 +275,8 @@ def spawn_tile(board: Array, key: Key, spawn_four: Array) -> Array:
 # Facts
 
 
-def equal_neighbors(lines: Array) -> tuple[Array, Array]:
-    """Whether the next tile to the left, and to the right, across empty cells is equal: two bool[n, m].
+def equal_neighbors(lines: Int8[Array, "n m"]) -> tuple[Bool[Array, "n m"], Bool[Array, "n m"]]:
+    """Whether the next tile to the left, and to the right, across empty cells is equal.
 
     `[1 0 1 2] -> [0 0 1 0], [1 0 0 0]`
     """
@@ -274,14 +284,14 @@ def equal_neighbors(lines: Array) -> tuple[Array, Array]:
     return jnp.any(pairs, axis=1), jnp.any(pairs, axis=2)
 
 
-def would_move(board: Array, action: Array) -> Array:
-    """Which tiles leave their cell when the board slides: bool[R, C].
+def would_move(board: Int8[Array, "R C"], action: Int32[Array, ""]) -> Bool[Array, "R C"]:
+    """Which tiles leave their cell when the board slides.
 
     `[2 0 2 4]` to the left: the second 2, which merges, and the 4.
     """
     is_vertical, is_reversed = _direction(action)
 
-    def along(lines: Array) -> Array:
+    def along(lines: Int8[Array, "n m"]) -> Bool[Array, "n m"]:
         towards_start = jnp.where(is_reversed, lines[:, ::-1], lines)
         has_merged, was_merged, before = (jnp.zeros(len(lines), kind) for kind in (bool, bool, lines.dtype))
         moves, has_gap = [], jnp.zeros(len(lines), bool)
@@ -304,8 +314,8 @@ _GAP, _DEAD = 2.0, -50.0
 """The value, in points, of an empty cell after two moves, and of a board without a legal move."""
 
 
-def best_move(board: Array, spawn_four: Array) -> Array:
-    """The move with the highest expected score after two moves, over every tile that may appear in between: int32[].
+def best_move(board: Int8[Array, "R C"], spawn_four: Float32[Array, ""]) -> Int32[Array, ""]:
+    """The move with the highest expected score after two moves, over every tile that may appear in between.
 
     The invalid action if none is legal.
     """
@@ -314,8 +324,8 @@ def best_move(board: Array, spawn_four: Array) -> Array:
     return jnp.where(jnp.any(is_legal), best, 4)
 
 
-def move_values(board: Array, spawn_four: Array) -> Array:
-    """The expected score of two moves, the first in each direction, plus the value of the empty cells: float32[4].
+def move_values(board: Int8[Array, "R C"], spawn_four: Float32[Array, ""]) -> Float32[Array, "4"]:
+    """The expected score of two moves, the first in each direction, plus the value of the empty cells.
 
     Meaningless for illegal moves.
     """
@@ -323,12 +333,12 @@ def move_values(board: Array, spawn_four: Array) -> Array:
     return scores + jax.vmap(_value_before_spawn, (0, None))(slid, spawn_four)
 
 
-def _slide_all(board: Array) -> tuple[Array, Array]:
+def _slide_all(board: Int8[Array, "R C"]) -> tuple[Int8[Array, "4 R C"], Float32[Array, "4"]]:
     return jax.vmap(lambda action: slide(board, action))(jnp.arange(4, dtype=jnp.int32))
 
 
-def _value_before_spawn(board: Array, spawn_four: Array) -> Array:
-    """The expected value of a board before a tile is added: float32[]."""
+def _value_before_spawn(board: Int8[Array, "R C"], spawn_four: Float32[Array, ""]) -> Float32[Array, ""]:
+    """The expected value of a board before a tile is added."""
     is_empty = (board == 0).reshape(-1)
     one_hot = jnp.eye(board.size, dtype=jnp.int8).reshape(-1, *board.shape)
     twos = jax.vmap(_value_before_move)(board[None] + one_hot)  # nonempty cells are masked out below
@@ -337,14 +347,14 @@ def _value_before_spawn(board: Array, spawn_four: Array) -> Array:
     return jnp.sum(jnp.where(is_empty, values, 0.0)) / jnp.maximum(jnp.sum(is_empty.astype(jnp.float32)), 1.0)
 
 
-def _value_before_move(board: Array) -> Array:
-    """The highest score of one move, plus the value of the empty cells after it: float32[]."""
+def _value_before_move(board: Int8[Array, "R C"]) -> Float32[Array, ""]:
+    """The highest score of one move, plus the value of the empty cells after it."""
     slid, scores = _slide_all(board)
     gaps = jnp.sum((slid == 0).astype(jnp.float32), axis=(1, 2), dtype=jnp.float32)
     return jnp.max(jnp.where(legal_moves(board), scores + _GAP * gaps, _DEAD))
 
 
-def _slid_lines() -> np.ndarray:
+def _slid_lines() -> UInt32[np.ndarray, "18**4"]:
     return packed.slid_lines(merge_cells)
 
 
@@ -368,8 +378,8 @@ _HIGH_TILE: appearance.Color = (60, 58, 50)
 _DARK_INK, _LIGHT_INK = (74, 66, 58), (249, 246, 242)
 
 
-def draw_tile(exponent: int, size: int, palette: str, background: str) -> HostImages:
-    """The sprite of an exponent: uint8[Z, Z, 3]."""
+def draw_tile(exponent: int, size: int, palette: str, background: str) -> sprites.Cell:
+    """The sprite of an exponent."""
     if exponent == 0:
         return sprites.empty_cell(size, background)
     color = appearance.shade(TILE_COLORS[exponent - 1] if exponent <= len(TILE_COLORS) else _HIGH_TILE, palette)

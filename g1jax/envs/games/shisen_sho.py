@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Bool, Float32, Int, Int8, Int32, UInt32
 
 from g1jax.envs import core, prng, shapes, sprites
 from g1jax.envs import level as level_keys
@@ -23,9 +24,9 @@ from g1jax.typing import Array, HostImages, Key
 class TracedLevel(level_keys.TracedLevel):
     """The traced keys of the rules."""
 
-    colors: Array  # int32[]
-    shapes: Array  # int32[]
-    tile_types: Array  # int32[]
+    colors: Int32[Array, "*B"]
+    shapes: Int32[Array, "*B"]
+    tile_types: Int32[Array, "*B"]
 
 
 @jax.tree_util.register_dataclass
@@ -33,9 +34,9 @@ class TracedLevel(level_keys.TracedLevel):
 class State:
     """A board of tile kinds: 0 empty, 1 + color · shapes + shape."""
 
-    board: Array  # int8[R, C]
-    terminated: Array  # bool[]
-    seed: Array  # uint32[]
+    board: Int8[Array, "*B R C"]
+    terminated: Bool[Array, "*B"]
+    seed: UInt32[Array, "*B"]
     level: TracedLevel
 
 
@@ -117,39 +118,41 @@ class ShisenSho(core.Game[State]):
         shown = shapes.draw_tiles(self.level.colors, self.level.shapes, size, palette, background)
         return np.stack([sprites.empty_cell(size, background), *shown])
 
-    def begin(self, key: Key, seed: Array, level: TracedLevel) -> State:
+    def begin(self, key: Key, seed: UInt32[Array, ""], level: TracedLevel) -> State:
         """A board on which at least one pair matches."""
         kind = jnp.arange(self.level.colors * self.level.shapes, dtype=jnp.int32)
         is_available = (kind // self.level.shapes < level.colors) & (kind % self.level.shapes < level.shapes)
         board = deal(key, is_available, level.tile_types, self.rows, self.cols)
         return State(board, ~has_match(board), seed, level)
 
-    def move(self, state: State, action: Array, key: Key) -> tuple[State, Array, Array]:
+    def move(
+        self, state: State, action: Int32[Array, ""], key: Key
+    ) -> tuple[State, Float32[Array, ""], Bool[Array, ""]]:
         """Removes the pair if it matches."""
         del key
         board, is_legal = remove_pair(state.board, action)
         after = dataclasses.replace(state, board=board, terminated=~has_match(board))
         return after, jnp.where(is_legal, jnp.float32(1), jnp.float32(-1)), is_legal
 
-    def cells(self, state: State) -> Array:
+    def cells(self, state: State) -> Int32[Array, "R C"]:
         """The board's kinds."""
         return state.board.astype(jnp.int32)
 
-    def from_cells(self, cells: Array, seed: Array, level: TracedLevel) -> State:
+    def from_cells(self, cells: Int[Array, "R C"], seed: UInt32[Array, ""], level: TracedLevel) -> State:
         """The state of a board of kinds."""
         board = cells.astype(jnp.int8)
         return State(board, ~has_match(board), seed, level)
 
-    def legal_actions(self, state: State) -> Array:
+    def legal_actions(self, state: State) -> Bool[Array, "{self.num_actions}"]:
         """The ordered pairs of cells that match."""
         return matches(state.board).reshape(-1)
 
-    def worth(self, state: State, action: Array, result: core.StepResult) -> Array:
+    def worth(self, state: State, action: Int32[Array, ""], result: core.StepResult) -> Float32[Array, ""]:
         """1 for a pair, 0 for one that leaves tiles but no other pair."""
         del action
         return worth_of_pair(state.board, result)
 
-    def expert(self, state: State, key: Key) -> Array:
+    def expert(self, state: State, key: Key) -> Int32[Array, ""]:
         """The last pair of a type, else the pair after which most pairs match; deterministic."""
         del key
         return best_pair(state.board)
@@ -159,7 +162,7 @@ class ShisenSho(core.Game[State]):
         """See `facts_of`."""
         return names_of_facts(self.rows, self.cols)
 
-    def facts(self, state: State) -> Array:
+    def facts(self, state: State) -> Bool[Array, "R C F"]:
         """See `facts_of`."""
         return facts_of(state.board)
 
@@ -167,8 +170,8 @@ class ShisenSho(core.Game[State]):
 # Moves
 
 
-def remove_pair(board: Array, action: Array) -> tuple[Array, Array]:
-    """The board without the pair of an action, if it matches: int8[R, C], int32[] -> int8[R, C], is_legal bool[]."""
+def remove_pair(board: Int8[Array, "R C"], action: Int32[Array, ""]) -> tuple[Int8[Array, "R C"], Bool[Array, ""]]:
+    """The board without the pair of an action, if it matches, and whether it does."""
     num_cells = board.size
     a, b = action // num_cells % num_cells, action % num_cells
     is_legal = can_match(board, a, b) & (action < num_cells**2)
@@ -180,11 +183,13 @@ def remove_pair(board: Array, action: Array) -> tuple[Array, Array]:
 # Dealing
 
 
-def deal(key: Key, is_available: Array, num_types: Array, rows: int, cols: int) -> Array:
-    """A shuffled board of pairs with at least one match: int8[R, C].
+def deal(
+    key: Key, is_available: Bool[Array, "n"], num_types: Int32[Array, ""], rows: int, cols: int
+) -> Int8[Array, "{rows} {cols}"]:
+    """A shuffled board of pairs with at least one match.
 
-    Draws `num_types` of the available kinds, bool[K - 1] (0: one per four cells, or all if there are fewer), and
-    distributes the pairs evenly among them.
+    Draws `num_types` of the available kinds (0: one per four cells, or all if there are fewer), which start with the
+    first kind of tile, and distributes the pairs evenly among them.
     """
     num_cells = rows * cols
     num_available = jnp.sum(is_available.astype(jnp.int32), dtype=jnp.int32)
@@ -201,7 +206,7 @@ def deal(key: Key, is_available: Array, num_types: Array, rows: int, cols: int) 
         board = kinds[pair % num_types].reshape(rows, cols)
         return is_available, num_types, seed, attempt + 1, board
 
-    def is_unplayable(carry: tuple[Any, ...]) -> Array:
+    def is_unplayable(carry: tuple[Any, ...]) -> Bool[Array, ""]:
         # Rare: most boards have a dozen matches. A level without any possible match ends as a finished game.
         *_, attempt, board = carry
         return ~has_match(board) & (attempt < 100)
@@ -217,8 +222,8 @@ def deal(key: Key, is_available: Array, num_types: Array, rows: int, cols: int) 
 # rows and columns exchanged. Sets of columns are bit masks: bit 1 + c for column c, bits 0 and C + 1 for the ring.
 
 
-def matches(board: Array) -> Array:
-    """Which pairs of cells match: int8[R, C] -> bool[R·C, R·C]."""
+def matches(board: Int8[Array, "R C"]) -> Bool[Array, "R*C R*C"]:
+    """Which pairs of cells match."""
     across, down, blocked_rows, blocked_cols = fence(lines_of_sight(board))
     flat = board.reshape(-1)
     by_column = across[:, :, None, None] & across[None, None] & ~blocked_rows[:, None, :, None]
@@ -228,13 +233,13 @@ def matches(board: Array) -> Array:
     return is_same & is_joined.reshape(is_same.shape)
 
 
-def has_match(board: Array) -> Array:
-    """Whether any pair matches: int8[R, C] -> bool[]."""
+def has_match(board: Int8[Array, "R C"]) -> Bool[Array, ""]:
+    """Whether any pair matches."""
     return jnp.any(matches(board))
 
 
-def can_match(board: Array, a: Array, b: Array) -> Array:
-    """Whether the tiles of two cells, by their index in reading order, match: bool[]."""
+def can_match(board: Int8[Array, "R C"], a: Int32[Array, ""], b: Int32[Array, ""]) -> Bool[Array, ""]:
+    """Whether the tiles of two cells, by their index in reading order, match."""
     cols = board.shape[1]
     across, down, blocked_rows, blocked_cols = fence(lines_of_sight(board))
     flat, across, down = board.reshape(-1), across.reshape(-1), down.reshape(-1)
@@ -243,14 +248,16 @@ def can_match(board: Array, a: Array, b: Array) -> Array:
     return (a != b) & (flat[a] == flat[b]) & (flat[a] != 0) & ((by_column | by_row) != 0)
 
 
-def lines_of_sight(board: Array) -> tuple[Array, Array, Array, Array]:
+def lines_of_sight(
+    board: Int8[Array, "R C"],
+) -> tuple[UInt32[Array, "R C"], UInt32[Array, "R C"], UInt32[Array, "R R"], UInt32[Array, "C C"]]:
     """The masks that determine matches.
 
     Returns:
-        across: uint32[R, C], the columns a cell reaches along its row, including its own.
-        down: uint32[R, C], the rows a cell reaches along its column, including its own.
-        blocked_rows: uint32[R, R], the columns with a tile between two rows.
-        blocked_cols: uint32[C, C], the rows with a tile between two columns.
+        across: the columns a cell reaches along its row, including its own.
+        down: the rows a cell reaches along its column, including its own.
+        blocked_rows: the columns with a tile between two rows.
+        blocked_cols: the rows with a tile between two columns.
     """
     row_masks, col_masks = occupied(board), occupied(board.T)
     across = reach(row_masks, board.shape[1])
@@ -258,16 +265,16 @@ def lines_of_sight(board: Array) -> tuple[Array, Array, Array, Array]:
     return across, down, between(row_masks), between(col_masks)
 
 
-def occupied(board: Array) -> Array:
-    """The mask of each row's tiles: int8[R, C] -> uint32[R]; `[- A A -] -> 0b001100`."""
+def occupied(board: Int8[Array, "R C"]) -> UInt32[Array, "R"]:
+    """The mask of each row's tiles: `[- A A -] -> 0b001100`."""
     bits = np.uint32(2) << np.arange(board.shape[1], dtype=np.uint32)
     return jnp.sum(jnp.where(board != 0, bits[None, :], np.uint32(0)), axis=1, dtype=jnp.uint32)
 
 
-def reach(masks: Array, num_cells: int) -> Array:
+def reach(masks: UInt32[Array, "n"], num_cells: int) -> UInt32[Array, "n {num_cells}"]:
     """The cells that each cell of a line reaches: itself and the empty cells on both sides, including the ring.
 
-    uint32[n] -> uint32[n, num_cells]; in `[- A - -]` cell 1 reaches the whole line.
+    In `[- A - -]` cell 1 reaches the whole line.
     """
     own = (np.uint32(2) << np.arange(num_cells, dtype=np.uint32))[None, :]
     ring_to_ring = np.uint32((1 << (num_cells + 2)) - 1)
@@ -279,21 +286,21 @@ def reach(masks: Array, num_cells: int) -> Array:
     return up_to_next & ~before & ring_to_ring
 
 
-def between(masks: Array) -> Array:
-    """The tiles between every two lines: uint32[n] -> uint32[n, n]."""
+def between(masks: UInt32[Array, "n"]) -> UInt32[Array, "n n"]:
+    """The tiles between every two lines."""
     n = masks.shape[0]
     i, j, k = np.ogrid[:n, :n, :n]
     is_between = (np.minimum(i, j) < k) & (k < np.maximum(i, j))
     return lax.reduce(jnp.where(is_between, masks[None, None, :], np.uint32(0)), np.uint32(0), lax.bitwise_or, (2,))
 
 
-def ends(board: Array) -> list[tuple[Array, Array]]:
+def ends(board: Int8[Array, "R C"]) -> list[tuple[Bool[Array, "R C"], Bool[Array, "R C"]]]:
     """Left and right of each tile, whether the next tile is equal, and whether there is none.
 
-    int8[R, C] -> two pairs of bool[R, C]; False for empty cells. `[2 0 2 0]`: equal to the right and to the left.
+    False for empty cells. `[2 0 2 0]`: equal to the right and to the left.
     """
 
-    def towards_end(lines: Array) -> tuple[Array, Array]:
+    def towards_end(lines: Int8[Array, "R C"]) -> tuple[Bool[Array, "R C"], Bool[Array, "R C"]]:
         cols = lines.shape[1]
         index = np.arange(cols, dtype=np.int32)
         is_after = (index[None, :] > index[:, None])[None] & (lines != 0)[:, None, :]  # [R, from, to]
@@ -316,8 +323,8 @@ def names_of_facts(rows: int, cols: int) -> tuple[str, ...]:
     return (*(f"like {side}" for side in sides), *(f"border {side}" for side in sides), "partner", "named", *ahead)
 
 
-def facts_of(board: Array) -> Array:
-    """What can be seen of each cell: int8[R, C] -> bool[R, C, F].
+def facts_of(board: Int8[Array, "R C"]) -> Bool[Array, "R C F"]:
+    """What can be seen of each cell.
 
     In each direction, whether the next tile across empty cells is equal, and whether there is none; whether the tile
     has a partner; whether it is its row's first with a partner after it; row and column of the first such partner.
@@ -336,8 +343,8 @@ def facts_of(board: Array) -> Array:
     return jnp.stack([*oriented[0], *oriented[1], has_partner, is_named, *rows, *cols], axis=-1)
 
 
-def worth_of_pair(board: Array, result: core.StepResult) -> Array:
-    """The worth of an action on a board, int8[R, C], from its result: float32[]. See `Game.worth`."""
+def worth_of_pair(board: Int8[Array, "R C"], result: core.StepResult) -> Float32[Array, ""]:
+    """The worth of an action on a board from its result. See `Game.worth`."""
     is_stuck = result.terminated & (jnp.sum((board > 0).astype(jnp.int32), dtype=jnp.int32) > 2)
     return jnp.where(result.is_legal, jnp.where(is_stuck, 0.0, 1.0), -1.0)
 
@@ -347,8 +354,8 @@ def worth_of_pair(board: Array, result: core.StepResult) -> Array:
 _MOST_PAIRS = 64
 
 
-def best_pair(board: Array) -> Array:
-    """The action of a pair that is safe to take, else of the pair after which most pairs match: int32[].
+def best_pair(board: Int8[Array, "R C"]) -> Int32[Array, ""]:
+    """The action of a pair that is safe to take, else of the pair after which most pairs match.
 
     The last pair of a type is always safe: its tiles match no others, and a gap never blocks a path. Otherwise the
     first 64 pairs in reading order are tried. The invalid action if none matches.
@@ -359,7 +366,7 @@ def best_pair(board: Array) -> Array:
     flat = board.reshape(-1)
     index = jnp.arange(num_cells, dtype=jnp.int32)
 
-    def value(pair: Array) -> Array:
+    def value(pair: Int32[Array, ""]) -> Int32[Array, ""]:
         a, b = pair // num_cells, pair % num_cells
         after = jnp.where((index == a) | (index == b), jnp.int8(0), flat).reshape(board.shape)
         num_left = jnp.sum(matches(fence(after)).astype(jnp.int32), dtype=jnp.int32)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float32, Int, Int8, Int16, Int32, UInt32
 
 from g1jax.envs import core, images, sprites
 from g1jax.envs import level as level_keys
@@ -24,8 +25,8 @@ from g1jax.typing import Array, HostImages, Key
 class TracedLevel(level_keys.TracedLevel):
     """The traced keys of the rules."""
 
-    classes: Array  # int32[]
-    tile_types: Array  # int32[]
+    classes: Int32[Array, "*B"]
+    tile_types: Int32[Array, "*B"]
 
 
 @jax.tree_util.register_dataclass
@@ -33,10 +34,10 @@ class TracedLevel(level_keys.TracedLevel):
 class State:
     """A board of classes, 0 empty, and the picture of its class that each tile shows."""
 
-    board: Array  # int8[R, C]
-    images: Array  # int16[R, C]
-    terminated: Array  # bool[]
-    seed: Array  # uint32[]
+    board: Int8[Array, "*B R C"]
+    images: Int16[Array, "*B R C"]
+    terminated: Bool[Array, "*B"]
+    seed: UInt32[Array, "*B"]
     level: TracedLevel
 
 
@@ -127,44 +128,46 @@ class ShisenShoCifar10(core.Game[State]):
         tiles = images.resize(chosen.reshape(-1, *chosen.shape[2:]), size)
         return np.concatenate([sprites.empty_cell(size, background)[None], sprites.image_tiles(tiles, background)])
 
-    def begin(self, key: Key, seed: Array, level: TracedLevel) -> State:
+    def begin(self, key: Key, seed: UInt32[Array, ""], level: TracedLevel) -> State:
         """A board on which at least one pair matches."""
         is_available = jnp.arange(self.level.classes, dtype=jnp.int32) < level.classes
         board = shisen_sho.deal(key, is_available, level.tile_types, self.rows, self.cols)
         return self.from_cells(board, seed, level)
 
-    def move(self, state: State, action: Array, key: Key) -> tuple[State, Array, Array]:
+    def move(
+        self, state: State, action: Int32[Array, ""], key: Key
+    ) -> tuple[State, Float32[Array, ""], Bool[Array, ""]]:
         """Removes the pair if it matches."""
         del key
         board, is_legal = shisen_sho.remove_pair(state.board, action)
         after = dataclasses.replace(state, board=board, terminated=~shisen_sho.has_match(board))
         return after, jnp.where(is_legal, jnp.float32(1), jnp.float32(-1)), is_legal
 
-    def cells(self, state: State) -> Array:
+    def cells(self, state: State) -> Int32[Array, "R C"]:
         """The board's classes."""
         return state.board.astype(jnp.int32)
 
-    def from_cells(self, cells: Array, seed: Array, level: TracedLevel) -> State:
+    def from_cells(self, cells: Int[Array, "R C"], seed: UInt32[Array, ""], level: TracedLevel) -> State:
         """The state of a board of classes; the seed picks the pictures."""
         board = cells.astype(jnp.int8)
         pictures = pick_images(board, seed, self.level.images_per_class)
         return State(board, pictures, ~shisen_sho.has_match(board), seed, level)
 
-    def tiles(self, state: State) -> Array:
+    def tiles(self, state: State) -> Int32[Array, "R C"]:
         """The index of each tile's picture in `draw_tiles`."""
         picture = (state.board.astype(jnp.int32) - 1) * self.level.images_per_class + state.images.astype(jnp.int32)
         return jnp.where(state.board == 0, 0, 1 + picture)
 
-    def legal_actions(self, state: State) -> Array:
+    def legal_actions(self, state: State) -> Bool[Array, "{self.num_actions}"]:
         """The ordered pairs of cells that match."""
         return shisen_sho.matches(state.board).reshape(-1)
 
-    def worth(self, state: State, action: Array, result: core.StepResult) -> Array:
+    def worth(self, state: State, action: Int32[Array, ""], result: core.StepResult) -> Float32[Array, ""]:
         """As in Shisen-Sho."""
         del action
         return shisen_sho.worth_of_pair(state.board, result)
 
-    def expert(self, state: State, key: Key) -> Array:
+    def expert(self, state: State, key: Key) -> Int32[Array, ""]:
         """Shisen-Sho's expert; deterministic."""
         del key
         return shisen_sho.best_pair(state.board)
@@ -174,13 +177,13 @@ class ShisenShoCifar10(core.Game[State]):
         """Shisen-Sho's facts."""
         return shisen_sho.names_of_facts(self.rows, self.cols)
 
-    def facts(self, state: State) -> Array:
+    def facts(self, state: State) -> Bool[Array, "R C F"]:
         """Shisen-Sho's facts."""
         return shisen_sho.facts_of(state.board)
 
 
-def pick_images(board: Array, seed: Array, num_images: int) -> Array:
-    """A picture for every tile, distinct within a class: int8[R, C] -> int16[R, C], each below `num_images`.
+def pick_images(board: Int8[Array, "R C"], seed: UInt32[Array, ""], num_images: int) -> Int16[Array, "R C"]:
+    """A picture for every tile, distinct within a class, each below `num_images`.
 
     The nth tile of a class, in reading order, shows picture (a·n + b) mod `num_images`, with random b and random a
     coprime to `num_images`, drawn for each class.

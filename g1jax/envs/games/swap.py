@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float32, Int, Int8, Int32, UInt32
 
 from g1jax.envs import core, prng, shapes
 from g1jax.envs import level as level_keys
@@ -21,8 +22,8 @@ from g1jax.typing import Array, HostImages, Key
 class TracedLevel(level_keys.TracedLevel):
     """The traced keys of the rules."""
 
-    colors: Array  # int32[]
-    shapes: Array  # int32[]
+    colors: Int32[Array, "*B"]
+    shapes: Int32[Array, "*B"]
 
 
 @jax.tree_util.register_dataclass
@@ -30,9 +31,9 @@ class TracedLevel(level_keys.TracedLevel):
 class State:
     """A full board of tile kinds, color · shapes + shape."""
 
-    board: Array  # int8[R, C]
-    terminated: Array  # bool[], never
-    seed: Array  # uint32[]
+    board: Int8[Array, "*B R C"]
+    terminated: Bool[Array, "*B"]  # never
+    seed: UInt32[Array, "*B"]
     level: TracedLevel
 
 
@@ -103,13 +104,15 @@ class Swap(core.Game[State]):
         size = self.level.appearance.cell_size
         return np.stack(shapes.draw_tiles(self.level.colors, self.level.shapes, size, palette, background))
 
-    def begin(self, key: Key, seed: Array, level: TracedLevel) -> State:
+    def begin(self, key: Key, seed: UInt32[Array, ""], level: TracedLevel) -> State:
         """A board without a run and with a legal swap."""
         board = jnp.zeros((self.rows, self.cols), jnp.int8)
         board = renew(board, jnp.bool_(True), 0, Source.of(key, level), self.level.shapes)
         return State(board, jnp.bool_(False), seed, level)
 
-    def move(self, state: State, action: Array, key: Key) -> tuple[State, Array, Array]:
+    def move(
+        self, state: State, action: Int32[Array, ""], key: Key
+    ) -> tuple[State, Float32[Array, ""], Bool[Array, ""]]:
         """Swaps and resolves the runs, if the swap makes one."""
         num_cells = self.rows * self.cols
         a, b = action // num_cells % num_cells, action % num_cells
@@ -120,20 +123,20 @@ class Swap(core.Game[State]):
         board = renew(board, is_legal & ~has_legal_swap(board), _MOST_SHUFFLES, source, self.level.shapes)
         return replace(state, board=board), jnp.where(is_legal, score, jnp.float32(-1)), is_legal
 
-    def cells(self, state: State) -> Array:
+    def cells(self, state: State) -> Int32[Array, "R C"]:
         """The board's kinds."""
         return state.board.astype(jnp.int32)
 
-    def from_cells(self, cells: Array, seed: Array, level: TracedLevel) -> State:
+    def from_cells(self, cells: Int[Array, "R C"], seed: UInt32[Array, ""], level: TracedLevel) -> State:
         """The state of a board of kinds; unlike in play, it may have runs or no legal swap."""
         return State(cells.astype(jnp.int8), jnp.bool_(False), seed, level)
 
-    def legal_actions(self, state: State) -> Array:
+    def legal_actions(self, state: State) -> Bool[Array, "{self.num_actions}"]:
         """The ordered pairs of adjacent cells whose swap makes a run."""
         right, down = legal_swaps(state.board)
         return as_pairs(right, down).reshape(-1)
 
-    def expert(self, state: State, key: Key) -> Array:
+    def expert(self, state: State, key: Key) -> Int32[Array, ""]:
         """The swap that scores most, including cascades of falling tiles but not new ones; deterministic."""
         del key
         return best_swap(state.board)
@@ -143,7 +146,7 @@ class Swap(core.Game[State]):
         """Equal tiles nearby, legal swaps, and the first legal swap of each row."""
         return (*(f"like ({down}, {right})" for down, right in NEARBY), "right", "down", "named right", "named down")
 
-    def facts(self, state: State) -> Array:
+    def facts(self, state: State) -> Bool[Array, "R C F"]:
         """Equal tiles at the offsets in `NEARBY`; legal swaps; the first legal swap of each row."""
         right, down = legal_swaps(state.board)
         right, down = jnp.pad(right, ((0, 0), (0, 1))), jnp.pad(down, ((0, 1), (0, 0)))
@@ -154,8 +157,8 @@ class Swap(core.Game[State]):
 # Rules
 
 
-def runs(board: Array) -> Array:
-    """The cells in a row or column of three or more equal tiles: int8[R, C] -> bool[R, C]. Negative cells are holes."""
+def runs(board: Int8[Array, "R C"]) -> Bool[Array, "R C"]:
+    """The cells in a row or column of three or more equal tiles. Negative cells are holes."""
     is_run = jnp.zeros(board.shape, bool)
     for along in (0, 1):
         length = board.shape[along]
@@ -169,7 +172,7 @@ def runs(board: Array) -> Array:
     return is_run
 
 
-def exchange(board: Array, a: Array, b: Array) -> Array:
+def exchange(board: Int8[Array, "R C"], a: Int32[Array, ""], b: Int32[Array, ""]) -> Int8[Array, "R C"]:
     """The board with two cells, by their index in reading order, exchanged."""
     flat = board.reshape(-1)
     index = jnp.arange(flat.shape[0], dtype=jnp.int32)
@@ -177,19 +180,19 @@ def exchange(board: Array, a: Array, b: Array) -> Array:
     return jnp.where(index == a, tile_b, jnp.where(index == b, tile_a, flat)).reshape(board.shape)
 
 
-def are_adjacent(a: Array, b: Array, cols: int) -> Array:
-    """Whether two cells share an edge: bool[]."""
+def are_adjacent(a: Int32[Array, ""], b: Int32[Array, ""], cols: int) -> Bool[Array, ""]:
+    """Whether two cells share an edge."""
     return jnp.abs(a // cols - b // cols) + jnp.abs(a % cols - b % cols) == 1
 
 
-def makes_run(swapped: Array, a: Array, b: Array) -> Array:
-    """Whether the exchange of two different tiles brought one of them into a run, given the board after it: bool[]."""
+def makes_run(swapped: Int8[Array, "R C"], a: Int32[Array, ""], b: Int32[Array, ""]) -> Bool[Array, ""]:
+    """Whether the exchange of two different tiles brought one of them into a run, given the board after it."""
     flat, is_run = swapped.reshape(-1), runs(swapped).reshape(-1)
     return (flat[a] != flat[b]) & (is_run[a] | is_run[b])
 
 
-def legal_swaps(board: Array) -> tuple[Array, Array]:
-    """Which cells can be swapped with the next one, to the right and downwards: (bool[R, C-1], bool[R-1, C]).
+def legal_swaps(board: Int8[Array, "R C"]) -> tuple[Bool[Array, "R C-1"], Bool[Array, "R-1 C"]]:
+    """Which cells can be swapped with the next one, to the right and downwards.
 
     A moved tile makes a run if, on a line through its new cell, two equal tiles are beyond it, or before it, or one on
     each side; its old cell then has the other tile.
@@ -197,15 +200,15 @@ def legal_swaps(board: Array) -> tuple[Array, Array]:
     return _legal_across(board), _legal_across(board.T).T
 
 
-def _legal_across(board: Array) -> Array:
+def _legal_across(board: Int8[Array, "R C"]) -> Bool[Array, "R C-1"]:
     rows, cols = board.shape
     padded = jnp.pad(board, 3, constant_values=-1)
 
-    def at(down: int, right: int) -> Array:
-        """The tile at an offset from the left cell of each pair: int8[R, C-1]."""
+    def at(down: int, right: int) -> Int8[Array, "R _"]:
+        """The tile at an offset from the left cell of each pair."""
         return padded[3 + down : 3 + down + rows, 3 + right : 3 + right + cols - 1]
 
-    def is_completed(tile: Array, col: int, away: int) -> Array:
+    def is_completed(tile: Int8[Array, "n m"], col: int, away: int) -> Bool[Array, "n m"]:
         up2, up, below, below2 = (at(d, col) == tile for d in (-2, -1, 1, 2))
         beyond = (at(0, col + away) == tile) & (at(0, col + 2 * away) == tile)
         return beyond | (up2 & up) | (up & below) | (below & below2)
@@ -214,8 +217,8 @@ def _legal_across(board: Array) -> Array:
     return (left != right) & (is_completed(left, 1, 1) | is_completed(right, 0, -1))
 
 
-def as_pairs(right: Array, down: Array) -> Array:
-    """Converts swaps by their first cell to pairs of cells in either order: bool[R·C, R·C]."""
+def as_pairs(right: Bool[Array, "R _"], down: Bool[Array, "_ C"]) -> Bool[Array, "R*C R*C"]:
+    """Converts swaps by their first cell, of `legal_swaps`, to pairs of cells in either order."""
     cols = right.shape[1] + 1
     right = jnp.pad(right, ((0, 0), (0, 1))).reshape(-1)
     down = jnp.pad(down, ((0, 1), (0, 0))).reshape(-1)
@@ -225,8 +228,8 @@ def as_pairs(right: Array, down: Array) -> Array:
     return ahead | back
 
 
-def fall(board: Array, is_removed: Array) -> Array:
-    """Removes cells and lets the tiles above fall: int8[R, C], holes (-1) at the top of each column."""
+def fall(board: Int8[Array, "R C"], is_removed: Bool[Array, "R C"]) -> Int8[Array, "R C"]:
+    """Removes cells and lets the tiles above fall; holes (-1) are at the top of each column."""
     rows = board.shape[0]
     is_left = ~is_removed & (board >= 0)
     num_left_below = jnp.flip(
@@ -241,15 +244,15 @@ NEARBY = ((0, 1), (0, 2), (0, 3), (1, 0), (2, 0), (3, 0), (1, 1), (1, 2), (2, 1)
 """Offsets, down and to the right, between two tiles that one swap can bring into a run."""
 
 
-def equal_nearby(board: Array) -> list[Array]:
-    """Whether the tile at each offset in `NEARBY` is equal: bool[R, C] each."""
+def equal_nearby(board: Int8[Array, "R C"]) -> list[Bool[Array, "R C"]]:
+    """Whether the tile at each offset in `NEARBY` is equal."""
     rows, cols = board.shape
     padded = jnp.pad(board, 3, constant_values=-1)
     return [padded[3 + down : 3 + down + rows, 3 + right : 3 + right + cols] == board for down, right in NEARBY]
 
 
-def has_legal_swap(board: Array) -> Array:
-    """Whether any swap makes a run: bool[]."""
+def has_legal_swap(board: Int8[Array, "R C"]) -> Bool[Array, ""]:
+    """Whether any swap makes a run."""
     right, down = legal_swaps(board)
     return jnp.any(right) | jnp.any(down)
 
@@ -262,29 +265,31 @@ _MOST_SHUFFLES = 50
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Source:
-    """A source of random tiles."""
+    """A source of random tiles. Under `vmap` some fields may have no batch axis, as environments share their level."""
 
-    seed: Array  # uint32[2]
-    count: Array  # uint32[], number of draws so far
-    colors: Array  # int32[]
-    shapes: Array  # int32[]
+    seed: UInt32[Array, "*#B 2"]
+    count: UInt32[Array, "*#B"]  # number of draws so far
+    colors: Int32[Array, "*#B"]
+    shapes: Int32[Array, "*#B"]
 
     @staticmethod
     def of(key: Key, level: TracedLevel) -> "Source":
         """The source of a key and the colors and shapes in play."""
         return Source(prng.seed_of(key), jnp.uint32(0), level.colors, level.shapes)
 
-    def bits(self, count: int) -> tuple[Array, "Source"]:
-        """Random bits, uint32[count], and the source of the next ones."""
+    def bits(self, count: int) -> tuple[UInt32[Array, "{count}"], "Source"]:
+        """Random bits, and the source of the next ones."""
         return prng.bits(self.seed, self.count, count), replace(self, count=self.count + 1)
 
-    def kind(self, number: Array, num_shapes: int) -> Array:
-        """Numbers below colors · shapes as kinds, with `num_shapes` kinds per color: int8."""
+    def kind(self, number: Int32[Array, "*n"], num_shapes: int) -> Int8[Array, "*n"]:
+        """Numbers below colors · shapes as kinds, with `num_shapes` kinds per color."""
         return (number // self.shapes * num_shapes + number % self.shapes).astype(jnp.int8)
 
 
-def cascade(board: Array, is_active: Array, source: Source, num_shapes: int) -> tuple[Array, Array, Source]:
-    """Removes runs, lets tiles fall and new ones enter until there is no run: (int8[R, C], score float32[], source)."""
+def cascade(
+    board: Int8[Array, "R C"], is_active: Bool[Array, ""], source: Source, num_shapes: int
+) -> tuple[Int8[Array, "R C"], Float32[Array, ""], Source]:
+    """Removes runs, lets tiles fall and new ones enter until there is no run: the board, the score and the source."""
 
     def one_pass(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         board, score, _, source = carry
@@ -300,8 +305,10 @@ def cascade(board: Array, is_active: Array, source: Source, num_shapes: int) -> 
     return board, score, source
 
 
-def renew(board: Array, is_wanted: Array, most_shuffles: int, source: Source, num_shapes: int) -> Array:
-    """If wanted, a board without a run and with a legal swap: int8[R, C].
+def renew(
+    board: Int8[Array, "R C"], is_wanted: Bool[Array, ""], most_shuffles: int, source: Source, num_shapes: int
+) -> Int8[Array, "R C"]:
+    """If wanted, a board without a run and with a legal swap.
 
     Shuffles the board's own tiles. If `most_shuffles` tries fail, since these may not allow one, it draws new tiles.
     """
@@ -319,15 +326,17 @@ def renew(board: Array, is_wanted: Array, most_shuffles: int, source: Source, nu
     return loop_while(lambda carry: carry[1], try_once, (board, is_wanted, jnp.int32(0), source))[0]
 
 
-def fill_without_runs(bits: Array, num_kinds: Array, shape: tuple[int, int]) -> Array:
-    """Random numbers below `num_kinds` ≥ 3 without three equal ones in a row or column: int32[R, C].
+def fill_without_runs(
+    bits: UInt32[Array, "n"], num_kinds: Int32[Array, ""], shape: tuple[int, int]
+) -> Int32[Array, "{shape[0]} {shape[1]}"]:
+    """Random numbers below `num_kinds` ≥ 3 without three equal ones in a row or column.
 
     Cell by cell in reading order, each uniform over the numbers allowed by the two cells before and the two above.
     """
     rows, cols = shape
 
-    def put(i: Array, flat: Array) -> Array:
-        def banned(step: int, has_two: Array) -> Array:
+    def put(i: Int[Array, ""], flat: Int32[Array, "n"]) -> Int32[Array, "n"]:
+        def banned(step: int, has_two: Bool[Array, ""]) -> Int32[Array, ""]:
             near, far = flat[jnp.maximum(i - step, 0)], flat[jnp.maximum(i - 2 * step, 0)]
             return jnp.where(has_two & (near == far), near, num_kinds)  # num_kinds: none is banned
 
@@ -350,8 +359,8 @@ def fill_without_runs(bits: Array, num_kinds: Array, shape: tuple[int, int]) -> 
 _PASSES = 3
 
 
-def best_swap(board: Array) -> Array:
-    """The action of the swap that scores most, including runs made by falling tiles: int32[].
+def best_swap(board: Int8[Array, "R C"]) -> Int32[Array, ""]:
+    """The action of the swap that scores most, including runs made by falling tiles.
 
     Ties go to the lowest on the board, which moves more tiles. The invalid action if no swap is legal.
     """
@@ -360,7 +369,7 @@ def best_swap(board: Array) -> Array:
     first = np.concatenate([index[index % cols < cols - 1], index[: num_cells - cols]])
     second = np.concatenate([index[index % cols < cols - 1] + 1, index[: num_cells - cols] + cols])
 
-    def value(a: Array, b: Array) -> Array:
+    def value(a: Int32[Array, ""], b: Int32[Array, ""]) -> Float32[Array, ""]:
         after, score = exchange(board, a, b), jnp.float32(0)
         is_legal = makes_run(after, a, b)
         for _ in range(_PASSES):
