@@ -117,4 +117,4 @@ def test_every_name_has_its_own_key() -> None:
         for name in keys.OfStep:
             key = keys.of_step(keys.of_run(7, keys.OfRun.STEPS), step, name)
             seen += [key, *(keys.of_game(key, i) for i in range(4))]
-    assert len({np.asarray(jax.random.key_data(key)).tobytes() for key in seen}) == len(seen) == 6 + 12 + 3 * 5 * 5
+    assert len({np.asarray(jax.random.key_data(key)).tobytes() for key in seen}) == len(seen) == 6 + 12 + 3 * 6 * 5

@@ -98,7 +98,7 @@ def test_greedy_play_before_and_after_rl(model: str, whole: Path, tmp_path: Path
     players = ["cold_start", "cold_start_greedy", "final", "final_greedy", "random"]
     assert {path.name for path in (folder / "evaluation").iterdir() if path.is_dir()} == set(players)
     scores = (folder / "evaluation" / "final.md").read_text().split("\n## ")[0]
-    assert [line.split(" | ")[0].strip("| ") for line in scores.split("\n") if line.startswith("| ")][1:] == players
+    assert [line.split(" | ")[0].strip("| ") for line in scores.split("\n") if line.startswith("| ")][2:] == players
     found = {name: evaluation.load(folder / "evaluation" / name) for name in players}
     assert [found[name].player.get("temperature") for name in players] == [1.0, 0.0, 1.0, 0.0, None]
     assert as_json(found["final"])["games"] == as_json(evaluation.load(whole / "evaluation" / "final"))["games"]
