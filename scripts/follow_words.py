@@ -5,7 +5,7 @@ python scripts/follow_words.py --player=g1-nano
 Four changes of a response, each where the policy's own response is legal and names another choice:
 
 - decision: "Take row 3." becomes another listed row; in 2048 another legal direction. Followed: that row's pair.
-- pair: the taken row's pair becomes another pair of cells. Followed: that pair.
+- pair: the taken row's pair becomes two other neighbors in that row. Followed: that pair.
 - rationale: the rationale of another board, with its decision. Followed: the pair of that decision.
 - perception: the true text of another board. Followed: a move that is legal on that board and not on the one shown.
 """
@@ -136,7 +136,8 @@ def changed(change: str, game: Game[Any], response: str, other: str, other_board
     if change == "decision" and row:
         return head[: take.start(1)] + row + head[take.end(1) :] + end, answer(game, pairs[row])
     if change == "pair" and take[1] in pairs:
-        pair = next(p for p in ("(1, 2) (1, 3)", "(2, 1) (2, 2)") if p != pairs[take[1]])
+        places = [f"({take[1]}, {c}) ({take[1]}, {c + 1})" for c in (1, 3)]
+        pair = next(place for place in places if place != pairs[take[1]])
         return head.replace(f"{take[1]} {pairs[take[1]]}\n", f"{take[1]} {pair}\n", 1) + end, answer(game, pair)
     return "", game.invalid_action
 
