@@ -25,7 +25,8 @@ from tests.training import tiny
         ("--rl.states=many", "Error parsing --rl.states: invalid literal for int() with base 10: 'many'"),
         (
             "--rl.source=dream",
-            "invalid choice 'dream' for argument '--rl.source'. Expected one of ('walk', 'legal_walk', 'play', 'hard_play').",
+            "invalid choice 'dream' for argument '--rl.source'. Expected one of ('walk', 'legal_walk', 'play', "
+            "'hard_play').",
         ),
         (
             "--model=nanoo",
