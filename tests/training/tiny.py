@@ -77,10 +77,12 @@ def write_experiment(file: Path, model: str, workdir: Path | str, **changes: Any
 def environment(num_devices: int = 1) -> dict[str, str]:
     """The environment of a subprocess: this repository, the compilation cache, fake devices.
 
-    It has as many threads as this process, since the last digits of results depend on their number.
+    With one device it has as many threads as this process, since the last digits of results depend on their number.
+    Several devices need the threads that the program asks for: with fewer they wait for each other for ever.
     """
+    threads = {"PJRT_NPROC": str(os.cpu_count() or 1)} if num_devices == 1 else {}
     return {
-        "PJRT_NPROC": str(os.cpu_count() or 1),
+        **threads,
         **os.environ,
         "PYTHONPATH": str(REPOSITORY),
         "JAX_PLATFORMS": "cpu",
