@@ -34,8 +34,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         policy, params = policy_of_run(args.run, param_dtype=args.dtype)
-        params = params if args.temperature == 1 else fold_temperature(params, args.temperature)
-        save_policy(policy, params, args.folder)
+        save_policy(policy, fold_temperature(params, args.temperature), args.folder)
     except (G1Error, FileExistsError, OSError) as error:
         sys.exit(one_line(f"export: {error}"))
     size = sum(file.stat().st_size for file in args.folder.iterdir())

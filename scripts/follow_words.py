@@ -12,6 +12,7 @@ Four changes of a response, each where the policy's own response is legal and na
 
 import argparse
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -25,9 +26,11 @@ from g1jax.envs.batch import Batch
 from g1jax.envs.core import Game
 from g1jax.envs.games.game_2048 import DIRECTIONS
 from g1jax.envs.response import PERCEPTION, THINK, tagged
+from g1jax.errors import G1Error
 from g1jax.evaluation.players import prepared
 from g1jax.evaluation.tables import table
 from g1jax.rl.policy import Policy
+from g1jax.terminal import one_line
 from g1jax.training import policy_of_run
 from g1jax.training.saved_model import is_model, load_policy
 from g1jax.vlm import Params
@@ -46,7 +49,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the states")
     args = parser.parse_args()
     games = [envs.make(name) for name in WALKS]
-    policy, params = load_policy(args.player) if is_model(args.player) else policy_of_run(args.player)
+    try:
+        policy, params = load_policy(args.player) if is_model(args.player) else policy_of_run(args.player)
+    except G1Error as error:
+        sys.exit(one_line(f"words: {error}"))
     policy = prepared(policy, 0.0, games)
     rows = []
     for game in games:

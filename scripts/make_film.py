@@ -4,6 +4,7 @@ python scripts/make_film.py --player=g1-nano --out=docs/g1_nano.gif
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from g1jax import envs
 from g1jax.envs.core import Game
+from g1jax.envs.games.game_2048 import DIRECTIONS
+from g1jax.envs.response import THINK
+from g1jax.errors import G1Error
 from g1jax.evaluation import play
 from g1jax.evaluation.protocol import Episodes
 from g1jax.programs.evaluate import player_named
+from g1jax.terminal import one_line
 
 TITLES = {
     "game_2048": "2048",
@@ -27,7 +32,6 @@ TITLES = {
 SIDE, GAP, HEAD, LINE, NUM_LINES = 224, 16, 30, 15, 13
 PAPER, INK, FAINT, MARK = (255, 255, 255), (40, 40, 40), (120, 120, 120), (220, 30, 90)
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-MOVES = ("up", "right", "down", "left")
 
 
 def main() -> None:
@@ -40,7 +44,10 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=1.0, help="0: greedy")
     args = parser.parse_args()
     games = [envs.make(name) for name in TITLES]
-    player = player_named(args.player, games, args.temperature)
+    try:
+        player = player_named(args.player, games, args.temperature)
+    except G1Error as error:
+        sys.exit(one_line(f"film: {error}"))
     episodes = [play(game, player, 1, args.steps, args.seed, num_recorded=1) for game in games]
     pages = [draw_step(episodes, step) for step in range(args.steps)]
     palette = pages[0].quantize(96)
@@ -90,8 +97,8 @@ def _at(states: Any, step: int) -> Any:
 
 
 def rationale(response: str) -> list[str]:
-    """The lines between `<think>` and `</think>`."""
-    return response.partition("<think>")[2].partition("</think>")[0].strip().split("\n")
+    """The lines of the reasoning."""
+    return response.partition(f"<{THINK}>")[2].partition(f"</{THINK}>")[0].strip().split("\n")
 
 
 def describe(game: Game[Any], action: int) -> str:
@@ -99,7 +106,7 @@ def describe(game: Game[Any], action: int) -> str:
     if action == game.invalid_action:
         return "unreadable"
     if len(game.action_shape) == 1:
-        return MOVES[action]
+        return DIRECTIONS[action]
     r1, c1, r2, c2 = np.unravel_index(action, game.action_shape)
     return f"({r1}, {c1}) ({r2}, {c2})"
 

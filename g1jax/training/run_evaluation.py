@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from g1jax.errors import EvaluationError
 from g1jax.evaluation import Episodes, Player, Result, load, play, policy_player, random_player, result_of, save
 from g1jax.evaluation.players import prepared
 from g1jax.evaluation.tables import as_markdown
@@ -65,16 +66,22 @@ def evaluate(
         if jax.process_index() == 0:
             save(results[-1], folder / "evaluation" / player.name)
     if jax.process_index() == 0:
-        table = as_markdown(_earlier(folder / "evaluation", results) + results)
+        table = as_markdown(_earlier(folder / "evaluation", results, progress) + results)
         write_atomically(table_of(folder, name), table)
         progress.say(f"\n{table}")
     return results[0]
 
 
-def _earlier(folder: Path, results: Sequence[Result]) -> list[Result]:
-    """The evaluations after the cold start, if they are comparable with these."""
-    names = [name for name in ("cold_start", "cold_start_greedy") if (folder / name).is_dir()]
-    earlier = [load(folder / name) for name in names if name not in {result.name for result in results}]
+def _earlier(folder: Path, results: Sequence[Result], progress: Progress) -> list[Result]:
+    """The evaluations after the cold start that are comparable with these. One that is damaged is left out."""
+    earlier, new = [], {result.name for result in results}
+    for name in ("cold_start", "cold_start_greedy"):
+        if name in new or not (folder / name).is_dir():
+            continue
+        try:
+            earlier.append(load(folder / name))
+        except EvaluationError as error:
+            progress.warn(f"{error}; left out of the table")
     return [result for result in earlier if result.protocol == results[0].protocol]
 
 

@@ -64,9 +64,10 @@ def fold_temperature(params: Params, temperature: float) -> Params:
     The logits are linear in the final norm's scale, which is divided by the temperature.
 
     Raises:
-        ConfigError: the temperature is not above 0.
+        ConfigError: the temperature is not above 0, or not finite.
     """
-    ConfigError.require(temperature > 0, f"temperature={temperature}: it must be above 0 to be part of the weights")
+    message = f"temperature={temperature}: it must be above 0, and finite, to be part of the weights"
+    ConfigError.require(0 < temperature < float("inf"), message)
     norm = params["model"]["norm"]
     return {**params, "model": {**params["model"], "norm": {**norm, "scale": norm["scale"] / temperature}}}
 

@@ -57,8 +57,9 @@ def test_a_temperature_as_part_of_the_weights() -> None:
     np.testing.assert_allclose(found, responses.logprobs, atol=1e-4)
     plain = score(params(), game, frames, responses.tokens, responses.mask).logprobs
     assert float(jnp.max(jnp.abs(plain - responses.logprobs))) > 0.1
-    with pytest.raises(ConfigError, match="temperature=0: it must be above 0"):
-        fold_temperature(params(), 0)
+    for wrong in (0, -1, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match=f"temperature={wrong}: it must be above 0, and finite"):
+            fold_temperature(params(), wrong)
 
 
 @pytest.mark.parametrize("game", tiny.GAMES, ids=lambda game: game.id)

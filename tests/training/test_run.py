@@ -15,7 +15,7 @@ import pytest
 
 from g1jax import evaluation, vlm
 from g1jax.evaluation.results import as_json
-from g1jax.training import ExperimentError, TrainingError, loop, policy_of_run, run, steps
+from g1jax.training import ExperimentError, TrainingError, loop, policy_of_run, run, run_evaluation, steps
 from g1jax.training import setup as training_setup
 from g1jax.training.config import Experiment, Optimizer
 from g1jax.training.progress import Progress
@@ -102,6 +102,17 @@ def test_greedy_play_before_and_after_rl(model: str, whole: Path, tmp_path: Path
     found = {name: evaluation.load(folder / "evaluation" / name) for name in players}
     assert [found[name].player.get("temperature") for name in players] == [1.0, 0.0, 1.0, 0.0, None]
     assert as_json(found["final"])["games"] == as_json(evaluation.load(whole / "evaluation" / "final"))["games"]
+
+
+def test_a_damaged_earlier_evaluation_is_left_out(whole: Path, tmp_path: Path) -> None:
+    final, watch = evaluation.load(whole / "evaluation" / "final"), Watch()
+    for name in ("cold_start", "cold_start_greedy"):
+        evaluation.save(final, tmp_path / name)
+    (tmp_path / "cold_start" / "results.json").write_text("{")
+    assert len(run_evaluation._earlier(tmp_path, [final], watch)) == 1
+    assert len(watch.lines) == 1
+    assert "results.json" in watch.lines[0]
+    assert watch.lines[0].endswith("left out of the table")
 
 
 def test_sampler_and_learner_agree(whole: Path) -> None:
