@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import jax
+from jaxtyping import Float32, Int32
 
 from g1jax.envs import appearance
 from g1jax.errors import LevelError, unknown
@@ -115,11 +116,11 @@ class Appearance(_Keys):
 class TracedAppearance:
     """The traced keys of an Appearance. Names are indices into the game's own; -1 draws one per episode."""
 
-    palette: Array  # int32[]
-    background: Array  # int32[]
-    noise: Array  # float32[]
-    jitter: Array  # int32[]
-    distractors: Array  # float32[]
+    palette: Int32[Array, "*B"]
+    background: Int32[Array, "*B"]
+    noise: Float32[Array, "*B"]
+    jitter: Int32[Array, "*B"]
+    distractors: Float32[Array, "*B"]
 
 
 @jax.tree_util.register_dataclass

@@ -15,6 +15,7 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float32, Int32, UInt8
 
 from g1jax.envs.batch import MOST_STEPS, AutoReset, Batch, BatchResult, BatchState
 from g1jax.envs.checks import as_int32, check_bytes, is_whole
@@ -36,10 +37,14 @@ class VecState:
     """The environments of a mixed batch."""
 
     games: tuple[Pytree, ...]  # the states of each game, leaves [b, …], b its environments
-    num_steps: Array  # int32[B], steps of the current episode
-    terminated: Array  # bool[B], by the last step
-    truncated: Array  # bool[B], by the last step
+    num_steps: Int32[Array, "B"]  # steps of the current episode
+    terminated: Bool[Array, "B"]  # by the last step
+    truncated: Bool[Array, "B"]  # by the last step
     pools: tuple[Pool, ...]  # one per game in mode `pool`, else empty
+
+
+VecStates = VecState | tuple[Pytree, ...]
+"""A VecState, or the states of each game as in `VecState.games` and `VecResult.final`."""
 
 
 @jax.tree_util.register_dataclass
@@ -47,10 +52,10 @@ class VecState:
 class VecResult:
     """What a step of a mixed batch returns besides the next state."""
 
-    reward: Array  # float32[B]
-    terminated: Array  # bool[B]
-    truncated: Array  # bool[B], cut by `max_steps`
-    is_legal: Array  # bool[B]
+    reward: Float32[Array, "B"]
+    terminated: Bool[Array, "B"]
+    truncated: Bool[Array, "B"]  # cut by `max_steps`
+    is_legal: Bool[Array, "B"]
     final: tuple[Pytree, ...]  # the states after the step, before any reset, like `VecState.games`
 
 
@@ -145,7 +150,7 @@ class VecEnv:
 
     # Observations and actions, of a VecState or of a result's `final`
 
-    def render(self, state: VecState | tuple[Pytree, ...]) -> Array:
+    def render(self, state: VecStates) -> UInt8[Array, "B H W 3"]:
         """Frames on one canvas: uint8[B, H, W, 3], each game's at the top left, padded with its background color."""
         states = self._games_of(state)
         if len(self.games) == 1:
@@ -169,41 +174,41 @@ class VecEnv:
                 frames = frames.at[part].set(_with_noise(game, state, frames[part]))
         return frames
 
-    def render_each(self, state: VecState | tuple[Pytree, ...]) -> tuple[Array, ...]:
+    def render_each(self, state: VecStates) -> tuple[UInt8[Array, "_ _ _ 3"], ...]:
         """Frames of each game at its own size, without a canvas: uint8[b, H, W, 3] each."""
         states = self._games_of(state)
         return tuple(batch.render(own) for batch, own in zip(self.batches, states, strict=True))
 
-    def describe(self, state: VecState | tuple[Pytree, ...]) -> Array:
+    def describe(self, state: VecStates) -> UInt8[Array, "B L"]:
         """True board texts: uint8[B, L]."""
         return self._join(Batch.describe, state)
 
-    def legal_actions(self, state: VecState | tuple[Pytree, ...]) -> Array:
+    def legal_actions(self, state: VecStates) -> Bool[Array, "B A"]:
         """Which actions are legal: bool[B, num_actions], padded for games that have fewer."""
         return self._join(Batch.legal_actions, state)
 
-    def sample_actions(self, state: VecState | tuple[Pytree, ...], key: Key, *, legal: bool = True) -> Array:
+    def sample_actions(self, state: VecStates, key: Key, *, legal: bool = True) -> Int32[Array, "B"]:
         """Random actions, int32[B]: of the legal ones, or of all."""
         return self._join(functools.partial(Batch.sample_actions, legal=legal), state, self._keys(key))
 
-    def expert(self, state: VecState | tuple[Pytree, ...], key: Key) -> Array:
+    def expert(self, state: VecStates, key: Key) -> Int32[Array, "B"]:
         """The scripted players' actions: int32[B]."""
         return self._join(Batch.expert, state, self._keys(key))
 
-    def parse(self, responses: ArrayLike) -> Array:
+    def parse(self, responses: ArrayLike) -> Int32[Array, "B"]:
         """The actions in responses: uint8[B, N] -> int32[B]."""
         return self._join(Batch.parse, None, self._responses(responses))
 
-    def write_actions(self, actions: ArrayLike) -> Array:
+    def write_actions(self, actions: ArrayLike) -> UInt8[Array, "B N"]:
         """Actions as responses that `parse` reads: int32[B] -> uint8[B, A]."""
         actions = as_int32("actions", actions, (self.num_envs,))
         return self._join(Batch.write_actions, None, [actions[part] for part in self._slices])
 
-    def perception_exact(self, responses: ArrayLike, state: VecState | tuple[Pytree, ...]) -> Array:
+    def perception_exact(self, responses: ArrayLike, state: VecStates) -> Bool[Array, "B"]:
         """Whether each response's perception is the true board text: uint8[B, N] -> bool[B]."""
         return self._join(lambda b, s, r: b.perception_exact(r, s), state, self._responses(responses))
 
-    def perception_cells(self, responses: ArrayLike, state: VecState | tuple[Pytree, ...]) -> Array:
+    def perception_cells(self, responses: ArrayLike, state: VecStates) -> Float32[Array, "B"]:
         """The fraction of cells that each response names correctly: uint8[B, N] -> float32[B]."""
         return self._join(lambda b, s, r: b.perception_cells(r, s), state, self._responses(responses))
 
@@ -217,9 +222,7 @@ class VecEnv:
         check_bytes("responses", responses, self.num_envs, None)
         return [responses[part] for part in self._slices]
 
-    def _join(
-        self, function: Callable[..., Array], state: VecState | tuple[Pytree, ...] | None, *by_game: Sequence[Any]
-    ) -> Array:
+    def _join(self, function: Callable[..., Array], state: VecStates | None, *by_game: Sequence[Any]) -> Array:
         """Maps (batch, states, arguments of each game) and concatenates the results, zero-padded to the widest."""
         columns = ([] if state is None else [self._games_of(state)]) + list(by_game)
         parts = [function(batch, *own) for batch, *own in zip(self.batches, *columns, strict=True)]
@@ -230,7 +233,7 @@ class VecEnv:
         ]
         return jnp.concatenate(padded)
 
-    def _games_of(self, state: VecState | tuple[Pytree, ...]) -> tuple[Pytree, ...]:
+    def _games_of(self, state: VecStates) -> tuple[Pytree, ...]:
         states = state.games if isinstance(state, VecState) else state
         self._check_state(states)
         return states

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Int32
 
 from g1jax.envs.core import Game
 from g1jax.envs.level import TracedLevel
@@ -27,8 +28,8 @@ class Pool:
     """A bank of P initial states of one game."""
 
     states: Pytree  # each leaf [P, …]
-    next: Array  # int32[], index of the next state to use
-    num_ready: Array  # int32[], unused states from there on
+    next: Int32[Array, ""]  # index of the next state to use
+    num_ready: Int32[Array, ""]  # unused states from there on
 
     @property
     def size(self) -> int:

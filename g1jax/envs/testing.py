@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Int32, UInt8
 
 from g1jax.envs import text
 from g1jax.envs.core import Game, StepResult
@@ -27,14 +28,14 @@ class _Probe:
 
     after: Pytree  # of a step
     result: StepResult
-    frame: Array  # uint8[H, W, 3]
-    text: Array  # uint8[L]
-    legal: Array  # bool[num_actions]
-    expert: Array  # int32[]
+    frame: UInt8[Array, "H W 3"]
+    text: UInt8[Array, "L"]
+    legal: Bool[Array, "_"]
+    expert: Int32[Array, ""]
     fresh: Pytree  # of a reset
-    restored_text: Array  # uint8[L], of the state restored from the text
-    restored_legal: Array  # bool[num_actions]
-    restored_frame: Array  # uint8[H, W, 3]
+    restored_text: UInt8[Array, "L"]  # of the state restored from the text
+    restored_legal: Bool[Array, "_"]
+    restored_frame: UInt8[Array, "H W 3"]
     invalid: Pytree  # a step with the invalid action
     out_of_range: Pytree  # steps with actions out of range
     ended: Pytree  # `after` marked as terminated
@@ -47,7 +48,7 @@ class _Sample:
 
     game: Game[Any]
     states: Pytree  # leaves [n, …]
-    actions: Array  # int32[n], taken in each
+    actions: Int32[Array, "n"]  # taken in each
     keys: Array  # key[n]
     seen: _Probe  # leaves [n, …]
 

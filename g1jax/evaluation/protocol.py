@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Bool, Float32, Int32, UInt8, UInt32
 
 from g1jax import settings
 from g1jax.envs import prng, text
@@ -40,9 +41,9 @@ _ONE_BOARD = ("shisen_sho", "shisen_sho_cifar10")
 class Answers:
     """A player's answers to a batch of states. Players that write no text, such as the random one, only act."""
 
-    actions: Array  # int32[B]
-    responses: Array | None = None  # uint8[B, L], zero-padded
-    num_tokens: Array | None = None  # int32[B]
+    actions: Int32[Array, "B"]
+    responses: UInt8[Array, "B L"] | None = None  # zero-padded
+    num_tokens: Int32[Array, "B"] | None = None
 
 
 class Respond(Protocol):
@@ -71,9 +72,9 @@ class Boards:
     """The current boards of a batch of episodes. A board that has ended is replaced at the start of the next step."""
 
     states: Pytree  # leaves [B, …]
-    is_over: Array  # bool[B]
-    seeds: Array  # uint32[B, 2], one for each episode
-    number: Array  # uint32[B], boards of the episode so far
+    is_over: Bool[Array, "B"]
+    seeds: UInt32[Array, "B 2"]  # one for each episode
+    number: UInt32[Array, "B"]  # boards of the episode so far
 
 
 @jax.tree_util.register_dataclass
@@ -81,15 +82,15 @@ class Boards:
 class Judged:
     """The metrics of a step. The last five are None where the player writes no text."""
 
-    reward: Array  # float32[]
-    is_legal: Array  # bool[]
-    is_invalid: Array  # bool[], the answer cannot be parsed
-    is_end: Array  # bool[], the step ended the board
-    is_exact: Array | None = None  # bool[], the perception is the true board text
-    num_right: Array | None = None  # int32[], cells that the perception names correctly
-    is_formatted: Array | None = None  # bool[], all six tags
-    num_bytes: Array | None = None  # int32[], of the response
-    num_tokens: Array | None = None  # int32[]
+    reward: Float32[Array, "*B"]
+    is_legal: Bool[Array, "*B"]
+    is_invalid: Bool[Array, "*B"]  # the answer cannot be parsed
+    is_end: Bool[Array, "*B"]  # the step ended the board
+    is_exact: Bool[Array, "*B"] | None = None  # the perception is the true board text
+    num_right: Int32[Array, "*B"] | None = None  # cells that the perception names correctly
+    is_formatted: Bool[Array, "*B"] | None = None  # all six tags
+    num_bytes: Int32[Array, "*B"] | None = None  # of the response
+    num_tokens: Int32[Array, "*B"] | None = None
 
 
 @dataclass(frozen=True, eq=False)

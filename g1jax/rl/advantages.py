@@ -95,7 +95,7 @@ class _Segments:
     level: str
     num_samples: int
     num_games: int
-    game_id: Array  # int32[B]
+    game_id: Int32[Array, "B"]
 
     def compare(self, values: Array, mask: Array, ddof: int) -> tuple[Array, Array, Array]:
         """Values minus the mean of the masked values in their row's segment, float32[B, T] with bool[B, T]; and the

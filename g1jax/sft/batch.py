@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Int32, UInt8
 
 from g1jax.envs import text
 from g1jax.envs.core import Game
@@ -21,10 +22,10 @@ from g1jax.typing import Array, Pytree
 class SFTBatch:
     """Responses of one game to train on."""
 
-    frames: Array  # uint8[B, H, W, 3]
-    tokens: Array  # int32[B, N]
-    mask: Array  # bool[B, N], True except for padding
-    is_perception: Array  # bool[B, N], the tokens that describe the board
+    frames: UInt8[Array, "B H W 3"]
+    tokens: Int32[Array, "B N"]
+    mask: Bool[Array, "B N"]  # True except for padding
+    is_perception: Bool[Array, "B N"]  # the tokens that describe the board
     facts: Facts | None = None  # None: without the facts' loss
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import UInt8
 
 from g1jax import keys
 from g1jax.envs.batch import Batch, BatchState
@@ -19,10 +20,10 @@ from g1jax.vlm.sharding import BATCH, constrain
 class Demonstrations:
     """The teacher's responses to a batch of states of one game, as bytes."""
 
-    frames: Array  # uint8[B, H, W, 3]
-    boards: Array  # uint8[B, L], true board texts
-    rationales: Array  # uint8[B, T]
-    answers: Array  # uint8[B, A]
+    frames: UInt8[Array, "B H W 3"]
+    boards: UInt8[Array, "B L"]  # true board texts
+    rationales: UInt8[Array, "B T"]
+    answers: UInt8[Array, "B A"]
     facts: Facts | None
 
 

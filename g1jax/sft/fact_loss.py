@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Bool
 
 from g1jax import keys, vlm
 from g1jax.envs.core import Game
@@ -33,7 +34,7 @@ _FACT_BIAS, _PAIR_BIAS = -2.0, -3.0  # few facts hold, and very few pairs are le
 class Facts:
     """The facts of a batch of states of one game."""
 
-    cells: Array  # bool[B, R·C, F]
+    cells: Bool[Array, "B _ F"]
     pairs: Array | None  # bool[B, R·C, R·C], legal pairs of cells; None if an action is not a pair
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Int32
 
 from g1jax import keys, vlm
 from g1jax.envs.batch import Batch, BatchState
@@ -32,7 +33,7 @@ COLD, RL = "cold_start", "rl"  # the two phases
 class RunState:
     """Everything that changes during a run; saved in checkpoints."""
 
-    step: Array  # int32[], steps done
+    step: Int32[Array, ""]  # steps done
     key: Key  # constant: the keys of all steps are derived from it, see `keys`
     trained: Params  # the model's params, or LoRA's
     opt_state: Pytree  # of the current phase; for bfloat16 params with float32 master weights

@@ -37,9 +37,9 @@ class Response:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _DecodeState:
-    num_tokens: Array  # int32[], generated so far
-    last_tokens: Array  # int32[B], not in the cache yet
-    is_done: Array  # bool[B]
+    num_tokens: Int32[Array, ""]  # generated so far
+    last_tokens: Int32[Array, "B"]  # not in the cache yet
+    is_done: Bool[Array, "B"]
     cache: Cache
     response: Response
 
@@ -95,8 +95,8 @@ class _Generator:
     """What is constant during decoding."""
 
     model: VLM
-    prompt_mask: Array  # bool[B, P]
-    next_position: Array  # int32[B], the position of the first new token
+    prompt_mask: Bool[Array, "B P"]
+    next_position: Int32[Array, "B"]  # the position of the first new token
     key: Keys
     max_new_tokens: int
     sampling: Sampling
