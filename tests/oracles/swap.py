@@ -17,16 +17,17 @@ def run_cells(board: Board) -> set[Cell]:
 
     [[5 5 5 1]] -> {(0,0) (0,1) (0,2)}; [[5 5 1 5]] -> {}.
     """
+    rows, cols = len(board), len(board[0])
     found: set[Cell] = set()
-    for r in range(len(board)):
-        for c in range(len(board[0])):
+    for r in range(rows):
+        for c in range(cols):
             for dr, dc in ((0, 1), (1, 0)):
-                window = [(r + i * dr, c + i * dc) for i in range(RUN_LENGTH)]
-                if not all(_is_inside(board, cell) for cell in window):
+                if r + (RUN_LENGTH - 1) * dr >= rows or c + (RUN_LENGTH - 1) * dc >= cols:
                     continue
-                kinds = {board[row][col] for row, col in window}
-                if len(kinds) == 1 and HOLE not in kinds:
-                    found.update(window)  # a longer run is the union of its windows of 3
+                kind = board[r][c]
+                if kind != HOLE and all(board[r + i * dr][c + i * dc] == kind for i in range(1, RUN_LENGTH)):
+                    # a longer run is the union of its windows of 3
+                    found.update((r + i * dr, c + i * dc) for i in range(RUN_LENGTH))
     return found
 
 
@@ -77,7 +78,9 @@ def is_valid_swap(board: Board, a: Cell, b: Cell) -> bool:
 def valid_swaps(board: Board) -> set[tuple[Cell, Cell]]:
     """All ordered pairs that are valid swaps. [[1 1 2 1]] -> {((0,2), (0,3)), ((0,3), (0,2))}."""
     cells = [(r, c) for r in range(len(board)) for c in range(len(board[0]))]
-    return {(a, b) for a in cells for b in cells if is_valid_swap(board, a, b)}
+    neighbors = ((0, 1), (1, 0), (0, -1), (-1, 0))
+    pairs = [((r, c), (r + dr, c + dc)) for r, c in cells for dr, dc in neighbors]
+    return {(a, b) for a, b in pairs if is_valid_swap(board, a, b)}
 
 
 def resolve(board: Board, refill: Callable[[Board], Board]) -> tuple[Board, int, list[int]]:
