@@ -32,6 +32,8 @@ try:
     load_experiment("mine")
 except ValueError as error:
     print(error)
+import gymnasium
+print(gymnasium.make("g1jax.adapters.gymnasium:g1jax/Game2048-v0").action_space)
 """
 
 
@@ -92,6 +94,7 @@ def test_installed_it_works_in_any_folder(site: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:3] == ["True", "True", "own False"]
     assert done.stdout.splitlines()[3].startswith("unknown experiment 'mine'")
+    assert done.stdout.splitlines()[4] == "Discrete(4)"
 
 
 def test_every_package_is_listed() -> None:
