@@ -17,7 +17,7 @@ LAYERS = (
     {"files", "foreign", "settings", "keys"},
     {"foreign_images"},
     {"envs", "vlm", "endpoint"},
-    {"teachers", "rl"},
+    {"teachers", "rl", "adapters"},
     {"sft", "evaluation"},
     {"training"},
     {"analysis"},
