@@ -77,7 +77,7 @@ async def many(url: str, sessions: int, killed: float) -> None:
     wrong = sum(rewards != rewards_alone(seed, moves(seed)) for seed, rewards in whole.items())
     steps = len(whole) * NUM_STEPS
     print(f"{sessions} sessions, {sessions - len(whole) - len(errors)} killed, {len(errors)} failed", *errors[:1])
-    print(f"{wrong} of {len(whole)} differ from the episode alone; {steps / seconds:.0f} steps/s of those that finished")
+    print(f"{wrong} of {len(whole)} differ from the episode alone; {steps / seconds:.0f} steps/s")
 
 
 async def latency(url: str, clients: int, steps: int) -> None:
