@@ -4,9 +4,8 @@ import contextlib
 import dataclasses
 import functools
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,23 +40,12 @@ from g1jax.training.steps import (
     start_rl,
     template,
 )
+from g1jax.training.stopping import Stop, signals
 from g1jax.vlm import Params
 
 
 class TrainingError(RuntimeError):
     """Training cannot continue; the message names the step and the games."""
-
-
-@dataclass
-class Stop:
-    """Whether a signal has requested a stop."""
-
-    is_requested: bool = False
-
-    def any_requested(self) -> bool:
-        """Whether any process was signaled. Called by all processes, so that they stop after the same step."""
-        self.is_requested = any_process(self.is_requested)
-        return self.is_requested
 
 
 @dataclass(frozen=True)
@@ -81,10 +69,11 @@ def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
     """
     progress = Progress() if progress is None else progress
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(_signals())
+        stop = stack.enter_context(signals(progress))
         folder = RunFolder(experiment)
         setup = make_setup(experiment, folder.path if folder.has_begun else None)
-        progress.start(_title(setup, folder.path), [game.id for game in setup.games], experiment.num_steps)
+        last_steps = {COLD: experiment.cold_start.steps, RL: experiment.num_steps}
+        progress.start(_title(setup, folder.path), [game.id for game in setup.games], last_steps)
         stack.callback(progress.end)
         stack.enter_context(jax.set_mesh(setup.mesh))
         is_resumed = any_process(folder.checkpoints.is_dir())
@@ -256,25 +245,3 @@ def _check_finite(setup: Setup, metrics: Mapping[str, float], step: int, phase: 
             f"step {step} ({phase}), in {', '.join(games or known)}: not finite: {', '.join(bad)}. "
             "The last checkpoint is from before this step; try a lower lr or max_norm, with another --workdir"
         )
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[Stop]:
-    """Turns SIGTERM and SIGINT into a request to stop after the current step; a second signal stops at once."""
-    stop = Stop()
-
-    def request(number: int, frame: Any) -> None:
-        if stop.is_requested:
-            raise KeyboardInterrupt
-        stop.is_requested = True
-
-    try:
-        before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not in the main thread, where the caller handles signals
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

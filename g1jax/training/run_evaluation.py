@@ -68,7 +68,7 @@ def evaluate(
     if jax.process_index() == 0:
         table = as_markdown(_earlier(folder / "evaluation", results, progress) + results)
         write_atomically(table_of(folder, name), table)
-        progress.say(f"\n{table}")
+        progress.results(table)
     return results[0]
 
 
