@@ -127,7 +127,7 @@ def film(out: Path, episodes: dict[str, Episodes], kind: str) -> None:
     """Writes films of the recorded episodes of each game, side by side: `<game>.gif`, `<game>.mp4`."""
     for label, played in episodes.items():
         if played.recorded is not None:
-            frames = media.side_by_side(replay.frames_of(played))
+            frames = media.side_by_side(replay.film_of(played))
             for suffix in _film_suffixes(kind):
                 media.write_film(out / f"{file_name(label)}.{suffix}", frames)
 
