@@ -111,6 +111,12 @@ class Evaluation:
     """Episodes of each game for the policy after the cold start; 0: none."""
     temperature: Temperature = 1.0
     """Sampling temperature of the evaluations. 0: greedy."""
+    play_every: CountOrNone = 0
+    """Iterations of RL between short evaluations, whose scores are in the metrics and curves; 0: never."""
+    play_episodes: Annotated[int, Range(1, 10**7)] = 16
+    """Episodes of each game of a short evaluation."""
+    play_steps: Steps = 20
+    """Steps of its episodes."""
     greedy: bool = False
     """Plays the same episodes greedily as well: how good the policy's first choices are, whatever its confidence."""
 

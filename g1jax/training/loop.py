@@ -23,7 +23,7 @@ from g1jax.training.heap import release_memory
 from g1jax.training.precompile import compiling
 from g1jax.training.processes import any_process
 from g1jax.training.progress import Progress
-from g1jax.training.run_evaluation import evaluate, table_of, write_curves
+from g1jax.training.run_evaluation import evaluate, play_scores, table_of, write_curves
 from g1jax.training.run_folder import RunFolder
 from g1jax.training.samples import write_samples
 from g1jax.training.saved_setup import has_setup, save_setup
@@ -163,14 +163,18 @@ def _train(run: _Run, state: RunState, constants: Constants, wait: Callable[[str
             state, device_metrics, rollouts = rl_step(run.setup.rl, state, constants)
         metrics = {key: float(value) for key, value in jax.device_get(device_metrics).items()}
         _check_finite(run.setup, metrics, step, phase)
+        is_played = phase == RL and _is_due(step - e.cold_start.steps, e.evaluation.play_every)
+        if is_played:
+            metrics |= play_scores(run.setup, state, constants)
         now = time.perf_counter()
         timings = {"seconds": now - started}
         started = now
-        if _is_due(step, e.log.every) or step == e.num_steps:
+        if _is_due(step, e.log.every) or is_played or step == e.num_steps:
             run.folder.write(step, phase, metrics, timings)
         run.progress.step(step, phase, metrics, timings)
         if phase == RL and _is_due(step, e.log.samples_every):
-            write_samples(run.setup, run.folder.path / "samples", step, rollouts)
+            log = functools.partial(run.folder.show, step)
+            write_samples(run.setup, run.folder.path / "samples", step, rollouts, log)
         is_saved = _is_due(step, e.log.checkpoint_every) or step == e.cold_start.steps
         if is_saved or phase != last_phase:  # compiling a phase's first step took memory
             release_memory()
