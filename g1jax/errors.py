@@ -57,6 +57,10 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
     "unknown game 'swop'; did you mean 'swap'? Available: swap, game_2048"
     """
     known = list(known)
-    near = difflib.get_close_matches(str(name)[:80], known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
-    return f"unknown {what} {one_line(repr(name), 80)}{hint} Available: {', '.join(known)}"
+    return f"unknown {what} {one_line(repr(name), 80)}{near_names(name, known) or '.'} Available: {', '.join(known)}"
+
+
+def near_names(name: object, known: Iterable[str]) -> str:
+    """`; did you mean 'swap'?`, or nothing if no known name is near."""
+    near = difflib.get_close_matches(str(name)[:80], list(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -5,7 +5,10 @@ Bidirectional controls disguise text. All code that prints foreign text, such as
 quotes one, uses these functions.
 """
 
+import codecs
 import sys
+
+_PLAIN = str.maketrans({"–": "-", "−": "-", "…": "...", "×": "x", "·": "-", "→": "->", "“": '"', "”": '"', "≥": ">="})
 
 
 def printable(text: str) -> str:
@@ -28,6 +31,35 @@ def one_line(text: str, max_length: int = 0) -> str:
     """The printable text with single spaces between its words, cut to `max_length` characters unless that is 0."""
     flat = " ".join(printable(text).split())
     return f"{flat[: max_length - 1]}…" if 0 < max_length < len(flat) else flat
+
+
+def in_encoding(text: str, encoding: str) -> str:
+    """The text with letters that the encoding lacks written as similar ones (`–` as `-`), else escaped.
+
+    >>> in_encoding("4×4 …", "ascii")
+    '4x4 ...'
+    """
+    return text.encode(encoding, PLAIN_LETTERS).decode(encoding)
+
+
+def _plain_letters(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end].translate(_PLAIN)
+    return lacking.encode("ascii", "backslashreplace").decode(), error.end
+
+
+PLAIN_LETTERS = "g1jax.plain_letters"
+"""The name of an error handler for streams whose encoding lacks letters."""
+codecs.register_error(PLAIN_LETTERS, _plain_letters)
+
+
+def duration(seconds: float) -> str:
+    """A duration in one or two units: `42 s`, `5 min`, `2 h 05 min`."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def notice(text: str) -> None:

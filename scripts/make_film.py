@@ -14,11 +14,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from g1jax import envs
-from g1jax.envs.core import Game
-from g1jax.envs.games.game_2048 import DIRECTIONS
 from g1jax.envs.response import THINK
 from g1jax.errors import G1Error
 from g1jax.evaluation import play
+from g1jax.evaluation.drawing import MARK, PAPER, answer_of, draw_board
 from g1jax.evaluation.protocol import Episodes
 from g1jax.programs.evaluate import player_named
 from g1jax.terminal import one_line
@@ -29,8 +28,8 @@ TITLES = {
     "shisen_sho_cifar10": "Shisen-Sho, pictures",
     "swap": "Swap",
 }
-SIDE, GAP, HEAD, LINE, NUM_LINES = 224, 16, 30, 15, 13
-PAPER, INK, FAINT, MARK = (255, 255, 255), (40, 40, 40), (120, 120, 120), (220, 30, 90)
+SIDE, GAP, HEAD, LINE, NUM_LINES = 240, 16, 30, 15, 13
+INK, FAINT = (40, 40, 40), (120, 120, 120)
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
@@ -78,17 +77,16 @@ def draw_game(page: Image.Image, left: int, played: Episodes, step: int) -> None
     score = f"{'score' if len(game.action_shape) == 1 else 'moves'} {played.score[0, :step].sum():g}"
     draw.text((left, 8), TITLES[game.id], font=bold, fill=INK)
     draw.text((left + SIDE, 8), score, font=plain, fill=FAINT, anchor="ra")
-    frame = Image.fromarray(np.asarray(game.render(state))).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    page.paste(frame, (left, HEAD))
     action = int(recorded.actions[0, step])
-    mark_move(draw, game, action, left)
+    board = draw_board(game, np.asarray(game.render(state)), action)
+    page.paste(board.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (left, HEAD))
     top = HEAD + SIDE + GAP // 2
     response = recorded.responses[0][step]
     exact = bool(game.perception_exact(response, state))
     draw.text((left, top), f"board read {'exactly' if exact else 'with errors'}", font=mono, fill=FAINT)
     for n, line in enumerate(rationale(response)[: NUM_LINES - 2], start=1):
         draw.text((left, top + n * LINE), line, font=mono, fill=INK)
-    answer = f"answer {describe(game, action)}"
+    answer = f"answer {answer_of(game, action) or 'unreadable'}"
     draw.text((left, top + (NUM_LINES - 1) * LINE), answer, font=mono, fill=MARK)
 
 
@@ -99,33 +97,6 @@ def _at(states: Any, step: int) -> Any:
 def rationale(response: str) -> list[str]:
     """The lines of the reasoning."""
     return response.partition(f"<{THINK}>")[2].partition(f"</{THINK}>")[0].strip().split("\n")
-
-
-def describe(game: Game[Any], action: int) -> str:
-    """An action in words."""
-    if action == game.invalid_action:
-        return "unreadable"
-    if len(game.action_shape) == 1:
-        return DIRECTIONS[action]
-    r1, c1, r2, c2 = np.unravel_index(action, game.action_shape)
-    return f"({r1}, {c1}) ({r2}, {c2})"
-
-
-def mark_move(draw: ImageDraw.ImageDraw, game: Game[Any], action: int, left: int) -> None:
-    """Outlines the two chosen cells, or draws an arrow at the side that tiles slide to."""
-    if action == game.invalid_action:
-        return
-    if len(game.action_shape) == 1:
-        x, y, r = left + SIDE / 2, HEAD + SIDE / 2, SIDE / 2
-        dx, dy = ((0, -1), (1, 0), (0, 1), (-1, 0))[action]
-        tip, base = (x + dx * (r - 2), y + dy * (r - 2)), (x + dx * (r - 16), y + dy * (r - 16))
-        draw.polygon([tip, (base[0] - dy * 14, base[1] - dx * 14), (base[0] + dy * 14, base[1] + dx * 14)], fill=MARK)
-        return
-    r1, c1, r2, c2 = (int(n) for n in np.unravel_index(action, game.action_shape))
-    height, width = SIDE / game.rows, SIDE / game.cols
-    for r, c in ((r1, c1), (r2, c2)):
-        box = (left + c * width + 1, HEAD + r * height + 1, left + (c + 1) * width - 2, HEAD + (r + 1) * height - 2)
-        draw.rectangle(box, outline=MARK, width=3)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the experiment; returns the exit status."""
+def main(arguments: list[str]) -> None:
+    """Runs the experiment, and ends the process."""
     from g1jax.programs import train
 
-    return train.main(arguments, __doc__ or "")
+    train.leave(train.main(arguments, __doc__ or ""))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

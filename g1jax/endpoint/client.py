@@ -41,6 +41,7 @@ class Endpoint:
     """An endpoint, and the settings of requests."""
 
     model: str = ""
+    """The model's name at the endpoint."""
     base_url: Annotated[str, settings.SECRET] = field(default="", repr=False)
     """Empty: $OPENAI_BASE_URL, or OpenAI's own. The key is $OPENAI_API_KEY; local servers need none."""
     temperature: settings.Temperature | None = None

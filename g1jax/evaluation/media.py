@@ -12,26 +12,28 @@ from g1jax.errors import EvaluationError
 from g1jax.typing import HostImages
 
 _MISSING = "films need two packages: pip install imageio imageio-ffmpeg"
-_GAP = 8  # pixels between games
-_GRAY = 128
-_SMALLEST_SIDE = 112  # pixels; smaller frames are enlarged
+_GAP = 8  # pixels between episodes
+_PAPER = 255
+_MAX_COLUMNS = 7
 
 
 def side_by_side(frames: HostImages, columns: int = 0) -> HostImages:
-    """Episodes of one game in a grid: uint8[n, T, H, W, 3] -> uint8[T, h, w, 3]. By default the grid is near square.
+    """Episodes of one game in a grid: uint8[n, T, H, W, 3] -> uint8[T, h, w, 3].
+
+    By default the grid is near square, and has no empty place if it need not be wider than 7 episodes for that.
 
     h and w are even, as video codecs require.
     """
     count, num_steps, height, width, _ = frames.shape
-    columns = columns or math.ceil(math.sqrt(count))
+    root = math.ceil(math.sqrt(count))
+    columns = columns or next((n for n in range(root, _MAX_COLUMNS + 1) if count % n == 0), root)
     rows = -(-count // columns)
     shape = (rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP)
-    film = np.full((num_steps, shape[0] + shape[0] % 2, shape[1] + shape[1] % 2, 3), _GRAY, np.uint8)
+    film = np.full((num_steps, shape[0] + shape[0] % 2, shape[1] + shape[1] % 2, 3), _PAPER, np.uint8)
     for i, episode in enumerate(frames):
         top, left = (i // columns) * (height + _GAP), (i % columns) * (width + _GAP)
         film[:, top : top + height, left : left + width] = episode
-    factor = -(-_SMALLEST_SIDE // min(height, width))
-    return np.repeat(np.repeat(film, factor, axis=1), factor, axis=2)
+    return film
 
 
 def require_writer(suffixes: Iterable[str]) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from g1jax.envs import text
 from g1jax.envs.core import Game
 from g1jax.envs.response import PERCEPTION
+from g1jax.evaluation.drawing import answer_of, draw_board, move_of
 from g1jax.evaluation.protocol import Episodes, Recorded
 from g1jax.typing import Array, HostImages, Pytree
 
@@ -62,6 +63,30 @@ def frames_of(played: Episodes) -> HostImages:
     if played.recorded is None:
         raise ValueError("no episode was recorded")
     return np.stack([np.asarray(_render(played.game, states)) for states in _episode_states(played.recorded)])
+
+
+def film_of(played: Episodes) -> HostImages:
+    """The recorded episodes as pictures for people, with the moves marked: uint8[n, T, h, w, 3].
+
+    Raises:
+        ValueError: Nothing was recorded.
+    """
+    game, frames, recorded = played.game, frames_of(played), played.recorded
+    assert recorded is not None
+    totals = played.score.cumsum(axis=1)
+    return np.stack(
+        [
+            [
+                draw_board(game, frames[i, t], int(action), _caption(game, t, int(action), totals[i, t]))
+                for t, action in enumerate(actions)
+            ]
+            for i, actions in enumerate(recorded.actions)
+        ]
+    )
+
+
+def _caption(game: Game[Any], step: int, action: int, score: float) -> str:
+    return f"step {step + 1}: {answer_of(game, action) or 'unreadable'}, score {score:g}"
 
 
 def _episode_states(recorded: Recorded) -> list[Pytree]:
@@ -109,9 +134,11 @@ def _steps(played: Episodes, episode: int) -> list[dict[str, Any]]:
     assert recorded is not None
     return [
         {
-            "answer": _answer_text(played.game, int(action)),
+            "answer": answer_of(played.game, int(action)),
+            "move": move_of(played.game, int(action)),
             "response": None if recorded.responses is None else recorded.responses[episode][t],
             "reward": float(steps.reward[episode, t]),
+            "score": float(played.score[episode, : t + 1].sum()),
             "legal": bool(steps.is_legal[episode, t]),
             "invalid": bool(steps.is_invalid[episode, t]),
             "end": bool(steps.is_end[episode, t]),
@@ -119,15 +146,6 @@ def _steps(played: Episodes, episode: int) -> list[dict[str, Any]]:
         }
         for t, action in enumerate(recorded.actions[episode])
     ]
-
-
-def _answer_text(game: Game[Any], action: int) -> str:
-    """An action as text, without the tags; empty for an invalid action."""
-    if not 0 <= action < game.num_actions:
-        return ""
-    numbers = [int(number) for number in np.unravel_index(action, game.action_shape)]
-    cells = [f"({', '.join(map(str, numbers[i : i + 2]))})" for i in range(0, len(numbers), 2)]
-    return str(action) if len(numbers) == 1 else " ".join(cells)
 
 
 # Frames

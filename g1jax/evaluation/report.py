@@ -26,10 +26,14 @@ _MAX_LINE = 2**20  # bytes
 TEXT_BYTES = 2_500_000
 """The size limit of all responses in a report together; the longest are truncated to fit."""
 
+PLAY = "play"
+"""The score of a run's short evaluations, plotted on its own."""
+
 CURVES = {
     "perception": "P, board read exactly",
     "reasoning": "R, reward > 0 where read exactly",
     "reward": "reward",
+    PLAY: "score in play",
 }
 """The metrics of a training run that are plotted, in this order."""
 

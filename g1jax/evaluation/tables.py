@@ -78,11 +78,13 @@ def score_columns(results: Sequence[Result]) -> list[Column]:
 
 
 def _is_paper(result: Result, label: str) -> bool:
-    """Whether a game was played under the paper's protocol: its level, its images, 100 steps."""
-    if label not in PUBLISHED_GAMES or result.protocol["steps"] != EPISODE_STEPS:
+    """Whether a game was played under the paper's protocol: its level, its images, 100 steps, nothing given."""
+    is_alone = not result.player.get("sees")  # reads the board itself
+    if label not in PUBLISHED_GAMES or result.protocol["steps"] != EPISODE_STEPS or not is_alone:
         return False
     level, own = result.games[label].level, describe_level(envs.make(label))
-    return level.get("images", "cifar10") == "cifar10" and all(level.get(key) == own[key] for key in ("rows", "cols"))
+    known = {**own, "images": "cifar10"} if "images" in own else own
+    return all(level.get(key, value) == value for key, value in known.items())
 
 
 def _about(results: Sequence[Result], columns: Sequence[Column]) -> list[str]:

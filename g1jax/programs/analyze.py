@@ -47,7 +47,9 @@ class Options:
     steps: settings.Steps = 10
     """Steps of each episode: a point has episodes × steps states."""
     seed: settings.Seed = 0
+    """Seed of the boards and of the sampling."""
     temperature: settings.Temperature = 1.0
+    """Sampling temperature of the policies. 0: greedy."""
     out: Path | None = None
     """The output folder. Default: `evaluations/analysis-<runs>`. Points played before with the same settings are read
     from it."""

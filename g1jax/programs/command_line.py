@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import tyro
 
 from g1jax import terminal
-from g1jax.errors import G1Error
+from g1jax.errors import G1Error, near_names
 
 T = TypeVar("T")
 
@@ -45,8 +46,12 @@ def main(
     return 0
 
 
-def parse(kind: type[T], arguments: Sequence[str], description: str, default: T | None = None) -> T:
+def parse(
+    kind: type[T], arguments: Sequence[str], description: str, default: T | None = None, also: Sequence[str] = ()
+) -> T:
     """An instance of a dataclass from `--key=value` arguments, which override `default` if given.
+
+    `also`: other options, to name where an unknown one is near them.
 
     Raises:
         UsageError: an argument is unknown, missing, or of the wrong type.
@@ -68,7 +73,27 @@ def parse(kind: type[T], arguments: Sequence[str], description: str, default: T 
         if end.code in (None, 0):
             raise
         captured.seek(0)
-        raise UsageError(f"{_error_in(captured.read())} (--help lists every setting)") from None
+        message = _error_in(captured.read())
+        if bad := re.match(r"Unrecognized options: (--?[^\s=]+)", message):
+            near = near_names(bad[1].replace("_", "-"), [*options_of(kind, default), *also])
+            message = f"unknown option {terminal.one_line(bad[1], 80)}{near}"
+        raise UsageError(f"{message} (--help lists every setting)") from None
+
+
+def options_of(kind: type[T], default: T | None = None) -> list[str]:
+    """The names of all options, such as `--rl.num-samples`, in the order of the help."""
+    rows = [line for line in help_of(kind, default).splitlines() if line.startswith("│ --")]
+    return [name for row in rows for name in re.findall(r"--[\w.-]+", row)]
+
+
+def help_of(kind: type[T], default: T | None = None) -> str:
+    """The text of `--help`."""
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    captured = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with contextlib.redirect_stdout(captured), contextlib.suppress(SystemExit):
+        tyro.cli(kind, args=["--help"], description="", **options)
+    captured.seek(0)
+    return captured.read()
 
 
 def one_line(error: BaseException) -> str:
@@ -87,7 +112,7 @@ def own_process() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("absl", "matplotlib")]  # absl: Orbax
     levels = [logger.level for logger in loggers]
     for stream in streams:
-        stream.reconfigure(errors="backslashreplace")
+        stream.reconfigure(errors=terminal.PLAIN_LETTERS)
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:

@@ -49,6 +49,7 @@ class Options:
     random_moves: Share = 0.5
     """Share of moves between states that are random; the others are the expert's."""
     seed: Seed = 0
+    """Seed of the boards and of the sampling."""
     endpoint: Annotated[Endpoint, tyro.conf.arg(name="")] = field(default_factory=Endpoint)
 
 

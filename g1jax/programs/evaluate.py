@@ -12,14 +12,13 @@ from g1jax.endpoint.client import Budget, Endpoint
 from g1jax.envs.batch import EPISODE_STEPS
 from g1jax.envs.core import Game
 from g1jax.errors import EvaluationError, G1Error
-from g1jax.evaluation import media, players, replay, report, results, tables
+from g1jax.evaluation import console, media, players, replay, report, results, tables
 from g1jax.evaluation.endpoint_player import play_remote
 from g1jax.evaluation.protocol import Episodes, Player, play
 from g1jax.evaluation.results import Result
 from g1jax.files import file_name, require_writable
 from g1jax.programs.shared import folder_name, games_of, parse_games, print_results, progress_line
 from g1jax.rl.prompts import Templates, override, prompt_of, read_templates
-from g1jax.terminal import printable_lines
 from g1jax.training.saved_model import SHIPPED, is_model, load_policy
 from g1jax.training.saved_run import open_setup, policy_of_run
 
@@ -41,6 +40,7 @@ class Options:
     steps: settings.Steps = EPISODE_STEPS
     """Steps of each episode; a finished board is reset."""
     seed: settings.Seed = 0
+    """Seed of the boards and of the sampling."""
     out: Path | None = None
     """The output folder. Default: `evaluations/<player>`."""
     temperature: settings.Temperature = 1.0
@@ -73,7 +73,7 @@ def evaluate(options: Options) -> None:
     settings.check(options, EvaluationError)
     if options.compare is not None:
         a, b = map(results.load, options.compare)
-        print(printable_lines(tables.differences_as_markdown(a, b, results.compare(a, b))))
+        console.show(tables.differences_as_markdown(a, b, results.compare(a, b)))
         return
     options = _with_defaults(options)
     templates = read_templates(options.prompts)
@@ -127,7 +127,7 @@ def film(out: Path, episodes: dict[str, Episodes], kind: str) -> None:
     """Writes films of the recorded episodes of each game, side by side: `<game>.gif`, `<game>.mp4`."""
     for label, played in episodes.items():
         if played.recorded is not None:
-            frames = media.side_by_side(replay.frames_of(played))
+            frames = media.side_by_side(replay.film_of(played))
             for suffix in _film_suffixes(kind):
                 media.write_film(out / f"{file_name(label)}.{suffix}", frames)
 

@@ -1,6 +1,7 @@
 """Helpers of several programs: names of games and folders, and lines printed for the user."""
 
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -10,8 +11,9 @@ from g1jax import envs
 from g1jax.analysis.transfer import TransferTest
 from g1jax.envs.core import Game
 from g1jax.errors import EvaluationError
+from g1jax.evaluation import console
 from g1jax.evaluation.protocol import Progress
-from g1jax.terminal import one_line, printable, printable_lines
+from g1jax.terminal import duration, one_line, printable
 
 
 def split_names(names: str) -> list[str]:
@@ -37,8 +39,8 @@ def folder_name(name: str, default: str) -> str:
 
 
 def print_results(out: Path, markdown: str) -> None:
-    """Prints a Markdown file of an output folder, and the names of all files there."""
-    print(printable_lines((out / markdown).read_text("utf-8")))
+    """Prints a Markdown file of an output folder, with its tables drawn, and the names of all files there."""
+    console.show((out / markdown).read_text("utf-8"))
     print(printable(f"In {out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}"))
 
 
@@ -48,17 +50,25 @@ def print_status(line: str) -> None:
 
 
 def progress_line(label: str, what: str = "steps") -> Progress:
-    """Prints the progress of a game on one line of standard error, overwritten at most once a second."""
+    """Prints the progress of a game on standard error.
+
+    In a terminal it is one line, overwritten each second; elsewhere a line every 10 seconds.
+    """
     start = last = time.monotonic()
+    is_terminal = sys.stderr.isatty()
 
     def report(done: int, total: int) -> None:
         nonlocal last
         now = time.monotonic()
-        if done < total and now - last < 1:
+        if done < total and now - last < (1 if is_terminal else 10):
             return
         last = now
-        end = "\n" if done >= total else "\r"
-        line = one_line(f"{label}: {done} of {total} {what}, {now - start:.0f} s")
-        print(line, end=end, file=sys.stderr, flush=True)
+        left = f", {duration((now - start) * (total - done) / done)} left" if 0 < done < total else ""
+        line = one_line(f"{label}: {done} of {total} {what}, {duration(now - start)}{left}")
+        if is_terminal:
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r{line[:width]:{width}}", end="\n" if done >= total else "", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
     return report

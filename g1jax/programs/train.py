@@ -4,25 +4,39 @@ import dataclasses
 import importlib.util
 import math
 import os
-import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
 from g1jax.errors import ExperimentError, G1Error
 from g1jax.programs import command_line
 from g1jax.programs.machine import keep_programs, require_devices, use_cores
-from g1jax.rl.algorithm import make_algorithm
+from g1jax.rl.algorithm import algorithm_names, make_algorithm
 from g1jax.training.config import Experiment, check_experiment
-from g1jax.training.experiments import load_experiment
+from g1jax.training.experiments import experiment_names, load_experiment
 from g1jax.training.loop import TrainingError, run
 from g1jax.training.progress import Display, Progress
+from g1jax.training.stopping import STOPPED_NOW
 
 DEFAULT = "g1_multigame"
-SHORT_NAMES = {"lr|warmup": "optimizer", "(?:kl|entropy)[-_]coefficient": "algorithm"}
-"""Settings of a phase by the part they stand in: `--rl.lr=1e-4` is `--rl.optimizer.lr=1e-4`."""
+SHORT_NAMES = {
+    "--rl.lr": "--rl.optimizer.lr",
+    "--rl.learning-rate": "--rl.optimizer.lr",
+    "--rl.warmup": "--rl.optimizer.warmup",
+    "--rl.kl-coefficient": "--rl.algorithm.kl-coefficient",
+    "--rl.entropy-coefficient": "--rl.algorithm.entropy-coefficient",
+    "--cold-start.lr": "--cold-start.optimizer.lr",
+    "--cold-start.learning-rate": "--cold-start.optimizer.lr",
+    "--cold-start.warmup": "--cold-start.optimizer.warmup",
+}
+ALSO = {
+    "--experiment": f"{', '.join(experiment_names())}; or a file.py. Its settings are the defaults below",
+    "--rl.algorithm": ", ".join(algorithm_names()),
+    **{short: f"short for {name}" for short, name in SHORT_NAMES.items()},
+}
+"""Options that are no fields of an experiment, and what they mean or may be."""
 
 
 def main(arguments: Sequence[str], description: str) -> int:
@@ -39,9 +53,20 @@ def main(arguments: Sequence[str], description: str) -> int:
             print(f"error: {command_line.one_line(error)}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            print("stopped immediately; the last checkpoint is kept", file=sys.stderr)
+            print(STOPPED_NOW, file=sys.stderr)
             return 130
     return 0
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process without waiting for a step that is still being compiled.
+
+    Several processes wait, since they leave in order.
+    """
+    if status == 130 or (status == 0 and jax.process_count() == 1):
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def parse(arguments: Sequence[str], description: str) -> Experiment:
@@ -57,7 +82,9 @@ def parse(arguments: Sequence[str], description: str) -> Experiment:
     if algorithm:
         default = dataclasses.replace(default, rl=dataclasses.replace(default.rl, algorithm=make_algorithm(algorithm)))
     try:
-        experiment = command_line.parse(Experiment, [_full_name(a) for a in rest], description, default)
+        also = "\n".join(f"    {option}  {meaning}" for option, meaning in ALSO.items())
+        description = f"{description.rstrip()}\n\nAlso:\n\n{also}"
+        experiment = command_line.parse(Experiment, [_full_name(a) for a in rest], description, default, tuple(ALSO))
     except command_line.UsageError as error:
         raise ExperimentError(str(error)) from None
     check_experiment(experiment)
@@ -78,9 +105,8 @@ def _pop_option(key: str, arguments: list[str]) -> tuple[str, list[str]]:
 
 def _full_name(argument: str) -> str:
     """`--rl.optimizer.lr=1e-4` for `--rl.lr=1e-4`."""
-    for names, part in SHORT_NAMES.items():
-        argument = re.sub(rf"^--(rl|cold[-_]start)\.({names})(?==|$)", rf"--\1.{part}.\2", argument)
-    return argument
+    name, equals, value = argument.partition("=")
+    return f"{SHORT_NAMES.get(name.replace('_', '-'), name)}{equals}{value}"
 
 
 def use_cores_for(e: Experiment) -> None:

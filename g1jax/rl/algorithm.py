@@ -78,16 +78,23 @@ class Algorithm:
     name: str = "custom"
     """Only for logs and messages."""
     baseline: Baseline = "group"
+    """What is subtracted from a reward: nothing, the mean of its group, or the mean of the others in it."""
     normalize: Normalize = "group"
+    """Over what advantages are normalized: nothing, a group, a game, or the batch."""
     ratio: Ratio = "token"
+    """What has a clipped probability ratio: each token, or the whole response (GSPO)."""
     clip_low: Share = 0.2
     """The ratio is clipped to 1 − clip_low …"""
     clip_high: Weight = 0.2
     """… and 1 + clip_high."""
     aggregation: Aggregation = "token_mean"
+    """How token losses are aggregated: their mean, the mean of each response's mean, or each sum over max_length."""
     kl: KL = "none"
+    """Where the KL to the reference policy goes: nowhere, into the loss, or off a response's or a token's reward."""
     kl_estimator: Estimator = "k3"
+    """The estimate of the KL from one token: k1 for a reward, k2 or k3 for the loss."""
     kl_coefficient: Weight = 0.0
+    """The coefficient of the KL; 0: none."""
     entropy_coefficient: Annotated[float, Range(-1e6, 1e6)] = 0.0
     """The coefficient of the policy's mean entropy, in nats, in the objective."""
     dynamic_sampling: bool = False

@@ -16,6 +16,7 @@ class Minibatching:
     """
 
     epochs: Size = 1
+    """Passes over the rollouts of an iteration."""
     minibatches: Size = 1
     """Optimizer steps per epoch. The groups are shuffled in each epoch."""
     microbatches: Size = 1

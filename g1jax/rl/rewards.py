@@ -26,8 +26,11 @@ class RewardWeights:
     """
 
     game: Coefficient = 1.0
+    """Weight of the move's reward."""
     format: Coefficient = 1.0
+    """Weight of the response's format."""
     perception: Coefficient = 1.0
+    """Weight of a correctly read board."""
     game_shape: Literal["sign", "raw", "worth"] = "sign"
     """`sign`: 1 if the step's reward is above 0, else −1. `raw`: the step's reward. `worth`: how good the move is among
     the legal ones, −1 to 1, by the game's own measure (`Game.worth`)."""

@@ -35,9 +35,11 @@ class Optimizer:
     final_lr: Share = 1.0
     """Final learning rate as a share of `lr`; 1: constant."""
     weight_decay: Annotated[float, Range(0, 100)] = 0.01
+    """Decoupled weight decay."""
     max_norm: Annotated[float, Range(0, 1e30, is_above=True)] = 1.0
     """The global gradient norm is clipped to this."""
     b2: Annotated[float, Range(0, 0.999999)] = 0.999
+    """AdamW's decay of the second moment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,7 @@ class ColdStart:
     """Supervised steps on a teacher's perception, reasoning and action (G1); 0 steps: none (G0)."""
 
     steps: CountOrNone = 0
+    """Supervised steps before RL; 0: none (G0)."""
     dataset: str = ""
     """Folder of demonstrations written by train/make_dataset.py; empty: fresh ones of the built-in teacher."""
     states: Size = 16
@@ -67,6 +70,7 @@ class RL:
     """Reinforcement learning; the defaults are those of the paper."""
 
     iterations: CountOrNone = 0
+    """Iterations of RL: each samples responses and updates the policy. 0: none."""
     states: Size = 128
     """States of each game per iteration."""
     num_samples: Size = 5
@@ -83,6 +87,7 @@ class RL:
     num_steps: Annotated[int, Range(1, 10_000)] = 1
     """Steps of an episode to learn from; 1: the paper's one-step bandit."""
     discount: Share = 1.0
+    """Discount of the rewards of later steps, in episodes of several."""
     algorithm: Algorithm = field(default_factory=grpo)
     """On the command line a name, `--rl.algorithm=dapo`, and changed keys, `--rl.algorithm.clip-high=0.28`."""
     minibatching: Annotated[Minibatching, tyro.conf.arg(name="")] = field(default_factory=Minibatching)
@@ -101,9 +106,17 @@ class Evaluation:
     episodes: EpisodesOrNone = 200
     """Episodes of each game; 0: none."""
     steps: Steps = 100
+    """Steps of each episode."""
     cold_start_episodes: EpisodesOrNone = 0
     """Episodes of each game for the policy after the cold start; 0: none."""
     temperature: Temperature = 1.0
+    """Sampling temperature of the evaluations. 0: greedy."""
+    play_every: CountOrNone = 0
+    """Iterations of RL between short evaluations, whose scores are in the metrics and curves; 0: never."""
+    play_episodes: Annotated[int, Range(1, 10**7)] = 16
+    """Episodes of each game of a short evaluation."""
+    play_steps: Steps = 20
+    """Steps of its episodes."""
     greedy: bool = False
     """Plays the same episodes greedily as well: how good the policy's first choices are, whatever its confidence."""
 
@@ -141,7 +154,9 @@ class Experiment:
     """A training run."""
 
     name: str
+    """Name of the run, and of its folder."""
     games: tuple[str, ...] = ALL_GAMES
+    """Ids of the games to train on."""
     preset: str = ""
     """Level preset of all games, such as `base+noisy`; see envs/."""
     levels: tyro.conf.Suppress[Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
@@ -158,10 +173,13 @@ class Experiment:
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the model's weights. For bfloat16 the optimizer updates float32 master weights."""
     is_remat: bool = False
+    """Recomputes activations in the backward pass: less memory, more time."""
     attention: Literal["xla", "cudnn"] = "xla"
+    """cudnn: cuDNN's fused attention, on NVIDIA GPUs in bfloat16."""
     max_new_tokens: Annotated[int, Range(0, 10**6)] = 0
     """Longest response; 0: the longest demonstration of the game and a quarter more."""
     seed: Seed = 0
+    """Seed of the weights, the states and the sampling."""
     workdir: str = ""
     """The run's folder; empty: runs/<name>."""
     cold_start: ColdStart = field(default_factory=ColdStart)

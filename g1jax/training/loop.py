@@ -4,9 +4,8 @@ import contextlib
 import dataclasses
 import functools
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from g1jax.training.heap import release_memory
 from g1jax.training.precompile import compiling
 from g1jax.training.processes import any_process
 from g1jax.training.progress import Progress
-from g1jax.training.run_evaluation import evaluate, table_of, write_curves
+from g1jax.training.run_evaluation import evaluate, play_scores, table_of, write_curves
 from g1jax.training.run_folder import RunFolder
 from g1jax.training.samples import write_samples
 from g1jax.training.saved_setup import has_setup, save_setup
@@ -41,23 +40,12 @@ from g1jax.training.steps import (
     start_rl,
     template,
 )
+from g1jax.training.stopping import Stop, signals
 from g1jax.vlm import Params
 
 
 class TrainingError(RuntimeError):
     """Training cannot continue; the message names the step and the games."""
-
-
-@dataclass
-class Stop:
-    """Whether a signal has requested a stop."""
-
-    is_requested: bool = False
-
-    def any_requested(self) -> bool:
-        """Whether any process was signaled. Called by all processes, so that they stop after the same step."""
-        self.is_requested = any_process(self.is_requested)
-        return self.is_requested
 
 
 @dataclass(frozen=True)
@@ -81,10 +69,11 @@ def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
     """
     progress = Progress() if progress is None else progress
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(_signals())
+        stop = stack.enter_context(signals(progress))
         folder = RunFolder(experiment)
         setup = make_setup(experiment, folder.path if folder.has_begun else None)
-        progress.start(_title(setup, folder.path), [game.id for game in setup.games], experiment.num_steps)
+        last_steps = {COLD: experiment.cold_start.steps, RL: experiment.num_steps}
+        progress.start(_title(setup, folder.path), [game.id for game in setup.games], last_steps)
         stack.callback(progress.end)
         stack.enter_context(jax.set_mesh(setup.mesh))
         is_resumed = any_process(folder.checkpoints.is_dir())
@@ -174,14 +163,18 @@ def _train(run: _Run, state: RunState, constants: Constants, wait: Callable[[str
             state, device_metrics, rollouts = rl_step(run.setup.rl, state, constants)
         metrics = {key: float(value) for key, value in jax.device_get(device_metrics).items()}
         _check_finite(run.setup, metrics, step, phase)
+        is_played = phase == RL and _is_due(step - e.cold_start.steps, e.evaluation.play_every)
+        if is_played:
+            metrics |= play_scores(run.setup, state, constants)
         now = time.perf_counter()
         timings = {"seconds": now - started}
         started = now
-        if _is_due(step, e.log.every) or step == e.num_steps:
+        if _is_due(step, e.log.every) or is_played or step == e.num_steps:
             run.folder.write(step, phase, metrics, timings)
         run.progress.step(step, phase, metrics, timings)
         if phase == RL and _is_due(step, e.log.samples_every):
-            write_samples(run.setup, run.folder.path / "samples", step, rollouts)
+            log = functools.partial(run.folder.show, step)
+            write_samples(run.setup, run.folder.path / "samples", step, rollouts, log)
         is_saved = _is_due(step, e.log.checkpoint_every) or step == e.cold_start.steps
         if is_saved or phase != last_phase:  # compiling a phase's first step took memory
             release_memory()
@@ -256,25 +249,3 @@ def _check_finite(setup: Setup, metrics: Mapping[str, float], step: int, phase: 
             f"step {step} ({phase}), in {', '.join(games or known)}: not finite: {', '.join(bad)}. "
             "The last checkpoint is from before this step; try a lower lr or max_norm, with another --workdir"
         )
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[Stop]:
-    """Turns SIGTERM and SIGINT into a request to stop after the current step; a second signal stops at once."""
-    stop = Stop()
-
-    def request(number: int, frame: Any) -> None:
-        if stop.is_requested:
-            raise KeyboardInterrupt
-        stop.is_requested = True
-
-    try:
-        before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not in the main thread, where the caller handles signals
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

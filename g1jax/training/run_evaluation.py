@@ -16,7 +16,7 @@ from g1jax.training.run_folder import read_metrics
 from g1jax.training.setup import Setup
 from g1jax.training.steps import Constants, RunState, full_params
 
-_CURVES = ("reward", "perception", "reasoning", "success", "format", "length")
+_CURVES = ("play", "reward", "perception", "reasoning", "success", "format", "length")
 _OVERALL = ("kl_reference", "entropy")
 _SMOOTH = 0.1  # smoothing window as a share of the curve
 
@@ -44,7 +44,7 @@ def evaluate(
     regularly, and may raise to stop the evaluation.
     """
     evaluation = setup.experiment.evaluation
-    params = jax.jit(full_params, static_argnums=2)(state.trained, constants.frozen, setup.lora)
+    params = _full_params(state.trained, constants.frozen, setup.lora)
     temperatures = {name: evaluation.temperature} | ({f"{name}_greedy": 0.0} if evaluation.greedy else {})
     players = [
         policy_player(
@@ -68,8 +68,21 @@ def evaluate(
     if jax.process_index() == 0:
         table = as_markdown(_earlier(folder / "evaluation", results, progress) + results)
         write_atomically(table_of(folder, name), table)
-        progress.say(f"\n{table}")
+        progress.results(table)
     return results[0]
+
+
+def play_scores(setup: Setup, state: RunState, constants: Constants) -> dict[str, float]:
+    """The mean score of a short evaluation, by the metric's name: `swap/play`. All processes call it."""
+    e = setup.experiment.evaluation
+    params = _full_params(state.trained, constants.frozen, setup.lora)
+    policy = prepared(setup.policy, e.temperature, setup.games)
+    player = policy_player(policy, params, constants.table, name="play", batch_size=e.play_episodes)
+    played = {game.id: play(game, player, e.play_episodes, e.play_steps, setup.experiment.seed) for game in setup.games}
+    return {f"{name}/play": float(episodes.score.sum(axis=1).mean()) for name, episodes in played.items()}
+
+
+_full_params = jax.jit(full_params, static_argnums=2)
 
 
 def _earlier(folder: Path, results: Sequence[Result], progress: Progress) -> list[Result]:
@@ -119,8 +132,10 @@ def write_curves(folder: Path) -> Path | None:
             known = [(step, value) for step, value in points if value is not None]
             if known:
                 steps, values = zip(*known, strict=True)
-                axis.plot(steps, _smoothed(values), label=game or None, linewidth=1.4)
+                axis.plot(steps, values if name == "play" else _smoothed(values), label=game or None, linewidth=1.4)
         axis.set_title(name)
+        if name == "play":  # scores of different games
+            axis.set_yscale("symlog")
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(names) :]:

@@ -31,6 +31,7 @@ from g1jax.training.metrics_file import cut_after, read_lines
 from g1jax.training.processes import any_process
 from g1jax.training.progress import Progress
 from g1jax.training.saved_model import SHIPPED
+from g1jax.typing import HostImages
 
 CONFIG, METRICS, TIMINGS, WANDB = "config.json", "metrics.jsonl", "timings.jsonl", "wandb.json"
 SETUP = "setup"
@@ -125,6 +126,11 @@ class RunFolder:
         self._append(TIMINGS, {"step": step, "phase": phase, **timings})
         if self._loggers is not None:
             self._loggers.write(step, {**metrics, **{f"time/{key}": value for key, value in timings.items()}})
+
+    def show(self, step: int, name: str, frame: HostImages, text: str) -> None:
+        """Shows a frame and a text, in Markdown, in TensorBoard."""
+        if self._loggers is not None:
+            self._loggers.show(step, name, frame, text)
 
     def close(self) -> None:
         """Closes the loggers, and unlocks the folder."""
@@ -289,6 +295,10 @@ class _Loggers:
                 self._board.add_scalar(key, value, step)
         if self._wandb is not None:
             self._wandb.log(dict(metrics), step=step)
+
+    def show(self, step: int, name: str, frame: HostImages, text: str) -> None:
+        self._board.add_image(name, frame, step, dataformats="HWC")
+        self._board.add_text(name, text, step)
 
     def close(self) -> None:
         self._board.close()

@@ -24,8 +24,9 @@ class Sampling:
     temperature: Temperature = 1.0
     """0: greedy, always the likeliest token."""
     top_k: CountOrNone = 0
-    """0: all tokens."""
+    """Only this many of the likeliest tokens; 0: all tokens."""
     top_p: Annotated[float, Range(0, 1, is_above=True)] = 1.0
+    """Only the likeliest tokens that have this much of the probability; 1: all tokens."""
 
     def __post_init__(self) -> None:
         check(self, ConfigError)

@@ -21,16 +21,21 @@ def film_of(num_steps: int = 3) -> np.ndarray:
 
 def test_games_are_laid_out_in_rows() -> None:
     film = film_of()
-    assert film.shape == (3, 232, 232, 3)
+    assert film.shape == (3, 112, 3 * 120 - 8, 3)
     assert tuple(film[0, 0, 0]) == RED
     assert tuple(film[0, 0, 120]) == BLUE
     assert tuple(film[-1, 111, 111]) == BLUE
-    assert tuple(film[1, 120, 0]) == (255, 255, 255)
-    assert tuple(film[0, 231, 231]) == (128, 128, 128)
+    assert tuple(film[0, 0, 116]) == (255, 255, 255)
 
 
-def test_small_and_odd_frames_are_enlarged_and_even() -> None:
-    assert side_by_side(np.zeros((2, 1, 55, 57, 3), np.uint8), columns=1).shape == (1, 118 * 3, 58 * 3, 3)
+@pytest.mark.parametrize(("count", "rows", "columns"), [(1, 1, 1), (4, 2, 2), (6, 2, 3), (7, 1, 7), (11, 3, 4)])
+def test_a_grid_without_empty_places(count: int, rows: int, columns: int) -> None:
+    film = side_by_side(np.zeros((count, 1, 8, 8, 3), np.uint8))
+    assert film.shape == (1, rows * 16 - 8, columns * 16 - 8, 3)
+
+
+def test_odd_frames_are_made_even() -> None:
+    assert side_by_side(np.zeros((2, 1, 55, 57, 3), np.uint8), columns=1).shape == (1, 118, 58, 3)
 
 
 @pytest.mark.parametrize("suffix", ["gif", "mp4"])

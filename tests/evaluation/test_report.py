@@ -171,7 +171,11 @@ def test_points_without_curves_and_published_scores() -> None:
     assert len(data["scores"]["rows"]) == 1
     assert "Published" not in data["about"]
     assert len(data_of(page_of(played()))["scores"]["rows"]) == 1  # nothing is published for so few steps
-    paper = page_of(play(envs.make("game_2048"), random_player(), 1, 100, num_recorded=1))
+    alone = {"game_2048": play(GAME, random_player(), 1, 100)}
+    late = {"game_2048": dataclasses.replace(alone["game_2048"], game=envs.make("game_2048", preset="late"))}
+    for about, others in (({"name": "late"}, late), ({"name": "told", "sees": True}, alone)):
+        assert len(data_of(report.as_html([result_of(about, others)], []))["scores"]["rows"]) == 1
+    paper = page_of(alone["game_2048"])
     assert len(data_of(paper)["scores"]["rows"]) == 9
     assert "Published" in data_of(paper)["about"]
 
@@ -185,7 +189,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         pytest.skip("needs Chromium")
     path = tmp_path_factory.mktemp("report") / "report.html"
     responses = [[HOSTILE, f"<perception>{BOARD}</perception><think>{HOSTILE}</think>", "", "3", "4", "5"]] * 2
-    curves: report.Curves = {"<i>game": {"perception": [(0, 0.1), (50, 0.9)], "reward": [(0, -1.0), (50, 0.5)]}}
+    curves: report.Curves = {
+        "<i>game": {
+            "perception": [(0, 0.1), (50, 0.9)],
+            "reward": [(0, -1.0), (50, 0.5)],
+            "play": [(0, 90.0), (50, 700.0)],
+        }
+    }
     points: report.Points = {"<i>game": {"seeing": [(25, 0.5, 0.4, 0.6), (50, 0.7, 0.6, 0.8)]}, "b": {"perception": []}}
     path.write_text(page_of(played(responses=responses), name="<b>ours", curves=curves, points=points), "utf-8")
     with browsing() as page:
@@ -203,7 +213,8 @@ def test_the_page_runs_without_errors_or_connections(page: Page) -> None:
     assert page.run("document.querySelectorAll('table').length") == 2
     assert page.run("document.querySelector('tr.ours td').textContent") == "<b>ours"
     assert page.run("document.querySelector('#charts h3').textContent") == "<i>game"
-    assert page.run("document.querySelectorAll('#charts polyline').length") == 2
+    assert page.run("document.querySelectorAll('#charts polyline').length") == 3
+    assert page.run("document.querySelectorAll('#charts polyline.play').length") == 1
     assert page.run("document.querySelectorAll('#charts .point.seeing circle').length") == 2
     assert page.run("document.getElementById('replay').hidden") is False
     assert page.messages == []
@@ -256,6 +267,24 @@ def test_misread_cells_are_marked(page: Page) -> None:
     page.press("ArrowRight")
     text = page.run("document.getElementById('misread').textContent")
     assert re.match(r"\(\d, \d\) is (-|\d+), was read as (-|\d+)", text)
+
+
+@pytest.mark.slow
+def test_the_board_as_it_was_read_and_the_move(page: Page) -> None:
+    page.run("choose(0)")
+    assert page.run("document.querySelectorAll('table.board').length") == 0  # no cell was read
+    page.press("ArrowRight")
+    true, read = (page.run(f"data.replays[0].steps[1].{key}") for key in ("true", "read"))
+    assert page.run("document.querySelectorAll('table.board td').length") == 16
+    assert page.run("document.querySelectorAll('table.board td.wrong').length") == sum(
+        a != b for a, b in zip(true, read, strict=True)
+    )
+    assert page.run("document.querySelector('table.board td').textContent") == "2"
+    caption = page.run("document.getElementById('caption').textContent")
+    assert re.fullmatch(r"Step 2: (up|right|down|left), reward -?\d+, score \d+", caption)
+    marked = pixels(page)
+    page.run("data.replays[0].steps[1].move = [[], '']; show()")
+    assert pixels(page) != marked
 
 
 @pytest.mark.slow

@@ -3,15 +3,18 @@
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from g1jax.errors import G1Error
-from g1jax.programs import command_line
+from g1jax.programs import analyze, command_line, dataset, evaluate
+from g1jax.training.config import Experiment
 from g1jax.training.progress import Display
 from tests.conftest import REPOSITORY
 
@@ -34,9 +37,14 @@ def test_output_that_lacks_letters(encoding: str, monkeypatch: pytest.MonkeyPatc
         raise OSError("no “room”")
 
     assert command_line.main("program", Options, work, [], "") == 1
-    for stream, text in zip(streams, ("8×8 …\nπ ≥ 0 \udc80\n", "program: no “room”\n"), strict=True):
+    lines = {
+        "utf-8": ("8×8 …\nπ ≥ 0 \\udc80\n", "program: no “room”\n"),
+        "latin-1": ("8×8 ...\n\\u03c0 >= 0 \\udc80\n", 'program: no "room"\n'),
+        "ascii": ("8x8 ...\n\\u03c0 >= 0 \\udc80\n", 'program: no "room"\n'),
+    }[encoding]
+    for stream, text in zip(streams, lines, strict=True):
         stream.flush()
-        assert stream.buffer.getvalue() == text.encode(encoding, "backslashreplace")
+        assert stream.buffer.getvalue() == text.encode(encoding)
     assert [stream.errors for stream in streams] == ["strict", "strict"]
 
 
@@ -44,7 +52,7 @@ def test_output_that_lacks_letters(encoding: str, monkeypatch: pytest.MonkeyPatc
     ("arguments", "line"),
     [
         (["--count=many"], "Error parsing --count: invalid literal for int() with base 10: 'many'"),
-        (["--cuont=1"], "Unrecognized options: --cuont=1"),
+        (["--cuont=1"], "unknown option --cuont; did you mean '--count'? (--help lists every setting)"),
         (["--name=\udce9"], r"'--name=\udce9' is not text in this terminal's encoding"),
         (["--count=2"], "a refusal"),
     ],
@@ -59,6 +67,19 @@ def test_errors_are_one_line(arguments: list[str], line: str, capsys: pytest.Cap
     assert out == ""
     assert err.startswith(f"program: {line}")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "default"),
+    [(evaluate.Options, None), (analyze.Options, None), (dataset.Options, None), (Experiment, Experiment(name="x"))],
+)
+def test_every_option_has_a_description(kind: Any, default: Any) -> None:
+    rows = [line.strip("│ ") for line in command_line.help_of(kind, default).splitlines() if line.startswith("│ ")]
+    help_of_options = re.split(r"\n(?=--)", "\n".join(rows))[1:]
+    assert len(help_of_options) > 8
+    bare = [text for text in help_of_options if re.match(r"(?:(?!  ).)*(?:\s{2,}|\n)\((default|required)", text)]
+    assert bare == []
+    assert len(command_line.options_of(kind, default)) >= len(help_of_options)
 
 
 def test_a_working_directory_that_is_gone(

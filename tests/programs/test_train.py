@@ -21,7 +21,10 @@ from tests.training import tiny
         ("--experiment=g1_multigam", "unknown experiment 'g1_multigam'; did you mean 'g1_multigame'"),
         ("--experiment", "--experiment: a name is missing"),
         ("--experiment=none.py", "no experiment file none.py"),
-        ("--rl.lrr=1", "Unrecognized options: --rl.lrr=1 (--help lists every setting)"),
+        (
+            "--rl.lrr=1",
+            "unknown option --rl.lrr; did you mean '--rl.lr' or '--rl.algorithm'",
+        ),
         ("--rl.states=many", "Error parsing --rl.states: invalid literal for int() with base 10: 'many'"),
         (
             "--rl.source=dream",

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from g1jax import evaluation, vlm
+from g1jax.evaluation.report import read_curves
 from g1jax.evaluation.results import as_json
 from g1jax.training import ExperimentError, TrainingError, loop, policy_of_run, run, run_evaluation, steps
 from g1jax.training import setup as training_setup
@@ -80,7 +81,10 @@ def test_the_output_of_a_run(model: str, whole: Path) -> None:
     assert read_config(whole) == tiny.make_experiment(model, whole)
     assert {file.name for file in (whole / "checkpoints").iterdir()} == {"40", "60", "64"}
     assert (whole / "curves.png").stat().st_size > 10_000
-    assert any((whole / "tensorboard").iterdir())
+    events = b"".join(file.read_bytes() for file in (whole / "tensorboard").iterdir())
+    assert events.count(b"samples/game_2048/0") == 4  # a frame and a text, at two steps
+    assert b"\x89PNG" in events
+    assert b"reward " in events
     assert "| final |" in (whole / "evaluation" / "final.md").read_text()
     assert {file.name for file in (whole / "evaluation").iterdir()} == {"final", "random", "final.md"}
     page = (whole / "samples" / "step_000064.md").read_text()
@@ -88,6 +92,17 @@ def test_the_output_of_a_run(model: str, whole: Path) -> None:
     assert page.count("reward ") >= 8
     assert (whole / "samples" / "step_000064_game_2048_1.png").is_file()
     assert not list(whole.rglob("*.part"))
+
+
+def test_play_during_rl_is_in_the_metrics_and_changes_nothing(model: str, whole: Path, tmp_path: Path) -> None:
+    changes = {"evaluation__play_every": 2, "evaluation__play_episodes": 2, "evaluation__play_steps": 2}
+    folder = run(tiny.make_experiment(model, tmp_path / "run", evaluation__episodes=0, **changes))
+    lines = read_metrics(folder)
+    assert [line["step"] for line in lines if "game_2048/play" in line] == [COLD + 2, COLD + 4]
+    assert all(0 <= line["shisen_sho/play"] <= 2 for line in lines if "shisen_sho/play" in line)
+    without = [{key: value for key, value in line.items() if not key.endswith("/play")} for line in lines]
+    assert without == read_metrics(whole)
+    assert [step for step, _ in read_curves(folder)["game_2048"]["play"]] == [COLD + 2, COLD + 4]
 
 
 def test_greedy_play_before_and_after_rl(model: str, whole: Path, tmp_path: Path) -> None:

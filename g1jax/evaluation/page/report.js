@@ -71,7 +71,7 @@ function mark(key, x, mean, low, high) {
   return group;
 }
 
-function chart(game, curves, marks) {
+function chart(title, curves, marks, lead) {
   const width = 400, height = 220, left = 40, right = 10, top = 10, bottom = 26;
   const ends = Object.values(marks).flat().flatMap(([step, , low, high]) => [[step, low], [step, high]]);
   const points = [...Object.values(curves).flat(), ...ends];
@@ -98,19 +98,20 @@ function chart(game, curves, marks) {
     for (const [at, mean, low, high] of marks[key] ?? []) drawing.append(mark(key, x(at), y(mean), y(low), y(high)));
     legend.append(make("span", name, key));
   }
-  figure.append(make("h3", game), drawing, legend, make("p", data.leads[game], "hint"));
+  figure.append(make("h3", title), drawing, legend, make("p", lead, "hint"));
   return figure;
 }
 
 for (const [game, curves] of Object.entries(data.curves)) {
-  const marks = data.points[game] ?? {};
-  if ([...Object.values(curves), ...Object.values(marks)].some((list) => list.length)) at("charts").append(chart(game, curves, marks));
+  const marks = data.points[game] ?? {}, { play, ...rest } = curves; // scores have another scale
+  if ([...Object.values(rest), ...Object.values(marks)].some((list) => list.length)) at("charts").append(chart(game, rest, marks, data.leads[game]));
+  if (play && play.length) at("charts").append(chart(`${game}, play`, { play }, {}, ""));
 }
 at("training").hidden = !at("charts").hasChildNodes();
 
 // Replays
 
-let episode = 0, step = 0, timer = 0;
+let episode = 0, step = 0, timer = 0, isOpen = false; // isOpen: whether the full response is shown
 const sheets = data.replays.map((replay) => {
   const image = new Image();
   image.onload = () => data.replays[episode] === replay && show();
@@ -121,10 +122,12 @@ const sheets = data.replays.map((replay) => {
 function draw(replay, now) {
   const canvas = at("frame"), context = canvas.getContext("2d"), sheet = sheets[episode];
   const [top, left, height, width] = replay.frame, piece = replay.piece, columns = replay.grid[1];
-  const scale = Math.max(1, Math.round(840 / width));
-  canvas.width = width * scale;
-  canvas.height = height * scale;
+  const scale = Math.max(1, Math.round(840 / width)), margin = 44; // pixels, for the labels
+  canvas.width = width * scale + margin;
+  canvas.height = height * scale + margin;
   if (!sheet.complete || !sheet.naturalWidth) return;
+  context.translate(margin, margin);
+  drawLabels(context, replay, scale, margin);
   const stored = sheet.naturalWidth / replay.sheet_columns; // the sheet may be downscaled
   context.imageSmoothingEnabled = false;
   replay.places[step].forEach((place, i) => {
@@ -132,20 +135,75 @@ function draw(replay, now) {
     const x = (i % columns) * piece - left, y = Math.floor(i / columns) * piece - top;
     context.drawImage(sheet, sx, sy, stored, stored, x * scale, y * scale, piece * scale, piece * scale);
   });
-  if (now.read) {
-    now.true.forEach((kind, i) => {
-      if (now.read[i] === kind) return;
-      const x = (replay.board[1] - left + (i % replay.cols) * piece) * scale;
-      const y = (replay.board[0] - top + Math.floor(i / replay.cols) * piece) * scale;
-      const line = Math.max(3, piece * scale * 0.06);
-      const mark = now.read[i] < 0 ? "#7d8590" : "#e5322d";
-      for (const [color, inset, wide] of [["#ffffff", line, line], [mark, line / 2, line]]) { // visible on a red tile too
-        context.lineWidth = wide;
-        context.strokeStyle = color;
-        context.strokeRect(x + inset, y + inset, piece * scale - 2 * inset, piece * scale - 2 * inset);
-      }
-    });
+  const isRead = now.read && now.read.some((kind) => kind >= 0);
+  (isRead ? now.read : []).forEach((kind, i) => {
+    if (kind !== now.true[i]) outline(context, replay, scale, Math.floor(i / replay.cols), i % replay.cols, kind < 0 ? "#7d8590" : "#e5322d", 2);
+  });
+  const [cells, direction] = now.move;
+  for (const [r, c] of cells) outline(context, replay, scale, r, c, "#dc1e8c", 0);
+  if (direction) drawArrow(context, replay, scale, direction);
+}
+
+// The place of a cell on the canvas, and its size.
+function place(replay, scale, r, c) {
+  const x = (replay.board[1] - replay.frame[1] + c * replay.piece) * scale;
+  const y = (replay.board[0] - replay.frame[0] + r * replay.piece) * scale;
+  return [x, y, replay.piece * scale];
+}
+
+function drawLabels(context, replay, scale, margin) {
+  context.fillStyle = getComputedStyle(context.canvas).color;
+  context.font = `${margin * 0.7}px sans-serif`;
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  for (let r = 0; r < replay.rows; r++) context.fillText(r, -margin / 2, place(replay, scale, r + 0.5, 0)[1]);
+  for (let c = 0; c < replay.cols; c++) context.fillText(c, place(replay, scale, 0, c + 0.5)[0], -margin / 2);
+}
+
+// The outline of a cell, inside as many others; white within, so that it is visible on a tile of its color too.
+function outline(context, replay, scale, r, c, mark, others) {
+  const [x, y, side] = place(replay, scale, r, c), line = Math.max(3, side * 0.06);
+  for (const [color, n] of [["#ffffff", others + 1], [mark, others]]) {
+    const inset = line * (n + 0.5);
+    context.lineWidth = line;
+    context.strokeStyle = color;
+    context.strokeRect(x + inset, y + inset, side - 2 * inset, side - 2 * inset);
   }
+}
+
+function drawArrow(context, replay, scale, direction) {
+  const [x, y, side] = place(replay, scale, replay.rows / 2, replay.cols / 2);
+  const [dx, dy] = { up: [0, -1], right: [1, 0], down: [0, 1], left: [-1, 0] }[direction];
+  context.beginPath();
+  for (const [along, across] of [[-0.5, 0.12], [0.2, 0.12], [0.2, 0.32], [0.75, 0], [0.2, -0.32], [0.2, -0.12], [-0.5, -0.12]]) {
+    context.lineTo(x + side * (along * dx - across * dy), y + side * (along * dy + across * dx));
+  }
+  context.closePath();
+  context.fillStyle = "#dc1e8c";
+  context.strokeStyle = "#ffffff";
+  context.lineWidth = 4;
+  context.fill();
+  context.stroke();
+}
+
+// The board as it was read: a table whose wrong cells are marked.
+function boardRead(replay, now) {
+  const board = make("table", undefined, "board"), body = board.createTBody();
+  const top = board.createTHead().insertRow();
+  for (let c = -1; c < replay.cols; c++) top.append(make("th", c < 0 ? "" : c));
+  for (let r = 0; r < replay.rows; r++) {
+    const line = body.insertRow();
+    line.append(make("th", r));
+    for (let c = 0; c < replay.cols; c++) {
+      const kind = now.read[r * replay.cols + c], isRight = kind === now.true[r * replay.cols + c];
+      const cell = make("td", kind < 0 ? "?" : replay.names[kind], isRight ? "" : kind < 0 ? "unread" : "wrong");
+      if (!isRight) cell.title = `is ${replay.names[now.true[r * replay.cols + c]]}`;
+      line.append(cell);
+    }
+  }
+  const scroll = make("div", undefined, "scroll");
+  scroll.append(board);
+  return scroll;
 }
 
 function misread(replay, now) {
@@ -179,17 +237,23 @@ function part(response, tag) {
   return end < 0 ? null : response.slice(from, end);
 }
 
-function showResponse(now) {
+function showResponse(replay, now) {
   const box = at("response");
   box.replaceChildren();
   if (now.response === null) return;
   for (const [tag, title] of [["perception", "What it saw"], ["think", "What it thought"]]) {
     const content = part(now.response, tag);
-    if (content !== null && content.trim()) box.append(make("h3", title), make("pre", content.trim()));
+    if (content === null || !content.trim()) continue;
+    const isBoard = tag === "perception" && now.read && now.read.some((kind) => kind >= 0);
+    box.append(make("h3", title), isBoard ? boardRead(replay, now) : make("pre", content.trim()));
   }
   const whole = now.response + (now.left_out ? `\n[${now.left_out} characters left out]` : "");
-  box.append(make("h3", "Full response"), make("pre", whole === "" ? "(empty)" : whole));
-  box.lastChild.id = "whole";
+  const details = make("details"), text = make("pre", whole === "" ? "(empty)" : whole);
+  text.id = "whole";
+  details.open = isOpen || !box.hasChildNodes();
+  details.addEventListener("toggle", () => { isOpen = details.open; });
+  details.append(make("summary", "Full response"), text);
+  box.append(details);
 }
 
 function show() {
@@ -198,9 +262,11 @@ function show() {
   at("slider").max = replay.steps.length - 1;
   at("slider").value = step;
   at("place").textContent = `step ${step + 1} of ${replay.steps.length}`;
+  const answer = now.invalid ? "unreadable answer" : now.answer;
+  at("caption").textContent = visible(`Step ${step + 1}: ${answer}, reward ${now.reward}, score ${now.score}`);
   at("misread").textContent = visible(misread(replay, now));
   showFacts(now);
-  showResponse(now);
+  showResponse(replay, now);
 }
 
 function go(to) {
