@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from g1jax.terminal import printable
+from g1jax.terminal import printable, printable_lines
 
 _LINE_SECONDS = 10.0
 _SHOWN = {
@@ -82,8 +82,8 @@ class Display(Progress):
             self.say(f"{now - self._started:5.0f} s  {phase} {step}/{self._num_steps}  {main}: {', '.join(parts)}")
 
     def say(self, line: str) -> None:
-        """A line, above the table if there is one."""
-        self._console.print(printable(line), markup=False)
+        """A line, or several, above the table if there is one."""
+        self._console.print(printable_lines(line), markup=False)
 
     def part(self, name: str, done: int, total: int) -> None:
         """Updates the table, or prints a line every 10 seconds."""
