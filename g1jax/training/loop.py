@@ -83,6 +83,7 @@ def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(_signals())
         folder = RunFolder(experiment)
+        experiment = folder.experiment
         setup = make_setup(experiment, folder.path if folder.has_begun else None)
         progress.start(_title(setup, folder.path), [game.id for game in setup.games], experiment.num_steps)
         stack.callback(progress.end)
