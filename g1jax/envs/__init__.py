@@ -8,7 +8,8 @@ from g1jax.envs.games.shisen_sho_cifar10 import ShisenShoCifar10
 from g1jax.envs.games.swap import Swap
 from g1jax.envs.level import Appearance, Level, TracedLevel
 from g1jax.envs.mixed import VecEnv, VecResult, VecState, make_vec
-from g1jax.envs.registry import game_ids, make, presets, register
+from g1jax.envs.own_games import import_games
+from g1jax.envs.registry import GameInfo, game_ids, info, make, presets, register
 from g1jax.errors import InputError, LevelError
 
 for _game in (Game2048, ShisenSho, ShisenShoCifar10, Swap):
@@ -18,6 +19,7 @@ __all__ = [
     "Appearance",
     "AutoReset",
     "Game",
+    "GameInfo",
     "InputError",
     "Level",
     "LevelError",
@@ -28,6 +30,8 @@ __all__ = [
     "VecResult",
     "VecState",
     "game_ids",
+    "import_games",
+    "info",
     "make",
     "make_vec",
     "presets",

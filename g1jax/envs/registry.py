@@ -1,7 +1,8 @@
-"""`make`: a game by id, at a level from presets and keys."""
+"""`make`: a game by id, at a level from presets and keys; `info`: what there is to choose from."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from g1jax.errors import LevelError, unknown
 from g1jax.foreign import name_of, read_toml
 
 _GAMES: dict[str, type[Game[Any]]] = {}
+_EXTENSIONS: list[Callable[[], None]] = []
 PRESETS_VARIABLE = "G1JAX_ENVS"
 """Environment variable: the folder of `<game>.toml` preset files."""
 
@@ -22,9 +24,47 @@ def register(game_type: type[Game[Any]]) -> type[Game[Any]]:
     return game_type
 
 
+def extend(find: Callable[[], None]) -> Callable[[], None]:
+    """Decorator: a function that registers further games, called once, when the ids are first needed."""
+    _EXTENSIONS.append(find)
+    return find
+
+
 def game_ids() -> list[str]:
-    """The registered ids."""
+    """The registered ids, with those of installed packages."""
+    while _EXTENSIONS:
+        _EXTENSIONS.pop()()
     return list(_GAMES)
+
+
+@dataclass(frozen=True)
+class GameInfo:
+    """A game at the paper's level, or its own default, and its presets."""
+
+    id: str
+    about: str
+    """The first line of the game's docstring."""
+    rows: int
+    cols: int
+    num_actions: int
+    presets: Mapping[str, str]
+    """What each preset is about, by name; empty without a file of presets."""
+
+
+def info(game_id: str) -> GameInfo:
+    """What there is to know about a game before it is made.
+
+    >>> info("swap").num_actions
+    4096
+
+    Raises:
+        LevelError: the game is unknown, or its presets are damaged.
+    """
+    game = make(game_id)
+    tables = _preset_tables(game_id) if _preset_path(game_id).is_file() else {}
+    abouts = {name: str(table.get("about", "")) for name, table in tables.items()}
+    first, *_ = (type(game).__doc__ or "").strip().splitlines() or [""]
+    return GameInfo(game_id, first, game.rows, game.cols, game.num_actions, abouts)
 
 
 def make(game_id: str, preset: str | None = None, **keys: Any) -> Game[Any]:
@@ -41,7 +81,7 @@ def make(game_id: str, preset: str | None = None, **keys: Any) -> Game[Any]:
     Raises:
         LevelError: a game, preset or key is unknown (the message has similar ones), or the level cannot be played.
     """
-    LevelError.require(game_id in _GAMES, unknown("game", game_id, _GAMES))
+    LevelError.require(game_id in _GAMES or game_id in game_ids(), unknown("game", game_id, _GAMES))
     level: dict[str, Any] = {}
     for name in preset.split("+") if preset else []:
         known = presets(game_id)
@@ -65,22 +105,28 @@ def presets(game_id: str) -> Mapping[str, dict[str, Any]]:
     Raises:
         LevelError: the file does not exist or is not TOML.
     """
+    tables = _preset_tables(game_id)
+    return {name: {key: value for key, value in table.items() if key != "about"} for name, table in tables.items()}
+
+
+def _preset_tables(game_id: str) -> Mapping[str, dict[str, Any]]:
     file = _preset_file(game_id)
     tables = read_toml(file, error=LevelError)
-    out = {}
     for name, table in tables.items():
         LevelError.require(isinstance(table, dict), f"{file}: {name} is outside of a [preset] table")
-        out[name] = {key: value for key, value in table.items() if key != "about"}
-    return out
+    return tables
+
+
+def _preset_path(game_id: str) -> Path:
+    named = os.environ.get(PRESETS_VARIABLE)
+    return (Path(named) if named else _shipped()) / f"{game_id}.toml"
 
 
 def _preset_file(game_id: str) -> Path:
-    named = os.environ.get(PRESETS_VARIABLE)
-    folder = Path(named) if named else _shipped()
-    file = folder / f"{game_id}.toml"
+    file = _preset_path(game_id)
     LevelError.require(
         file.is_file(),
-        f"no presets for {game_id}: {file.name} is not in {folder.absolute()}. "
+        f"no presets for {game_id}: {file.name} is not in {file.parent.absolute()}. "
         f"Set the variable {PRESETS_VARIABLE} to the folder that has it, or give level keys instead.",
     )
     return file

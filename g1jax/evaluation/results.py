@@ -191,11 +191,14 @@ def _pack(values: np.ndarray) -> int | list[int]:
 def compare(ours: Result, theirs: Result) -> dict[str, dict[str, Interval]]:
     """By game, the difference of each metric, ours minus theirs, paired by episode, with intervals.
 
+    Results with different numbers of episodes are paired over the first ones, `num_paired`: an episode depends on the
+    seed and its index alone.
+
     Raises:
-        EvaluationError: The protocols or levels differ, or there is no common game or metric.
+        EvaluationError: The steps, seeds or levels differ, or there is no common game or metric.
     """
     for key, value in ours.protocol.items():
-        if theirs.protocol.get(key) != value:
+        if key != "episodes" and theirs.protocol.get(key) != value:
             raise EvaluationError(
                 f"not comparable: {ours.name} was played with {key}={value}, "
                 f"{theirs.name} with {key}={theirs.protocol.get(key)}"
@@ -205,18 +208,29 @@ def compare(ours: Result, theirs: Result) -> dict[str, dict[str, Interval]]:
         raise EvaluationError(
             f"not comparable: {ours.name} played {', '.join(ours.games)}, {theirs.name} {', '.join(theirs.games)}"
         )
-    out = {}
+    out, count = {}, num_paired(ours, theirs)
     for label in common:
         a, b = ours.games[label], theirs.games[label]
         _check_same_level(label, a.level, b.level)
         if not set(a.sums) & set(b.sums):
             raise EvaluationError(f"not comparable: {ours.name} and {theirs.name} have no common metric for {label}")
-        out[label] = differences(dict(a.sums), dict(b.sums))
+        out[label] = differences(_first(a.sums, count), _first(b.sums, count))
     return out
+
+
+def num_paired(ours: Result, theirs: Result) -> int:
+    """The number of episodes that both have."""
+    return min(ours.protocol["episodes"], theirs.protocol["episodes"])
+
+
+def _first(sums: Mapping[str, Sums], count: int) -> dict[str, Sums]:
+    return {key: Sums(of.above[:count], of.below[:count]) for key, of in sums.items()}
 
 
 def _check_same_level(label: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     for key in {**ours, **theirs}:
+        if key == "prompt":  # the player's; an earlier version had it in the level
+            continue
         if ours.get(key) != theirs.get(key):
             raise EvaluationError(
                 f"not comparable: {label} was played with {key}={ours.get(key)!r} and with {key}={theirs.get(key)!r}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from g1jax import envs
 from g1jax.envs.batch import EPISODE_STEPS
 from g1jax.envs.core import describe_level
-from g1jax.evaluation.results import Result
+from g1jax.evaluation.results import Result, num_paired
 from g1jax.evaluation.statistics import METRIC_LABELS, Interval
 from g1jax.terminal import one_line
 
@@ -126,7 +126,9 @@ def metric_rows(results: Sequence[Result], label: str) -> list[list[str]]:
 def differences_as_markdown(ours: Result, theirs: Result, found: Mapping[str, Mapping[str, Interval]]) -> str:
     """Paired differences, a table per game; bold where the interval excludes zero."""
     lines = [f"# {escape(ours.name)} minus {escape(theirs.name)}", ""]
-    lines += ["Paired by episode, with 95% bootstrap intervals; bold: the interval excludes zero.", ""]
+    counts, paired = [result.protocol["episodes"] for result in (ours, theirs)], num_paired(ours, theirs)
+    over = "" if counts == [paired] * 2 else f" over the first {paired} episodes, of {counts[0]} and {counts[1]}"
+    lines += [f"Paired by episode{over}, with 95% bootstrap intervals; bold: the interval excludes zero.", ""]
     for label, metrics in found.items():
         rows = [
             [METRIC_LABELS[key], bold_if_significant(as_text(metric, key, signed=True), metric)]

@@ -5,13 +5,13 @@ import io
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
-from g1jax import terminal
+from g1jax import envs, terminal
 from g1jax.errors import G1Error, near_names
 
 T = TypeVar("T")
@@ -36,7 +36,8 @@ def main(
     """
     with own_process():
         try:
-            work(parse(kind, arguments, description))
+            _, rest = import_games(arguments)
+            work(parse(kind, rest, description))
         except (G1Error, OSError) as error:
             print(f"{name}: {one_line(error)}", file=sys.stderr)
             return 1
@@ -44,6 +45,46 @@ def main(
             print(f"{name}: {interrupted}", file=sys.stderr)
             return 130
     return 0
+
+
+IMPORT = """
+
+--import=FILE.py or --import=MODULE (several with commas) adds games of your own, for every setting that names games.
+"""
+
+
+def import_games(arguments: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Imports the modules and files of `--import=…`; returns their names, and the other arguments.
+
+    Raises:
+        UsageError: the name is missing.
+        LevelError: one cannot be imported.
+    """
+    names, rest = pop_option("--import", list(arguments))
+    imports = absolute(name.strip() for name in names.split(",") if name.strip())
+    envs.import_games(imports)
+    return imports, rest
+
+
+def absolute(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of modules as they are, and absolute paths of files."""
+    return tuple(str(Path(name).resolve()) if name.endswith(".py") else name for name in names)
+
+
+def pop_option(key: str, arguments: list[str]) -> tuple[str, list[str]]:
+    """The value of one option, empty if it is not given, and the other arguments.
+
+    Raises:
+        UsageError: the value is missing.
+    """
+    for i, argument in enumerate(arguments):
+        if argument.startswith(f"{key}="):
+            return argument.split("=", 1)[1], arguments[:i] + arguments[i + 1 :]
+        if argument == key:
+            if i + 1 == len(arguments) or arguments[i + 1].startswith("--"):
+                raise UsageError(f"{key}: a name is missing")
+            return arguments[i + 1], arguments[:i] + arguments[i + 2 :]
+    return "", arguments
 
 
 def parse(
@@ -68,7 +109,7 @@ def parse(
     captured = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # with box characters, as in a terminal
     try:
         with contextlib.redirect_stderr(captured):
-            return tyro.cli(kind, args=list(arguments), description=description, **options)
+            return tyro.cli(kind, args=list(arguments), description=description + IMPORT, **options)
     except SystemExit as end:
         if end.code in (None, 0):
             raise

@@ -103,6 +103,7 @@ def _games(options: Options) -> dict[str, Game[Any]]:
     if not options.experiment:
         return games_of(options.games)
     e = load_experiment(options.experiment)
+    envs.import_games(e.imports)
     names = [name.strip() for name in options.games.split(",")] if options.games not in ("", "all") else list(e.games)
     missing = [name for name in names if name not in e.games]
     if missing:

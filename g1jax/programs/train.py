@@ -18,6 +18,7 @@ from g1jax.training.config import Experiment, check_experiment
 from g1jax.training.experiments import experiment_names, load_experiment
 from g1jax.training.loop import TrainingError, run
 from g1jax.training.progress import Display, Progress
+from g1jax.training.run_folder import with_imports
 from g1jax.training.stopping import STOPPED_NOW
 
 DEFAULT = "g1_multigame"
@@ -76,9 +77,11 @@ def parse(arguments: Sequence[str], description: str) -> Experiment:
         ExperimentError: there is no such experiment, or an override is unknown, of the wrong type or out of range.
         SystemExit: `--help`.
     """
-    name, rest = _pop_option("--experiment", list(arguments))
+    imports, rest = command_line.import_games(arguments)
+    name, rest = command_line.pop_option("--experiment", rest)
     default = load_experiment(name or DEFAULT)
-    algorithm, rest = _pop_option("--rl.algorithm", rest)
+    default = dataclasses.replace(default, imports=imports or command_line.absolute(default.imports))
+    algorithm, rest = command_line.pop_option("--rl.algorithm", rest)
     if algorithm:
         default = dataclasses.replace(default, rl=dataclasses.replace(default.rl, algorithm=make_algorithm(algorithm)))
     try:
@@ -87,20 +90,9 @@ def parse(arguments: Sequence[str], description: str) -> Experiment:
         experiment = command_line.parse(Experiment, [_full_name(a) for a in rest], description, default, tuple(ALSO))
     except command_line.UsageError as error:
         raise ExperimentError(str(error)) from None
+    experiment = with_imports(experiment)
     check_experiment(experiment)
     return experiment
-
-
-def _pop_option(key: str, arguments: list[str]) -> tuple[str, list[str]]:
-    """The value of one option, empty if it is not given, and the other arguments."""
-    for i, argument in enumerate(arguments):
-        if argument.startswith(f"{key}="):
-            return argument.split("=", 1)[1], arguments[:i] + arguments[i + 1 :]
-        if argument == key:
-            if i + 1 == len(arguments) or arguments[i + 1].startswith("--"):
-                raise ExperimentError(f"{key}: a name is missing")
-            return arguments[i + 1], arguments[:i] + arguments[i + 2 :]
-    return "", arguments
 
 
 def _full_name(argument: str) -> str:

@@ -180,6 +180,9 @@ class Experiment:
     """Longest response; 0: the longest demonstration of the game and a quarter more."""
     seed: Seed = 0
     """Seed of the weights, the states and the sampling."""
+    imports: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """Modules or files that register games, imported if a game is unknown; on the command line `--import=my_games.py`.
+    The run's folder remembers them."""
     workdir: str = ""
     """The run's folder; empty: runs/<name>."""
     cold_start: ColdStart = field(default_factory=ColdStart)
@@ -198,13 +201,16 @@ class Experiment:
 
 
 def check_experiment(experiment: Experiment) -> None:
-    """Checks all settings and their combinations; needs neither a device nor a file.
+    """Checks all settings and their combinations; needs neither a device nor a file, except for games to import.
 
     Raises:
         ExperimentError: an invalid setting; one line names it and what it may be.
+        LevelError: a module of `imports` is needed and cannot be imported.
     """
     e = experiment
     check(e, ExperimentError)
+    if set(e.games) - set(envs.game_ids()):
+        envs.import_games(e.imports)
     ExperimentError.require(e.name != "", "name: an experiment needs one")
     ExperimentError.require(len(e.games) > 0, "games: name at least one")
     ExperimentError.require(len(set(e.games)) == len(e.games), f"games={list(e.games)}: list each game once")

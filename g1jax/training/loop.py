@@ -71,6 +71,7 @@ def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(signals(progress))
         folder = RunFolder(experiment)
+        experiment = folder.experiment
         setup = make_setup(experiment, folder.path if folder.has_begun else None)
         last_steps = {COLD: experiment.cold_start.steps, RL: experiment.num_steps}
         progress.start(_title(setup, folder.path), [game.id for game in setup.games], last_steps)

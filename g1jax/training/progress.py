@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from g1jax.evaluation import console
-from g1jax.terminal import duration, printable
+from g1jax.terminal import duration, printable, printable_lines
 
 _LINE_SECONDS = 10.0
 _SHOWN = {
@@ -103,8 +103,8 @@ class Display(Progress):
         return f" · {duration(num_steps * statistics.median(self._seconds))} left" if self._seconds else ""
 
     def say(self, line: str) -> None:
-        """A line, above the table if there is one."""
-        self._console.print(printable(line), markup=False)
+        """A line, or several, above the table if there is one."""
+        self._console.print(printable_lines(line), markup=False)
 
     def results(self, markdown: str) -> None:
         """Prints a page of results, above the table if there is one."""

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 
 from g1jax.errors import EvaluationError
-from g1jax.evaluation import Episodes, Player, Result, load, play, policy_player, random_player, result_of, save
+from g1jax.evaluation import Episodes, Player, Result, load, play, policy_player, random_player, report, result_of, save
 from g1jax.evaluation.players import prepared
+from g1jax.evaluation.replay import replays_of
 from g1jax.evaluation.tables import as_markdown
 from g1jax.files import write_atomically
 from g1jax.training.progress import Progress
@@ -18,6 +19,7 @@ from g1jax.training.steps import Constants, RunState, full_params
 
 _CURVES = ("play", "reward", "perception", "reasoning", "success", "format", "length")
 _OVERALL = ("kl_reference", "entropy")
+_RECORDED = 2  # episodes of each game to replay in the report
 _SMOOTH = 0.1  # smoothing window as a share of the curve
 
 
@@ -37,11 +39,11 @@ def evaluate(
     progress: Progress,
     check: Callable[[], None],
 ) -> Result:
-    """Evaluates the policy and random play by the paper's protocol; writes their results and a table.
+    """Evaluates the policy and random play by the paper's protocol; writes their results, a report and a table.
 
     The results go to `evaluation/<name>`, `evaluation/<name>_greedy` and `evaluation/random`, the table to
-    `evaluation/<name>.md`; it also shows earlier evaluations of the run with as many episodes. `check` is called
-    regularly, and may raise to stop the evaluation.
+    `evaluation/<name>.md`, and the page with replays of the policy to `evaluation/report.html`. Both also show earlier
+    evaluations of the run with as many episodes. `check` is called regularly, and may raise to stop the evaluation.
     """
     evaluation = setup.experiment.evaluation
     params = _full_params(state.trained, constants.frozen, setup.lora)
@@ -56,19 +58,25 @@ def evaluate(
         )
         for label, temperature in temperatures.items()
     ]
-    results = []
+    results, replays = [], []
     for player in [*players, random_player()]:
-        played = _play_all(setup, progress, player, num_episodes, check)
+        num_recorded = _RECORDED if player is players[0] else 0
+        played = _play_all(setup, progress, player, num_episodes, num_recorded, check)
         about: dict[str, Any] = {"name": player.name, "model": setup.experiment.model}
         if player.name in temperatures:
             about["temperature"] = temperatures[player.name]
         results.append(result_of(about, played))
         if jax.process_index() == 0:
+            replays += replays_of(dict(played))
             save(results[-1], folder / "evaluation" / player.name)
     if jax.process_index() == 0:
-        table = as_markdown(_earlier(folder / "evaluation", results, progress) + results)
+        shown = _earlier(folder / "evaluation", results, progress) + results
+        page = folder / "evaluation" / report.FILE
+        write_atomically(page, report.as_html(shown, replays, _curves(folder, progress)))
+        table = as_markdown(shown)
         write_atomically(table_of(folder, name), table)
         progress.results(table)
+        progress.say(f"Report: {page}")
     return results[0]
 
 
@@ -98,17 +106,28 @@ def _earlier(folder: Path, results: Sequence[Result], progress: Progress) -> lis
     return [result for result in earlier if result.protocol == results[0].protocol]
 
 
+def _curves(folder: Path, progress: Progress) -> report.Curves | None:
+    """The run's curves for the report. None, with a warning, if the metrics cannot be read."""
+    try:
+        return report.read_curves(folder, may_be_none=True) if (folder / report.METRICS).is_file() else None
+    except EvaluationError as error:
+        progress.warn(f"{error}; the report has no curves")
+        return None
+
+
 def _play_all(
-    setup: Setup, progress: Progress, player: Player, num_episodes: int, check: Callable[[], None]
+    setup: Setup, progress: Progress, player: Player, num_episodes: int, num_recorded: int, check: Callable[[], None]
 ) -> Mapping[str, Episodes]:
-    evaluation, played = setup.experiment.evaluation, {}
+    evaluation, played, seed = setup.experiment.evaluation, {}, setup.experiment.seed
     for game in setup.games:
 
-        def report(done: int, total: int, label: str = f"evaluation of {player.name}: {game.id}") -> None:
+        def show(done: int, total: int, label: str = f"evaluation of {player.name}: {game.id}") -> None:
             progress.part(label, done, total)
             check()
 
-        played[game.id] = play(game, player, num_episodes, evaluation.steps, setup.experiment.seed, on_progress=report)
+        played[game.id] = play(
+            game, player, num_episodes, evaluation.steps, seed, num_recorded=num_recorded, on_progress=show
+        )
     return played
 
 

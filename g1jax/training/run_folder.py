@@ -36,7 +36,7 @@ from g1jax.typing import HostImages
 CONFIG, METRICS, TIMINGS, WANDB = "config.json", "metrics.jsonl", "timings.jsonl", "wandb.json"
 SETUP = "setup"
 _FOLDERS = ("checkpoints", "tensorboard", "samples", "evaluation")
-_MAY_DIFFER = ("workdir", "log")
+_MAY_DIFFER = ("workdir", "log", "imports")
 """Keys that may differ when a run resumes."""
 
 
@@ -44,9 +44,9 @@ class RunFolder:
     """The files of one run. Of several processes, only the first one writes."""
 
     def __init__(self, experiment: Experiment) -> None:
-        self.path = Path(experiment.workdir or Path("runs") / experiment.name)
+        self.experiment = experiment = with_imports(experiment)
+        self.path = folder_of(experiment)
         self.checkpoints = self.path / "checkpoints"
-        self._experiment = experiment
         self._is_writer = jax.process_index() == 0
         self._loggers: _Loggers | None = None
         config = self.path / CONFIG
@@ -93,13 +93,13 @@ class RunFolder:
             require_writable(self.path, names, ExperimentError, folders=_FOLDERS, room=room, what="the run folder ")
             self._lock = FolderLock(self.path)
             if config.exists():  # another process may have written it since
-                _check_same(config, as_json(self._experiment))
+                _check_same(config, as_json(self.experiment))
             else:
                 self._write_config()
             save_setup()
 
     def _write_config(self) -> None:
-        write_atomically(self.path / CONFIG, json.dumps(as_json(self._experiment), indent=1))
+        write_atomically(self.path / CONFIG, json.dumps(as_json(self.experiment), indent=1))
 
     def begin_at(self, step: int, progress: Progress) -> None:
         """Removes metrics after this step, which are computed again, and lines that cannot be read; reports them."""
@@ -112,7 +112,7 @@ class RunFolder:
                 cut = cut_after(self.path / name, step)
             if cut is not None:
                 (progress.warn if cut.unreadable else progress.say)(str(cut))
-        self._loggers = _Loggers(self.path, self._experiment, step)
+        self._loggers = _Loggers(self.path, self.experiment, step)
 
     def write(self, step: int, phase: str, metrics: Mapping[str, float], timings: Mapping[str, float]) -> None:
         """Writes a line of metrics and one of timings; steps are counted from 1.
@@ -158,6 +158,23 @@ class RunFolder:
             yield
         except OSError as error:
             raise ExperimentError(f"the run folder {self.path} cannot be written: {error.strerror or error}") from error
+
+
+def folder_of(experiment: Experiment) -> Path:
+    """The folder of an experiment's run."""
+    return Path(experiment.workdir or Path("runs") / experiment.name)
+
+
+def with_imports(experiment: Experiment) -> Experiment:
+    """The experiment with the `imports` that its folder remembers, unless it has its own."""
+    config = folder_of(experiment) / CONFIG
+    if experiment.imports or not config.is_file():
+        return experiment
+    try:
+        names = tuple(read_json(config).get("imports", ()))
+    except (ValueError, AttributeError, TypeError):  # damaged, which is reported elsewhere
+        return experiment
+    return dataclasses.replace(experiment, imports=names)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

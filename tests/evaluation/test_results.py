@@ -104,6 +104,7 @@ def test_differences_by_hand() -> None:
     assert found["success"].mean == pytest.approx((1 + 3 + 1 - 3) / 9)
     markdown = differences_as_markdown(result(), theirs, {"game_2048": found})
     assert "# ours minus theirs" in markdown
+    assert "Paired by episode, with 95%" in markdown
     assert "| reward \\> 0 | +22.2% (" in markdown
 
 
@@ -111,7 +112,6 @@ def test_differences_by_hand() -> None:
     ("changes", "message"),
     [
         ({"seed": 1}, "ours was played with seed=0, theirs with seed=1"),
-        ({"rewards": [[1, 2, 3]]}, "episodes=3, theirs with episodes=1"),
         ({"rewards": [[1.0]] * 3}, "steps=3, theirs with steps=1"),
         ({"label": "swap"}, "ours played game_2048, theirs swap"),
         ({"game": envs.make("game_2048", rows=5)}, "game_2048 was played with rows=4 and with rows=5"),
@@ -121,6 +121,24 @@ def test_other_protocols_are_not_comparable(changes: dict[str, Any], message: st
     with pytest.raises(EvaluationError, match=message) as caught:
         compare(result(), result("theirs", **changes))
     assert "\n" not in str(caught.value)
+
+
+def test_the_common_episodes_are_paired() -> None:
+    theirs = result("theirs", [[0, 0, 0], [4, 4, 16]])
+    for a, b, sign, counts in ((result(), theirs, 1, "3 and 2"), (theirs, result(), -1, "2 and 3")):
+        found = compare(a, b)
+        assert found["game_2048"]["score"].mean == sign * (3 + 4) / 2
+        page = differences_as_markdown(a, b, found)
+        assert f"Paired by episode over the first 2 episodes, of {counts}, with 95%" in page
+    assert compare(result(), theirs) == compare(result(rewards=REWARDS[:2]), theirs)
+
+
+def test_a_prompt_is_not_part_of_the_level() -> None:
+    """An earlier version had it there; random play reads none."""
+    ours = result()
+    game = dataclasses.replace(ours.games["game_2048"], level={**ours.games["game_2048"].level, "prompt": "2048"})
+    earlier = dataclasses.replace(ours, games={"game_2048": game})
+    assert compare(earlier, result("random"))["game_2048"]["score"].mean == 0
 
 
 def test_games_of_different_protocols_are_rejected() -> None:

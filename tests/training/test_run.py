@@ -86,7 +86,7 @@ def test_the_output_of_a_run(model: str, whole: Path) -> None:
     assert b"\x89PNG" in events
     assert b"reward " in events
     assert "| final |" in (whole / "evaluation" / "final.md").read_text()
-    assert {file.name for file in (whole / "evaluation").iterdir()} == {"final", "random", "final.md"}
+    assert {file.name for file in (whole / "evaluation").iterdir()} == {"final", "random", "final.md", "report.html"}
     page = (whole / "samples" / "step_000064.md").read_text()
     assert page.count("![frame]") == 4
     assert page.count("reward ") >= 8
@@ -108,10 +108,16 @@ def test_play_during_rl_is_in_the_metrics_and_changes_nothing(model: str, whole:
 def test_greedy_play_before_and_after_rl(model: str, whole: Path, tmp_path: Path) -> None:
     """One table shows all evaluations of a run; neither changes what is learned."""
     changes = {"evaluation__cold_start_episodes": 2, "evaluation__greedy": True}
-    folder = run(tiny.make_experiment(model, tmp_path / "run", **changes))
+    watch = Watch()
+    folder = run(tiny.make_experiment(model, tmp_path / "run", **changes), progress=watch)
+    assert watch.lines[-1].endswith(f"\nReport: {folder}/evaluation/report.html")
     assert tiny.metrics_of(folder) == tiny.metrics_of(whole)
     players = ["cold_start", "cold_start_greedy", "final", "final_greedy", "random"]
     assert {path.name for path in (folder / "evaluation").iterdir() if path.is_dir()} == set(players)
+    page = (folder / "evaluation" / "report.html").read_text("utf-8")
+    assert '"ours":5}' in page
+    assert page.count('"episode":1,') == 2
+    assert '"perception":[[61.0,' in page
     scores = (folder / "evaluation" / "final.md").read_text().split("\n## ")[0]
     assert [line.split(" | ")[0].strip("| ") for line in scores.split("\n") if line.startswith("| ")][2:] == players
     found = {name: evaluation.load(folder / "evaluation" / name) for name in players}
