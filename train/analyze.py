@@ -1,28 +1,14 @@
 """Analyzes perception and reasoning over training runs: which one leads, appearance, transfer.
 
-    python train/analyze.py runs/g1_multigame
-    python train/analyze.py runs/g0_multigame runs/g1_multigame --out=evaluations/g0_g1
-    python train/analyze.py runs/g1_swap --looks --transfer=noisy,dark,shisen_sho --episodes=64 --steps=10
-    python train/analyze.py runs/g1_swap --looks=noise,cell_size --checkpoint=120
-
-Writes analysis.json, analysis.md, analysis.png and report.html. Points played before with the same settings are read
-from the output folder, so a running job can be analyzed repeatedly.
+`python train/analyze.py --help` has examples and every option; `g1jax analyze` is the same program.
 """
 
+import os
 import sys
 
-from g1jax.programs import command_line
-from g1jax.programs.analyze import Options, analyze
-from g1jax.programs.machine import all_devices
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-INTERRUPTED = "interrupted; finished points are kept"
-
-
-def main(arguments: list[str]) -> int:
-    """Runs the analysis; returns the exit status."""
-    work = all_devices()(analyze)
-    return command_line.main("analyze", Options, work, arguments, __doc__ or "", interrupted=INTERRUPTED)
-
+from g1jax.programs.analyze import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], "python train/analyze.py"))

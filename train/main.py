@@ -1,10 +1,6 @@
 """Trains a policy: a supervised cold start on perception, reasoning and action, then RL.
 
-    python train/main.py --experiment=g1_multigame
-    python train/main.py --experiment=g1_swap --rl.lr=1e-4 --model=micro --workdir=runs/swap
-    python train/main.py --experiment=g1_multigame --help        # every setting
-
-The same command resumes a run whose folder exists. On several hosts, start it on each: see docs/tpu.md.
+`python train/main.py --help` has examples and every option; `g1jax train` is the same program.
 """
 
 import os
@@ -12,13 +8,7 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-
-def main(arguments: list[str]) -> None:
-    """Runs the experiment, and ends the process."""
-    from g1jax.programs import train
-
-    train.leave(train.main(arguments, __doc__ or ""))
-
+from g1jax.programs.train import leave, main
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    leave(main(sys.argv[1:], "python train/main.py"))

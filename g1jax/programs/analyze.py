@@ -1,4 +1,4 @@
-"""The program `train/analyze.py`: P and R of runs over checkpoints, under other appearances, and on other games."""
+"""The program `g1jax analyze`: P and R of runs over checkpoints, under other appearances, and on other games."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,25 @@ from g1jax.evaluation import report
 from g1jax.evaluation.lead_lag import lead_lag
 from g1jax.evaluation.statistics import Interval, differences
 from g1jax.files import require_writable
+from g1jax.programs import command_line
+from g1jax.programs.machine import all_devices
 from g1jax.programs.shared import folder_name, print_results, print_status, split_names
 from g1jax.training.saved_run import SavedRun, open_run
 from g1jax.vlm import ConfigError
 
 _FEW_POINTS = 5
+
+
+DESCRIPTION = """Analyzes perception and reasoning over training runs: which one leads, appearance, transfer.
+
+    {command} runs/g1_multigame
+    {command} runs/g0_multigame runs/g1_multigame --out=evaluations/g0_g1
+    {command} runs/g1_swap --looks --transfer=noisy,dark,shisen_sho --episodes=64 --steps=10
+    {command} runs/g1_swap --looks=noise,cell_size --checkpoint=120
+
+Writes analysis.json, analysis.md, analysis.png and report.html. Points played before with the same settings are read
+from the output folder, so a running job can be analyzed repeatedly.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +67,15 @@ class Options:
     out: Path | None = None
     """The output folder. Default: `evaluations/analysis-<runs>`. Points played before with the same settings are read
     from it."""
+
+
+def main(arguments: Sequence[str], command: str) -> int:
+    """Runs the program; returns the exit status."""
+    description = DESCRIPTION.format(command=command)
+    interrupted = "interrupted; finished points are kept"
+    return command_line.main(
+        "analyze", Options, all_devices()(analyze), arguments, description, command, interrupted=interrupted
+    )
 
 
 def analyze(options: Options) -> Analysis:

@@ -27,6 +27,7 @@ def main(
     work: Callable[[T], Any],
     arguments: Sequence[str],
     description: str,
+    command: str | None = None,
     *,
     interrupted: str = "interrupted",
 ) -> int:
@@ -37,7 +38,7 @@ def main(
     with own_process():
         try:
             _, rest = import_games(arguments)
-            work(parse(kind, rest, description))
+            work(parse(kind, rest, description, command=command))
         except (G1Error, OSError) as error:
             print(f"{name}: {one_line(error)}", file=sys.stderr)
             return 1
@@ -88,11 +89,16 @@ def pop_option(key: str, arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def parse(
-    kind: type[T], arguments: Sequence[str], description: str, default: T | None = None, also: Sequence[str] = ()
+    kind: type[T],
+    arguments: Sequence[str],
+    description: str,
+    default: T | None = None,
+    also: Sequence[str] = (),
+    command: str | None = None,
 ) -> T:
     """An instance of a dataclass from `--key=value` arguments, which override `default` if given.
 
-    `also`: other options, to name where an unknown one is near them.
+    `also`: other options, to name where an unknown one is near them. `command`: the program, as the help names it.
 
     Raises:
         UsageError: an argument is unknown, missing, or of the wrong type.
@@ -109,7 +115,7 @@ def parse(
     captured = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # with box characters, as in a terminal
     try:
         with contextlib.redirect_stderr(captured):
-            return tyro.cli(kind, args=list(arguments), description=description + IMPORT, **options)
+            return tyro.cli(kind, args=list(arguments), description=description + IMPORT, prog=command, **options)
     except SystemExit as end:
         if end.code in (None, 0):
             raise

@@ -1,8 +1,8 @@
-"""The program `train/make_dataset.py`: writes a dataset of a teacher's demonstrations."""
+"""The program `g1jax dataset`: writes a dataset of a teacher's demonstrations."""
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +13,8 @@ from g1jax import envs
 from g1jax.endpoint.client import Endpoint
 from g1jax.envs.core import Game, describe_level
 from g1jax.errors import ExperimentError
+from g1jax.programs import command_line
+from g1jax.programs.machine import keep_programs, require_devices
 from g1jax.programs.shared import games_of, print_status, progress_line
 from g1jax.rl.prompts import Templates, prompt_of, read_templates
 from g1jax.settings import Range, Seed, Share, check
@@ -20,9 +22,21 @@ from g1jax.sft.dataset_writer import DatasetWriter, Form
 from g1jax.sft.states import StateSource, draw_states, make_examples
 from g1jax.teachers import Respond, built_in
 from g1jax.teachers.endpoint import ask_endpoint
+from g1jax.terminal import printable
 from g1jax.training.experiments import load_experiment
 
 EXCHANGES = "exchanges"
+
+
+DESCRIPTION = """Writes a dataset of demonstrations: states, with a teacher's perception, reasoning and move.
+
+    {command} --out=data/expert --games=all --states=1000
+    {command} --out=data/multigame --experiment=g1_multigame --format=parquet
+    {command} --out=data/endpoint --teacher=endpoint --model=… --base-url=http://localhost:8000/v1
+
+Train on it with `python train/main.py --cold-start.dataset=data/multigame`; TRL and LLaMA-Factory read it too. The same
+command resumes an interrupted dataset. The endpoint's key is read from OPENAI_API_KEY.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +65,19 @@ class Options:
     seed: Seed = 0
     """Seed of the boards and of the sampling."""
     endpoint: Annotated[Endpoint, tyro.conf.arg(name="")] = field(default_factory=Endpoint)
+
+
+def main(arguments: Sequence[str], command: str) -> int:
+    """Runs the program; returns the exit status."""
+    description = DESCRIPTION.format(command=command)
+    interrupted = "interrupted; run the same command to resume"
+    return command_line.main("dataset", Options, _work, arguments, description, command, interrupted=interrupted)
+
+
+def _work(options: Options) -> None:
+    keep_programs()
+    require_devices()
+    print(printable(str(make_dataset(options))))
 
 
 def make_dataset(options: Options) -> Path:

@@ -1,4 +1,4 @@
-"""The program `train/evaluate.py`: plays and writes results, replays, a report and films; or compares two results."""
+"""The program `g1jax evaluate`: plays and writes results, replays, a report and films; or compares two results."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +17,25 @@ from g1jax.evaluation.endpoint_player import play_remote
 from g1jax.evaluation.protocol import Episodes, Player, play
 from g1jax.evaluation.results import Result
 from g1jax.files import file_name, require_writable
+from g1jax.programs import command_line
+from g1jax.programs.machine import all_devices
 from g1jax.programs.shared import folder_name, games_of, parse_games, print_results, progress_line
 from g1jax.rl.prompts import Templates, override, prompt_of, read_templates
 from g1jax.training.saved_model import SHIPPED, is_model, load_policy
 from g1jax.training.saved_run import open_setup, policy_of_run
 
 ON_DEVICE: dict[str, Callable[[], Player]] = {"random": players.random_player, "expert": players.expert_player}
+
+
+DESCRIPTION = """Evaluates a player on the games: metrics with confidence intervals, a report page, comparisons.
+
+    {command} --player=random --games=all --episodes=1000 --steps=100 --seed=0 --out=evaluations/random
+    {command} --player=runs/g1_swap --games=swap --film=gif
+    {command} --player=openai --endpoint.model=… --endpoint.base-url=http://localhost:8000/v1
+    {command} --compare evaluations/g1_swap evaluations/random
+
+The same command resumes an interrupted evaluation through an endpoint. The endpoint's key is read from OPENAI_API_KEY.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +74,12 @@ class Options:
     compare: tuple[Path, Path] | None = None
     """Only print the paired differences of two results, A minus B."""
     endpoint: Endpoint = field(default_factory=Endpoint)
+
+
+def main(arguments: Sequence[str], command: str) -> int:
+    """Runs the program; returns the exit status."""
+    description = DESCRIPTION.format(command=command)
+    return command_line.main("evaluate", Options, all_devices()(evaluate), arguments, description, command)
 
 
 def evaluate(options: Options) -> None:

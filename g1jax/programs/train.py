@@ -1,4 +1,4 @@
-"""The program `train/main.py`: an experiment with typed overrides, on one or several hosts."""
+"""The program `g1jax train`: an experiment with typed overrides, on one or several hosts."""
 
 import dataclasses
 import importlib.util
@@ -21,6 +21,14 @@ from g1jax.training.progress import Display, Progress
 from g1jax.training.run_folder import with_imports
 from g1jax.training.stopping import STOPPED_NOW
 
+DESCRIPTION = """Trains a policy: a supervised cold start on perception, reasoning and action, then RL.
+
+    {command} --experiment=g1_multigame
+    {command} --experiment=g1_swap --rl.lr=1e-4 --model=micro --workdir=runs/swap
+    {command} --experiment=g1_multigame --help        # every setting
+
+The same command resumes a run whose folder exists. On several hosts, start it on each: see docs/tpu.md.
+"""
 DEFAULT = "g1_multigame"
 SHORT_NAMES = {
     "--rl.lr": "--rl.optimizer.lr",
@@ -40,11 +48,11 @@ ALSO = {
 """Options that are no fields of an experiment, and what they mean or may be."""
 
 
-def main(arguments: Sequence[str], description: str) -> int:
+def main(arguments: Sequence[str], command: str) -> int:
     """Runs an experiment; returns the exit status: 0, 1 after printing an error in one line, or 130 after Ctrl-C."""
     with command_line.own_process():
         try:
-            experiment = parse(arguments, description)
+            experiment = parse(arguments, DESCRIPTION.format(command=command), command)
             keep_programs()
             use_cores_for(experiment)
             _initialize_distributed()
@@ -70,7 +78,7 @@ def leave(status: int) -> NoReturn:
     sys.exit(status)
 
 
-def parse(arguments: Sequence[str], description: str) -> Experiment:
+def parse(arguments: Sequence[str], description: str, command: str | None = None) -> Experiment:
     """The experiment that `--experiment=…` names, with the other arguments as overrides.
 
     Raises:
@@ -87,7 +95,9 @@ def parse(arguments: Sequence[str], description: str) -> Experiment:
     try:
         also = "\n".join(f"    {option}  {meaning}" for option, meaning in ALSO.items())
         description = f"{description.rstrip()}\n\nAlso:\n\n{also}"
-        experiment = command_line.parse(Experiment, [_full_name(a) for a in rest], description, default, tuple(ALSO))
+        experiment = command_line.parse(
+            Experiment, [_full_name(a) for a in rest], description, default, tuple(ALSO), command
+        )
     except command_line.UsageError as error:
         raise ExperimentError(str(error)) from None
     experiment = with_imports(experiment)
