@@ -72,10 +72,8 @@ class Options:
 def main(arguments: Sequence[str], command: str) -> int:
     """Runs the program; returns the exit status."""
     description = DESCRIPTION.format(command=command)
-    interrupted = "interrupted; finished points are kept"
-    return command_line.main(
-        "analyze", Options, all_devices()(analyze), arguments, description, command, interrupted=interrupted
-    )
+    work, interrupted = all_devices()(analyze), "interrupted; finished points are kept"
+    return command_line.main("analyze", Options, work, arguments, description, command, interrupted=interrupted)
 
 
 def analyze(options: Options) -> Analysis:
