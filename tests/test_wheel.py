@@ -1,5 +1,7 @@
 """The wheel contains everything needed to use the installed package in any folder."""
 
+import importlib
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +13,7 @@ import pytest
 
 import g1jax
 from tests.conftest import REPOSITORY
+from tests.training import tiny
 
 SOURCE = ("pyproject.toml", "README.md", "LICENSE", "g1jax", "envs", "experiments")
 SCRIPT = """
@@ -95,6 +98,40 @@ def test_installed_it_works_in_any_folder(site: Path, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[:3] == ["True", "True", "own False"]
     assert done.stdout.splitlines()[3].startswith("unknown experiment 'mine'")
     assert done.stdout.splitlines()[4] == "Discrete(4)"
+
+
+def test_installed_the_command_trains_and_evaluates_in_any_folder(site: Path, tmp_path: Path, model: str) -> None:
+    environment = {**tiny.environment(), "PYTHONPATH": str(site)}
+
+    def run(*arguments: str) -> str:
+        command = [
+            sys.executable,
+            "-c",
+            "from g1jax.programs import cli; raise SystemExit(cli.main())",
+            *arguments,
+        ]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "--rl.iterations" in run("train", "--help")
+    settings = (
+        "--cold-start.steps=1 --cold-start.states=2 --cold-start.microbatches=1 --rl.iterations=1 --rl.states=2 "
+        "--rl.num-samples=2 --rl.microbatches=1 --evaluation.episodes=0 --evaluation.cold-start-episodes=0"
+    )
+    run("train", "--experiment=g1_game_2048", f"--model={model}", "--workdir=run", *settings.split())
+    steps = [json.loads(line)["phase"] for line in (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert steps == ["cold_start", "rl"]
+    run("evaluate", "--player=run", "--games=game_2048:tiny", "--episodes=2", "--steps=2", "--out=out")
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_the_wheel_has_the_command() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    module, function = project["scripts"]["g1jax"].split(":")
+    assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_every_package_is_listed() -> None:
