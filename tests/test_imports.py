@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-PROGRAMS = {"train", "experiments", "tests", "benchmarks", "scripts"}
+PROGRAMS = {"train", "examples", "experiments", "tests", "benchmarks", "scripts"}
 # From the bottom; parts of one layer do not import each other.
 LAYERS = (
     {"typing", "terminal"},
