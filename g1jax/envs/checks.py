@@ -45,6 +45,19 @@ def check_bytes(what: str, texts: ArrayLike, *shape: int | None) -> None:
     InputError.require(fits and texts.dtype == np.uint8, f"{what}: {_spell(texts)}; give bytes, uint8[{wanted}]")
 
 
+def check_key(key: Any) -> None:
+    """Checks that a key is one typed key, `jax.random.key(seed)`, or one of the old style, `jax.random.PRNGKey(seed)`.
+
+    Raises:
+        InputError: it is not.
+    """
+    is_array = isinstance(key, jax.Array | np.ndarray)
+    is_typed = is_array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    is_one = (is_typed and key.ndim == 0) or (is_array and key.dtype == np.uint32 and key.ndim == 1)
+    given = _spell(key) if is_array else type(key).__name__
+    InputError.require(is_one, f"key: {given}; give one random key, such as jax.random.key(0)")
+
+
 def check_seed(seed: Any) -> None:
     """Checks that a number is an unsigned 32-bit integer; arrays are not checked.
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, UInt8
 
 from g1jax.envs.batch import MOST_STEPS, AutoReset, Batch, BatchResult, BatchState
-from g1jax.envs.checks import as_int32, check_bytes, is_whole
+from g1jax.envs.checks import as_int32, check_bytes, check_key, is_whole
 from g1jax.envs.core import Game
 from g1jax.envs.level import TracedLevel
 from g1jax.envs.pool import Pool
@@ -97,6 +97,11 @@ class VecEnv:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return VecEnv, (self.batches,)
+
+    def __repr__(self) -> str:
+        games = ", ".join(f"{count} of {game!r}" for game, count in zip(self.games, self.counts, strict=True))
+        frames = f"uint8[{self.num_envs}, {', '.join(map(str, self.frame_shape))}]"
+        return f"VecEnv({games}; frames {frames}, autoreset={self.autoreset!r}, max_steps={self.max_steps})"
 
     # Playing
 
@@ -179,6 +184,18 @@ class VecEnv:
         states = self._games_of(state)
         return tuple(batch.render(own) for batch, own in zip(self.batches, states, strict=True))
 
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The default prompt of each environment: B strings."""
+        return tuple(game.prompt for game, count in zip(self.games, self.counts, strict=True) for _ in range(count))
+
+    def cells(self, state: VecStates) -> Int32[Array, "B R C"]:
+        """The kind of every cell, an index into its game's `cell_names`: int32[B, R, C]; -1 beyond a smaller board."""
+        padded_with_0 = self._join(
+            lambda batch, states: jax.vmap(batch.game.cells)(states).astype(jnp.int32) + 1, state
+        )
+        return padded_with_0 - 1
+
     def describe(self, state: VecStates) -> UInt8[Array, "B L"]:
         """True board texts: uint8[B, L]."""
         return self._join(Batch.describe, state)
@@ -216,6 +233,7 @@ class VecEnv:
 
     def _keys(self, key: Key) -> Sequence[Key]:
         """A key per game. A single game gets the key itself, so that results equal those of its `Batch`."""
+        check_key(key)
         return [key] if len(self.games) == 1 else list(jax.random.split(key, len(self.games)))
 
     def _responses(self, responses: ArrayLike) -> list[ArrayLike]:

@@ -17,6 +17,8 @@ from g1jax.sft.dataset import IMAGES, JSONL, PARQUET, Example, Record
 
 Form = Literal["jsonl", "parquet"]
 ABOUT, LLAMA_FACTORY, JOURNAL = "about.json", "dataset_info.json", "rows.jsonl.part"
+METADATA = "metadata.jsonl"
+"""The rows as the `imagefolder` of Hugging Face's `datasets` reads them, which resolves the names of the images."""
 NAME = "g1jax"
 """The dataset's name in LLaMA-Factory, with the folder as `dataset_dir`."""
 
@@ -42,7 +44,7 @@ class DatasetWriter:
         if self.is_done:
             check_setting(folder / ABOUT, _about(folder), setting)
             return
-        require_writable(folder, (JSONL, PARQUET, ABOUT, LLAMA_FACTORY, JOURNAL), ExperimentError)
+        require_writable(folder, (JSONL, PARQUET, ABOUT, LLAMA_FACTORY, METADATA, JOURNAL), ExperimentError)
         self._journal = Journal(folder / JOURNAL, setting)
         self._known = self._journal.lines
         (folder / IMAGES).mkdir(exist_ok=True)
@@ -89,6 +91,7 @@ class DatasetWriter:
         file = self.file
         write_atomically(self.folder / LLAMA_FACTORY, json.dumps(llama_factory(file.name), indent=1) + "\n")
         if self._form == "jsonl":
+            write_atomically(self.folder / METADATA, "".join(map(_image_folder_line, self._records)))
             write_atomically(file, "".join(json.dumps(record) + "\n" for record in self._records))
         else:
             dataset_parquet.write(file, self._records)
@@ -106,6 +109,13 @@ def llama_factory(file_name: str) -> dict[str, Any]:
     tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
     columns = {"messages": "messages", "images": "images"}
     return {NAME: {"file_name": file_name, "formatting": "sharegpt", "columns": columns, "tags": tags}}
+
+
+def _image_folder_line(record: Record) -> str:
+    """A row whose images `datasets` loads into a column `images`."""
+    return (
+        json.dumps({("images_file_names" if key == "images" else key): value for key, value in record.items()}) + "\n"
+    )
 
 
 def _about(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ is moved aside once an earlier one has been loaded.
 """
 
 import contextlib
+import dataclasses
 import errno
 import itertools
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 
 from g1jax import foreign
 from g1jax.errors import ExperimentError
+from g1jax.sft.fact_loss import without_heads
 from g1jax.training import checksums
 from g1jax.training.checksums import DamagedError
 from g1jax.training.processes import any_process
@@ -124,16 +126,22 @@ class Checkpoints:
         is_checked = self._check(path)
         if not is_checked:
             warn(f"checkpoint {step} has no checksums, as an earlier version wrote it: damage may go unnoticed")
-        mismatch = _mismatch(path, template)
+        wanted = template
+        if template.reference is not None and not _has_reference(path):  # of a cold start that RL was added to
+            wanted = dataclasses.replace(template, reference=None)
+        mismatch = _mismatch(path, wanted)
         ExperimentError.require(
             not mismatch,
             f"{path} does not match this run's state: {mismatch}. Use the version of g1jax that wrote it, or give "
             "another --workdir",
         )
         try:
-            state: RunState = ocp.load(path, template)
+            state: RunState = ocp.load(path, wanted)
             # Orbax gives the sharding of a key another form, for which a step would be compiled again.
-            return jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), state, template)
+            state = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), state, wanted)
+            if wanted is template:
+                return state
+            return dataclasses.replace(state, reference=jax.tree.map(jnp.copy, without_heads(state.trained)))
         except Exception as error:  # Orbax has no common class for loading errors
             raise _reason(path, error, is_checked) from error
 
@@ -268,6 +276,14 @@ def _mismatch(path: Path, template: RunState) -> str:
         for kind, names in kinds.items()
         if names
     )
+
+
+def _has_reference(path: Path) -> bool:
+    """Whether a checkpoint has a reference policy; True if its metadata is damaged, which loading reports."""
+    try:
+        return any(name.startswith("reference.") for name in _specs(ocp.metadata(path).metadata))
+    except Exception:
+        return True
 
 
 def _specs(tree: Any) -> dict[str, str]:

@@ -19,6 +19,7 @@ from g1jax.sft.batch import SFTBatch, to_batch
 from g1jax.sft.demonstrations import next_demonstrations
 from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.config import Experiment
+from g1jax.training.extension import learning_rate_lines
 from g1jax.training.heap import release_memory
 from g1jax.training.precompile import compiling
 from g1jax.training.processes import any_process
@@ -83,13 +84,16 @@ def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
             progress.say(f"demonstrations of {experiment.cold_start.dataset}: {sizes}")
         params = None if is_resumed else load_params(setup)  # before anything is written: they may be damaged
         stack.callback(folder.close)
-        room = ROOM + (1 if is_resumed else 2) * _num_bytes(template(setup, 0))
+        room = ROOM + (1 if is_resumed else 2) * _num_bytes(template(setup, experiment.num_steps))
         folder.create(lambda: _save_setup(folder.path, setup), room=room)
         checkpoints = stack.enter_context(Checkpoints(folder.checkpoints, experiment.log.keep))
         run = _Run(setup, folder, checkpoints, progress, stop)
         wait = stack.enter_context(compiling(setup, checkpoints.last or 0))
         state, constants = _restore(run, params)
+        for line in learning_rate_lines(experiment, folder.lengths_before, int(state.step)):
+            progress.say(line)
         folder.begin_at(int(state.step), progress)
+        any_process(False)  # a barrier: the first process renames earlier results
         with contextlib.suppress(_Stopped):
             state = _train(run, state, constants, wait)
             checkpoints.save(int(state.step), state)

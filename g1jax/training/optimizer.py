@@ -16,11 +16,7 @@ def make_optimizer(config: Optimizer, num_steps: int) -> optax.GradientTransform
 
     For bfloat16 params its state also holds float32 master weights: see `vlm.master`.
     """
-    num_steps = max(num_steps, 1)
-    warmup = min(config.warmup, num_steps - 1)
-    schedule = optax.warmup_cosine_decay_schedule(
-        config.lr if warmup == 0 else 0.0, config.lr, warmup, num_steps, config.lr * config.final_lr
-    )
+    schedule = _schedule(config, num_steps)
     rule = _muon(config, schedule) if config.name == "muon" else _adamw(config, schedule)
     if config.final_norm_lr and config.lr:  # lr=0 freezes all params
         share = config.final_norm_lr / config.lr
@@ -34,6 +30,20 @@ def make_optimizer(config: Optimizer, num_steps: int) -> optax.GradientTransform
             return chain.update(updates, state, params)
 
     return optax.GradientTransformation(chain.init, step)
+
+
+def learning_rate(config: Optimizer, num_steps: int, step: int) -> float:
+    """The learning rate of a step, counted from 0, of `num_steps`."""
+    with jax.numpy_dtype_promotion("standard"):
+        return float(_schedule(config, num_steps)(step))
+
+
+def _schedule(config: Optimizer, num_steps: int) -> optax.Schedule:
+    num_steps = max(num_steps, 1)
+    warmup = min(config.warmup, num_steps - 1)
+    return optax.warmup_cosine_decay_schedule(
+        config.lr if warmup == 0 else 0.0, config.lr, warmup, num_steps, config.lr * config.final_lr
+    )
 
 
 def _groups(params: Pytree) -> Pytree:

@@ -1,5 +1,6 @@
 """The evaluation of a run, compared with random play and the published results, and its training curves."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,13 +95,18 @@ _full_params = jax.jit(full_params, static_argnums=2)
 
 
 def _earlier(folder: Path, results: Sequence[Result], progress: Progress) -> list[Result]:
-    """The evaluations after the cold start that are comparable with these. One that is damaged is left out."""
+    """The evaluations after the cold start, and before the run became longer, that are comparable with these.
+
+    One that is damaged is left out.
+    """
     earlier, new = [], {result.name for result in results}
-    for name in ("cold_start", "cold_start_greedy"):
+    steps = sorted(path.name for path in folder.glob("final*_step_*") if path.is_dir())
+    for name in ("cold_start", "cold_start_greedy", *steps):
         if name in new or not (folder / name).is_dir():
             continue
         try:
-            earlier.append(load(folder / name))
+            result = load(folder / name)
+            earlier.append(dataclasses.replace(result, player={**result.player, "name": name}))
         except EvaluationError as error:
             progress.warn(f"{error}; left out of the table")
     return [result for result in earlier if result.protocol == results[0].protocol]

@@ -26,6 +26,7 @@ from g1jax.foreign import excerpt, read_json, read_object
 from g1jax.rl.algorithm import make_algorithm
 from g1jax.terminal import one_line
 from g1jax.training.config import Experiment
+from g1jax.training.extension import COLD_STEPS, ITERATIONS, Lengths, check_lengths, keep_results
 from g1jax.training.lock import LOCK, FolderLock
 from g1jax.training.metrics_file import cut_after, read_lines
 from g1jax.training.processes import any_process
@@ -53,12 +54,15 @@ class RunFolder:
         is_logged = not experiment.log.wandb or importlib.util.find_spec("wandb") is not None
         ExperimentError.require(is_logged, "log.wandb: wandb is not installed: pip install wandb")
         self._lock: FolderLock | None = None
+        self.lengths = Lengths(experiment.cold_start.steps, experiment.rl.iterations)
+        self.lengths_before = self.lengths
+        """Of the run so far, which may become longer."""
         with self._as_experiment_error():
             ExperimentError.require(
                 not self.path.exists() or self.path.is_dir(), f"the run folder {self.path} is a file"
             )
             if config.exists():
-                _check_same(config, as_json(experiment))
+                self.lengths_before = _check_same(config, as_json(experiment))
             else:
                 ExperimentError.require(
                     not (self.path / METRICS).exists(), f"{self.path}: metrics without a {CONFIG}; not a run's folder"
@@ -106,6 +110,8 @@ class RunFolder:
         if not self._is_writer:
             return
         with self._as_experiment_error():
+            if self.lengths != self.lengths_before:  # first, so that no result is mistaken for one of the longer run
+                keep_results(self.path / "evaluation", self.lengths_before, self.lengths)
             self._write_config()  # `workdir` and `log` may have changed
         for name in (METRICS, TIMINGS):
             with self._as_experiment_error():
@@ -240,7 +246,8 @@ def _from_json(kind: Any, value: Any) -> Any:
     return value
 
 
-def _check_same(known: Path, config: Mapping[str, Any]) -> None:
+def _check_same(known: Path, config: Mapping[str, Any]) -> Lengths:
+    """Checks that a run's config is the same, or of a run that can become longer; returns its lengths so far."""
     try:
         before = flatten(_upgraded(read_json(known)))
     except (ValueError, AttributeError, KeyError, TypeError):
@@ -251,13 +258,16 @@ def _check_same(known: Path, config: Mapping[str, Any]) -> None:
     keys = [key for key in {**before, **config} if key.split(".")[0] not in _MAY_DIFFER]
     shown = {k: one_line(k, 80) for k in keys if before.get(k) != config.get(k)}
     different = [f"{shown[k]} (was {excerpt(before.get(k))}, is {excerpt(config.get(k))})" for k in shown]
-    moved = _moved(known.parent, before, config)
-    different = [text for text in different if text.split(" ")[0] not in moved]
+    lengths = [Lengths(of[COLD_STEPS], of[ITERATIONS]) for of in (before, config)]
+    can_differ = [*_moved(known.parent, before, config), COLD_STEPS, ITERATIONS]
+    different = [text for text in different if text.split(" ")[0] not in can_differ]
     ExperimentError.require(
         not different,
         f"{known.parent} is a run with another config: {one_line('; '.join(different), 1000)}. "
         "Give another --workdir, or these values",
     )
+    check_lengths(known.parent, *lengths)
+    return lengths[0]
 
 
 def _moved(folder: Path, before: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:

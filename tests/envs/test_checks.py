@@ -34,12 +34,17 @@ def of_state(function: Callable[[Any], Any], state: Any = STATE) -> Any:
 
 
 NAN: Any = float("nan")
+ZERO: Any = 0
+NONE: Any = None
 ZEROS = jnp.zeros(6, jnp.int32)
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "too few actions": (step(np.zeros(5, np.int32)), r"actions: int32\[5\]; give integers, int32\[6\]"),
     "too many actions": (step(np.zeros(7, np.int32)), r"actions: int32\[7\]; give integers, int32\[6\]"),
     "one action": (step(0), r"actions: int64\[\]; give integers, int32\[6\]"),
     "a column of actions": (step(np.zeros((6, 1), np.int32)), r"actions: int32\[6, 1\]"),
+    "a number for a key": (lambda: VEC.reset(ZERO), r"key: int; give one random key, such as jax.random.key\(0\)"),
+    "no key": (of_state(lambda s: VEC.step(s, ZEROS, NONE)), r"key: NoneType; give one random key"),
+    "several keys": (of_state(lambda s: VEC.step(s, ZEROS, jax.random.split(KEY, 6))), r"key: key<fry>\[6\]; give one"),
     "NaN actions": (step(jnp.full(6, NAN)), r"actions: float32\[6\]; give integers"),
     "float actions": (step([0.0] * 6), r"actions: float64\[6\]; give integers"),
     "true actions": (step(jnp.ones(6, bool)), r"actions: bool\[6\]; give integers"),

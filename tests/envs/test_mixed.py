@@ -71,6 +71,33 @@ def test_batches_that_cannot_be_made_are_refused(games: Any, num_envs: int, opti
         envs.make_vec(games, num_envs, **options)
 
 
+def test_what_a_batch_says_of_itself() -> None:
+    vec = envs.make_vec(["game_2048", "swap"], 6, shares=[2, 1], autoreset="none", max_steps=9)
+    assert repr(vec) == (
+        "VecEnv(4 of make('game_2048'), 2 of make('swap'); frames uint8[6, 224, 224, 3], autoreset='none', max_steps=9)"
+    )
+    assert vec.prompts == (vec.games[0].prompt,) * 4 + (vec.games[1].prompt,) * 2
+
+
+def test_cells_of_a_mix_are_padded() -> None:
+    small = toy.make(luck=0.0)
+    vec = envs.make_vec([small, envs.make("game_2048")], 5)
+    state = vec.reset(jax.random.key(0))
+    cells = np.asarray(jax.jit(vec.cells)(state))
+    assert cells.shape == (5, 4, 4)
+    assert cells.dtype == np.int32
+    np.testing.assert_array_equal(cells[:3, :1, :2], jax.vmap(small.cells)(state.games[0]))
+    assert (cells[:3, 1:] == -1).all()
+    assert (cells[:3, :, 2:] == -1).all()
+    np.testing.assert_array_equal(cells[3:], jax.vmap(vec.games[1].cells)(state.games[1]))
+
+
+def test_old_style_keys_give_the_same_episodes() -> None:
+    vec = envs.make_vec([toy.make(), toy.make(most=2)], 4)
+    state, old = vec.reset(jax.random.key(3)), vec.reset(jax.random.PRNGKey(3))
+    helpers.assert_trees_equal(jax.device_get(state), jax.device_get(old))
+
+
 RESPONSE = "<perception>1 | -</perception><answer>(0, 1) (0, 2)</answer><answer>2</answer>"
 
 

@@ -64,6 +64,24 @@ def test_the_game_of_the_docs() -> None:
     assert scope["frames"].shape == (1024, 140, 140, 3)
 
 
+def test_the_page_about_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (_DOCS / "batches.md").read_text("utf-8")
+    printed: list[Any] = []
+    scope: dict[str, Any] = {"__name__": "batches", "print": lambda *values: printed.extend(values)}
+    with jax.numpy_dtype_promotion("standard"):  # as users have it
+        for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+            exec(compile(block, "batches.md", "exec"), scope)
+    assert repr(printed[0]).startswith(
+        "VecEnv(4 of make('game_2048'), 4 of make('shisen_sho'); frames uint8[8, 168, 168"
+    )
+    assert printed[1].count("\n") == 3
+    assert printed[2] == envs.make("game_2048").prompt
+    assert scope["actions"].tolist() == [1] * 4 + [1296] * 4
+    assert scope["cells"].shape == (8, 6, 6)
+    assert scope["learned"].shape == (8,)
+    assert scope["final_frames"].shape == (8, 168, 168, 3)
+
+
 class _NeverEnds(Game2048):
     """Moves after its end."""
 

@@ -1,6 +1,7 @@
 """Datasets: rows are read as written, other programs can read them, and a cold start trains on them."""
 
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -16,13 +17,14 @@ from PIL import Image
 from g1jax import envs
 from g1jax.evaluation import EvaluationError
 from g1jax.sft.dataset import JSONL, PARQUET, Example, read_dataset, rows_of_step
-from g1jax.sft.dataset_writer import ABOUT, JOURNAL, DatasetWriter, Form
+from g1jax.sft.dataset_writer import ABOUT, JOURNAL, METADATA, DatasetWriter, Form
 from g1jax.sft.states import StateSource, make_examples
 from g1jax.teachers import built_in
 from g1jax.training import ExperimentError, loop, policy_of_run, run
 from g1jax.training.config import Experiment
 from g1jax.training.run_folder import read_metrics
 from g1jax.training.setup import make_setup
+from tests.conftest import REPOSITORY
 from tests.training import tiny
 from tests.training.test_run import Watch, stop_at
 
@@ -106,6 +108,35 @@ def test_the_chat_form(rows: list[Example], tmp_path: Path) -> None:
     assert set(described["columns"].values()) <= set(record)
     assert {described["tags"]["role_tag"], described["tags"]["content_tag"]} == set(user)
     assert {described["tags"]["user_tag"], described["tags"]["assistant_tag"]} == {"user", "assistant"}
+
+
+def test_the_layout_of_an_image_folder(rows: list[Example], tmp_path: Path) -> None:
+    """A line of `metadata.jsonl` is the row, with names of image files that are there."""
+    write(tmp_path, rows)
+    lines = [json.loads(line) for line in (tmp_path / METADATA).read_text("utf-8").splitlines()]
+    assert [{**line, "images": line["images_file_names"]} for line in lines] == [
+        {**record, "images_file_names": record["images"]} for record in records_of(tmp_path)
+    ]
+    assert all((tmp_path / name).is_file() for line in lines for name in line["images_file_names"])
+    assert not any("images" in line for line in lines)
+
+
+def test_a_folder_as_hugging_face_reads_it(
+    rows: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the line in the docs."""
+    datasets = pytest.importorskip("datasets")
+    write(tmp_path / "runs" / "demonstrations", rows)
+    monkeypatch.chdir(tmp_path)
+    page = (REPOSITORY / "docs" / "training.md").read_text("utf-8")
+    call = next(part for part in page.split("`") if part.startswith('load_dataset("imagefolder"'))
+    load = functools.partial(datasets.load_dataset, cache_dir=str(tmp_path / "cache"))
+    loaded = eval(call, {"load_dataset": load})
+    assert len(loaded) == len(rows)
+    for record, row in zip(loaded, rows, strict=True):
+        assert record["messages"][1] == {"role": "assistant", "content": row.response}
+        np.testing.assert_array_equal(np.asarray(record["images"][0].convert("RGB")), row.frame)
+        assert (record["game"], record["action"]) == (row.game, row.action)
 
 
 def test_parquet_says_that_it_has_images(rows: list[Example], tmp_path: Path) -> None:
