@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +37,10 @@ def main() -> None:
             environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
             if is_program:  # a few steps take less time than optimizing them
                 environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+            start = time.monotonic()
             code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+            if step is not STEPS[-1]:  # pytest's summary is the last line
+                print(f"== {time.monotonic() - start:.0f} s", flush=True)
             if code:
                 sys.exit(code)
 

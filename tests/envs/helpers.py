@@ -126,4 +126,6 @@ def play(game: envs.Game[Any], num_games: int, num_steps: int) -> Played:
         reset_key, move_key = jax.random.split(key)
         return jax.lax.scan(move, game.reset(reset_key), jax.random.split(move_key, num_steps))[1]
 
-    return Played(*jax.jit(jax.vmap(one_game))(keys(num_games)))
+    # It computes more than it compiles, unlike most of what tests run: see `tests/__init__.py`.
+    options = {"xla_backend_optimization_level": 1}
+    return Played(*jax.jit(jax.vmap(one_game), compiler_options=options)(keys(num_games)))

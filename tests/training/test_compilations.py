@@ -18,6 +18,7 @@ from tests.training import tiny
 GAMES = ("game_2048",)
 FIRST = {1, 21, 61, 63}  # of the cold start, after the first checkpoint, of RL, after the first sample
 STEPS = {"jit(cold_step)", "jit(rl_step)"}  # compiled in a second thread, possibly long before they are called
+FEW = {"games": GAMES, "cold_start__steps": 1, "rl__iterations": 1, "evaluation__episodes": 0}
 
 
 class Count(Progress):
@@ -50,25 +51,38 @@ def test_nothing_is_compiled_after_the_first_steps(model: str, tmp_path: Path) -
 @pytest.mark.slow
 def test_with_lora(model: str, tmp_path: Path) -> None:
     """A step takes the frozen weights as well."""
-    count, few = Count(), {"cold_start__steps": 1, "rl__iterations": 1, "evaluation__episodes": 0}
-    run(tiny.make_experiment(model, tmp_path / "run", games=GAMES, lora=LoRA(rank=2), **few), progress=count)
+    count = Count()
+    run(tiny.make_experiment(model, tmp_path / "run", lora=LoRA(rank=2), **FEW), progress=count)
     assert [count.compiled[name] for name in sorted(STEPS)] == [1, 1]
 
 
+class Runs:
+    """Runs of variants of one experiment, each of which builds all parts of its setup again."""
+
+    def __init__(self, model: str, folder: Path) -> None:
+        self.first = tiny.make_experiment(model, folder / "first", **FEW)
+        self._count, self._folder = Count(), folder
+
+    def compiled(self, **changes: Any) -> set[str]:
+        """The programs that a run compiles."""
+        before, name = +self._count.compiled, str(len(list(self._folder.iterdir())))
+        changed = dataclasses.replace(self.first, name=name, workdir=str(self._folder / name), **changes)
+        run(changed, progress=self._count)
+        return set(self._count.compiled - before)
+
+
+def test_an_equal_setup_compiles_nothing(model: str, tmp_path: Path) -> None:
+    runs = Runs(model, tmp_path)
+    assert runs.compiled() >= STEPS
+    assert runs.compiled(log=Log(samples_every=0, checkpoint_every=7), evaluation=Evaluation(episodes=0)) == set()
+
+
+@pytest.mark.slow
 def test_a_setting_recompiles_only_the_steps_that_read_it(model: str, tmp_path: Path) -> None:
-    """Each run builds all parts of its setup again."""
-    few = {"games": GAMES, "cold_start__steps": 1, "rl__iterations": 1, "evaluation__episodes": 0}
-    first = tiny.make_experiment(model, tmp_path / "first", **few)
-    count = Count()
-
-    def compiled(**changes: Any) -> set[str]:
-        before, name = +count.compiled, str(len(list(tmp_path.iterdir())))
-        run(dataclasses.replace(first, name=name, workdir=str(tmp_path / name), **changes), progress=count)
-        return set(count.compiled - before)
-
-    assert compiled() >= STEPS
-    assert compiled() == set()
-    assert compiled(log=Log(samples_every=0, checkpoint_every=7), evaluation=Evaluation(episodes=0, steps=9)) == set()
-    assert compiled(seed=1) == {"jit(_init_state)", "jit(_start_rl)"}, "the first states' keys follow from the seed"
-    cold_start = dataclasses.replace(first.cold_start, see_weight=2.0)
-    assert compiled(cold_start=cold_start) == {"jit(cold_step)"}
+    runs = Runs(model, tmp_path)
+    runs.compiled()
+    assert runs.compiled(seed=1) == {"jit(_init_state)", "jit(_start_rl)"}, (
+        "the first states' keys follow from the seed"
+    )
+    cold_start = dataclasses.replace(runs.first.cold_start, see_weight=2.0)
+    assert runs.compiled(cold_start=cold_start) == {"jit(cold_step)"}
