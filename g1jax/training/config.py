@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -11,7 +12,7 @@ from g1jax.errors import ExperimentError, unknown
 from g1jax.rl.algorithm import Algorithm, grpo
 from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.rewards import RewardWeights
-from g1jax.settings import Count, CountOrNone, EpisodesOrNone, Range, Seed, Share, Size, Steps, Temperature, check
+from g1jax.settings import Count, CountOrNone, EpisodesOrNone, Range, Seed, Share, Size, Steps, Temperature, check, show
 from g1jax.vlm.lora import LoRA
 from g1jax.vlm.sampling import Sampling
 
@@ -210,6 +211,9 @@ def check_experiment(experiment: Experiment) -> None:
     e = experiment
     check(e, ExperimentError)
     if set(e.games) - set(envs.game_ids()):
+        for name in e.imports:  # a relative path could lead into the folder of a foreign run
+            is_absolute = not name.endswith(".py") or Path(name).is_absolute()
+            ExperimentError.require(is_absolute, f"imports: {show(name)}: give the absolute path of the file")
         envs.import_games(e.imports)
     ExperimentError.require(e.name != "", "name: an experiment needs one")
     ExperimentError.require(len(e.games) > 0, "games: name at least one")

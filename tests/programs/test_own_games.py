@@ -9,10 +9,11 @@ import pytest
 
 from g1jax import envs
 from g1jax.envs import registry
-from g1jax.errors import G1Error
+from g1jax.errors import ExperimentError, G1Error
 from g1jax.evaluation import load
 from g1jax.programs import command_line, train
 from g1jax.programs.evaluate import Options, evaluate
+from g1jax.training.config import Experiment, check_experiment
 from g1jax.training.run_folder import RunFolder, read_config
 from g1jax.training.saved_run import open_setup
 from g1jax.training.setup import make_setup, weights_folder
@@ -87,3 +88,11 @@ def test_whole_programs(file: Path, model: str, tmp_path: Path) -> None:
     assert list(load(tmp_path / "out").games) == ["own"]
     program("make_dataset", f"--import={file}", "--games=own", "--states=3", f"--out={tmp_path / 'data'}")
     assert json.loads((tmp_path / "data" / "data.jsonl").read_text().splitlines()[0])["game"] == "own"
+
+
+def test_a_run_of_others_leads_to_no_file_nearby(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path could be a file that came with the run."""
+    (tmp_path / "evil.py").write_text("raise SystemExit('imported')")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExperimentError, match=r"imports: 'evil.py': give the absolute path"):
+        check_experiment(Experiment(name="x", games=("unknown_game",), imports=("evil.py",)))

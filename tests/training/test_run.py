@@ -94,24 +94,13 @@ def test_the_output_of_a_run(model: str, whole: Path) -> None:
     assert not list(whole.rglob("*.part"))
 
 
-def test_play_during_rl_is_in_the_metrics_and_changes_nothing(model: str, whole: Path, tmp_path: Path) -> None:
-    changes = {"evaluation__play_every": 2, "evaluation__play_episodes": 2, "evaluation__play_steps": 2}
-    folder = run(tiny.make_experiment(model, tmp_path / "run", evaluation__episodes=0, **changes))
-    lines = read_metrics(folder)
-    assert [line["step"] for line in lines if "game_2048/play" in line] == [COLD + 2, COLD + 4]
-    assert all(0 <= line["shisen_sho/play"] <= 2 for line in lines if "shisen_sho/play" in line)
-    without = [{key: value for key, value in line.items() if not key.endswith("/play")} for line in lines]
-    assert without == read_metrics(whole)
-    assert [step for step, _ in read_curves(folder)["game_2048"]["play"]] == [COLD + 2, COLD + 4]
-
-
-def test_greedy_play_before_and_after_rl(model: str, whole: Path, tmp_path: Path) -> None:
-    """One table shows all evaluations of a run; neither changes what is learned."""
+def test_all_evaluations_of_a_run_are_in_one_table_and_change_nothing(model: str, whole: Path, tmp_path: Path) -> None:
     changes = {"evaluation__cold_start_episodes": 2, "evaluation__greedy": True}
+    changes |= {"evaluation__play_every": 2, "evaluation__play_episodes": 2, "evaluation__play_steps": 2}
     watch = Watch()
     folder = run(tiny.make_experiment(model, tmp_path / "run", **changes), progress=watch)
-    assert watch.lines[-1].endswith(f"\nReport: {folder}/evaluation/report.html")
-    assert tiny.metrics_of(folder) == tiny.metrics_of(whole)
+    assert_play_is_in_metrics(folder, whole)
+    assert watch.lines[-1].endswith(f"Report: {folder}/evaluation/report.html")
     players = ["cold_start", "cold_start_greedy", "final", "final_greedy", "random"]
     assert {path.name for path in (folder / "evaluation").iterdir() if path.is_dir()} == set(players)
     page = (folder / "evaluation" / "report.html").read_text("utf-8")
@@ -123,6 +112,16 @@ def test_greedy_play_before_and_after_rl(model: str, whole: Path, tmp_path: Path
     found = {name: evaluation.load(folder / "evaluation" / name) for name in players}
     assert [found[name].player.get("temperature") for name in players] == [1.0, 0.0, 1.0, 0.0, None]
     assert as_json(found["final"])["games"] == as_json(evaluation.load(whole / "evaluation" / "final"))["games"]
+
+
+def assert_play_is_in_metrics(folder: Path, whole: Path) -> None:
+    """The score of play every two iterations; the other metrics are those of a run without."""
+    lines = read_metrics(folder)
+    assert [line["step"] for line in lines if "game_2048/play" in line] == [COLD + 2, COLD + 4]
+    assert all(0 <= line["shisen_sho/play"] <= 2 for line in lines if "shisen_sho/play" in line)
+    without = [{key: value for key, value in line.items() if not key.endswith("/play")} for line in lines]
+    assert without == read_metrics(whole)
+    assert [step for step, _ in read_curves(folder)["game_2048"]["play"]] == [COLD + 2, COLD + 4]
 
 
 def test_a_damaged_earlier_evaluation_is_left_out(whole: Path, tmp_path: Path) -> None:
