@@ -12,7 +12,7 @@ from flax import struct
 from flax.training.train_state import TrainState
 
 NUM_ENVS, NUM_STEPS, MINIBATCHES, EPOCHS = 64, 32, 4, 4
-GAMMA, GAE_LAMBDA, CLIP, LEARNING_RATE = 0.95, 0.95, 0.2, 2e-3
+GAMMA, GAE_LAMBDA, CLIP, LEARNING_RATE = 0.9, 0.8, 0.2, 2e-3
 
 
 @struct.dataclass
