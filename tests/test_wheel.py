@@ -100,31 +100,33 @@ def test_installed_it_works_in_any_folder(site: Path, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[4] == "Discrete(4)"
 
 
-def test_installed_the_command_trains_and_evaluates_in_any_folder(site: Path, tmp_path: Path, model: str) -> None:
+def run(site: Path, folder: Path, *arguments: str) -> str:
+    """What the installed command prints, in a folder."""
+    command = [sys.executable, "-c", "from g1jax.programs import cli; raise SystemExit(cli.main())", *arguments]
     environment = {**tiny.environment(), "PYTHONPATH": str(site)}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
-    def run(*arguments: str) -> str:
-        command = [
-            sys.executable,
-            "-c",
-            "from g1jax.programs import cli; raise SystemExit(cli.main())",
-            *arguments,
-        ]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
-    assert "--rl.iterations" in run("train", "--help")
+def test_installed_the_command_evaluates_in_any_folder(site: Path, tmp_path: Path) -> None:
+    assert "--rl.iterations" in run(site, tmp_path, "train", "--help")
+    run(site, tmp_path, "evaluate", "--games=game_2048:tiny", "--episodes=2", "--steps=2", "--out=out")
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_installed_the_command_trains_in_any_folder(site: Path, tmp_path: Path, model: str) -> None:
     settings = (
         "--cold-start.steps=1 --cold-start.states=2 --cold-start.microbatches=1 --rl.iterations=1 --rl.states=2 "
         "--rl.num-samples=2 --rl.microbatches=1 --evaluation.episodes=0 --evaluation.cold-start-episodes=0"
     )
-    run("train", "--experiment=g1_game_2048", f"--model={model}", "--workdir=run", *settings.split())
+    run(site, tmp_path, "train", "--experiment=g1_game_2048", f"--model={model}", "--workdir=run", *settings.split())
     steps = [json.loads(line)["phase"] for line in (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert steps == ["cold_start", "rl"]
-    run("evaluate", "--player=run", "--games=game_2048:tiny", "--episodes=2", "--steps=2", "--out=out")
+    run(site, tmp_path, "evaluate", "--player=run", "--games=game_2048:tiny", "--episodes=2", "--steps=2", "--out=out")
     assert (tmp_path / "out" / "report.html").is_file()
 
 

@@ -84,7 +84,11 @@ def test_a_game_plays_the_same_with_64_bit_types(game_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("game_id", "mode"), [*((game_id, "pool") for game_id in KEYS), *(("game_2048", mode) for mode in MODES[:3])]
+    ("game_id", "mode"),
+    [
+        *(("game_2048", mode) for mode in MODES),
+        *(pytest.param(game_id, "pool", marks=pytest.mark.slow) for game_id in KEYS if game_id != "game_2048"),
+    ],
 )
 def test_a_batch_has_the_same_types_with_64_bit_types(game_id: str, mode: envs.AutoReset) -> None:
     vec = envs.make_vec(envs.make(game_id, **KEYS[game_id]), 4, autoreset=mode, max_steps=3, pool_size=4)

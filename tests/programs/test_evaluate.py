@@ -1,6 +1,5 @@
 """train/evaluate.py: its output files and its errors."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from g1jax.endpoint.client import Endpoint
 from g1jax.envs import LevelError
 from g1jax.errors import ExperimentError
 from g1jax.evaluation import EvaluationError, load, result_of, save
-from g1jax.programs.evaluate import Options, _with_defaults, evaluate, games_for_run
+from g1jax.programs.evaluate import DESCRIPTION, Options, _with_defaults, evaluate, games_for_run, main
 from g1jax.programs.shared import games_of
 from g1jax.training.run_folder import RunFolder
 from tests.conftest import REPOSITORY
@@ -58,14 +57,12 @@ def test_the_comparison_in_the_help(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of results that the examples above it make: a run's on its game, random play's on all games and more episodes."""
-    monkeypatch.syspath_prepend(REPOSITORY / "train")
-    program = importlib.import_module("evaluate")
     monkeypatch.chdir(tmp_path)
     game, other = (result_of({"name": name}, {"swap": episodes_of([[1.0]] * n)}) for name, n in (("g1", 2), ("r", 3)))
     save(game, Path("evaluations/g1_swap"))
     save(other, Path("evaluations/random"))
-    example = next(line for line in str(program.__doc__).splitlines() if "--compare" in line)
-    assert program.main(example.split("evaluate.py ")[1].split()) == 0
+    example = next(line for line in DESCRIPTION.splitlines() if "--compare" in line)
+    assert main(example.split()[1:], "g1jax evaluate") == 0
     assert "over the first 2 episodes, of 2 and 3" in capsys.readouterr().out
 
 

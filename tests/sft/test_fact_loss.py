@@ -88,6 +88,7 @@ def test_facts_are_learned_by_the_tower_alone() -> None:
     assert float(loss(stepped)) < float(before)
 
 
+@pytest.mark.slow
 def test_rl_and_exports_have_no_heads(tmp_path: Path) -> None:
     model = tmp_path / "model"
     vlm.save(ONE_PATCH, vlm.init(ONE_PATCH, jax.random.key(0)), model)

@@ -77,7 +77,7 @@ def reward_of(board: str, action: int) -> float:
 # The states, and the built-in teacher
 
 
-@pytest.mark.parametrize("name", tiny.LEVELS)
+@pytest.mark.parametrize("name", ["game_2048", pytest.param("shisen_sho", marks=pytest.mark.slow)])
 def test_the_expert_s_demonstrations(name: str) -> None:
     game = envs.make(name, **LEVELS[name])
     rows = list(make_examples(game, StateSource(18), built_in, only_rewarded=False))
@@ -293,18 +293,18 @@ def test_errors_of_the_program_are_one_line(tmp_path: Path) -> None:
     for arguments, message in (
         (
             [f"--out={tmp_path / 'new'}", "--states=0"],
-            "make_dataset: states=0: expected a whole number from 1 to 10000000\n",
+            "dataset: states=0: expected a whole number from 1 to 10000000\n",
         ),
         (
             [f"--out={tmp_path / 'file'}", "--games=game_2048"],
-            f"make_dataset: {tmp_path / 'file'} cannot be written: File exists\n",
+            f"dataset: {tmp_path / 'file'} cannot be written: File exists\n",
         ),
     ):
         process = start(*arguments)
         printed, err = process.communicate(timeout=120)
         assert process.returncode == 1
         assert printed == ""
-        assert err.startswith("make_dataset: ")
+        assert err.startswith("dataset: ")
         assert err.endswith(message)
         assert err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -54,12 +54,12 @@ def action_of(a: Cell, b: Cell, rows: int, cols: int) -> int:
 @pytest.mark.parametrize(
     ("game_id", "rows", "cols"),
     [
-        ("shisen_sho", 6, 6),
+        pytest.param("shisen_sho", 6, 6, marks=pytest.mark.slow),
         ("shisen_sho_cifar10", 4, 4),
         ("shisen_sho", 2, 8),
         pytest.param("swap", 8, 8, marks=pytest.mark.slow),
         ("swap", 3, 6),
-        ("swap", 4, 1),
+        pytest.param("swap", 4, 1, marks=pytest.mark.slow),
     ],
 )
 def test_each_row_names_its_first_legal_pair_and_one_of_them_is_taken(game_id: str, rows: int, cols: int) -> None:
@@ -81,7 +81,7 @@ def test_each_row_names_its_first_legal_pair_and_one_of_them_is_taken(game_id: s
     assert len(chosen) > 1
 
 
-@pytest.mark.parametrize("size", [(4, 4), (2, 5)])
+@pytest.mark.parametrize("size", [(4, 4), pytest.param((2, 5), marks=pytest.mark.slow)])
 def test_2048_says_what_each_move_merges_and_takes_the_experts(size: tuple[int, int]) -> None:
     game = envs.make("game_2048", rows=size[0], cols=size[1])
     seen = demonstrations("game_2048", 16, 20, rows=size[0], cols=size[1])

@@ -44,7 +44,7 @@ def test_a_callback_would_be_found() -> None:
         check(jax.jit(program), jnp.zeros(()))
 
 
-@pytest.mark.parametrize("autoreset", ["same_step", "pool"])
+@pytest.mark.parametrize("autoreset", ["pool", pytest.param("same_step", marks=pytest.mark.slow)])
 def test_an_environment_step_with_frames(autoreset: Any) -> None:
     vec = envs.make_vec(list(envs.game_ids()), 8, autoreset=autoreset, max_steps=100)
     state = jax.eval_shape(vec.reset, jax.random.key(0))

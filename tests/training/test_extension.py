@@ -63,6 +63,7 @@ def test_earlier_results_keep_their_content(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_cold_start_becomes_longer_and_gets_rl(model: str, tmp_path: Path) -> None:
     """The cold start had no reference policy, which RL needs; its metrics stay."""
     folder = run(experiment_in(tmp_path / "run", model, evaluation__episodes=2))

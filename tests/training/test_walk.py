@@ -49,7 +49,9 @@ def test_the_policys_own_play_starts_at_all_stages(model: str, tmp_path: Path, c
     assert cover_all_stages(state.play_envs[1])
 
 
-@pytest.mark.parametrize("name", envs.game_ids())
+@pytest.mark.parametrize(
+    "name", ["shisen_sho", *(pytest.param(name, marks=pytest.mark.slow) for name in ("game_2048", "swap"))]
+)
 def test_hard_play_stays_where_responses_differ(name: str) -> None:
     """Of three equal boards: all responses are legal, some are, none is."""
     game = envs.make(name)
