@@ -3,8 +3,8 @@
 python scripts/release.py 0.2.0
 python scripts/release.py 0.2.0 --python python3.11 --python python3.12 --python python3.13
 
-Nothing is committed, tagged or uploaded: the commands for that are printed at the end. If the wheel fails, the changed
-files are restored.
+Nothing is committed, tagged or uploaded: the commands for that are printed at the end. If the wheel fails, or
+Ctrl-C stops it, the changed files are restored.
 """
 
 import argparse
@@ -45,10 +45,12 @@ def main() -> None:
         wheel = build(options.version)
         for python in options.python or [sys.executable]:
             try_wheel(wheel, python, options.version)
-    except (ValueError, subprocess.CalledProcessError) as error:
+    except BaseException as error:  # Ctrl-C too
         for name, text in before.items():
             (ROOT / name).write_text(text, "utf-8")
-        sys.exit(f"release: {error}")
+        if isinstance(error, ValueError | subprocess.CalledProcessError):
+            sys.exit(f"release: {error}")
+        raise
     print(f"{wheel} works. Next:\n\n    git commit -am 'Release {options.version}' && git tag v{options.version}")
 
 
