@@ -19,7 +19,8 @@ PROGRAMS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program that the first argument names; returns the exit status."""
-    name, *rest = sys.argv[1:] if arguments is None else arguments or ["--help"]
+    given = sys.argv[1:] if arguments is None else arguments
+    name, *rest = given or ["--help"]
     if name in ("--help", "-h"):
         print("usage: g1jax PROGRAM [OPTIONS]; g1jax PROGRAM --help has its options\n")
         print("\n".join(f"    {program:10}{about}" for program, about in PROGRAMS.items()))

@@ -1,14 +1,16 @@
 """The command `g1jax`."""
 
 import importlib
+import sys
 
 import pytest
 
 from g1jax.programs import cli
 
 
-def test_help_names_every_program(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--help"], []):
+def test_help_names_every_program(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["g1jax"])
+    for arguments in (["--help"], [], None):
         assert cli.main(arguments) == 0
         out = capsys.readouterr().out
         assert all(f"    {name} " in out for name in cli.PROGRAMS)
