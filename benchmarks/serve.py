@@ -33,12 +33,10 @@ def serve(port: int, max_sessions: int) -> None:
 
 
 def rewards_alone(seed: int, actions: list[int]) -> list[float]:
-    game = envs.make("game_2048")
     state, rewards = RESET(jax.random.key(seed)), []
     for number, action in enumerate(actions):
         state, result = STEP(state, action, jax.random.fold_in(jax.random.key(seed), number))
         rewards.append(float(result.reward))
-    assert game.id == "game_2048"
     return rewards
 
 

@@ -25,6 +25,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError  # a ValueError could not be written as JSON
 
 from g1jax.adapters.sessions import Device, Seen
+from g1jax.endpoint.event_loop import run
 from g1jax.envs.batch import EPISODE_STEPS
 from g1jax.envs.core import Game
 from g1jax.errors import InputError, unknown
@@ -134,12 +135,12 @@ class GameEnvironment(Environment[GameAction, GameObservation, GameState]):
         return observation.model_copy(update=result)
 
     def reset(self, seed: int | None = None, episode_id: str | None = None, **settings: Any) -> GameObservation:
-        """`reset_async`, for callers without an event loop."""
-        return asyncio.run(self.reset_async(seed, episode_id, **settings))
+        """`reset_async`, for synchronous callers, also in a notebook."""
+        return run(self.reset_async(seed, episode_id, **settings))
 
     def step(self, action: GameAction, timeout_s: float | None = None, **_: Any) -> GameObservation:
-        """`step_async`, for callers without an event loop."""
-        return asyncio.run(self.step_async(action))
+        """`step_async`, for synchronous callers, also in a notebook."""
+        return run(self.step_async(action))
 
     @property
     def state(self) -> GameState:

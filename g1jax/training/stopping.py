@@ -32,8 +32,8 @@ class Stop:
 def signals(progress: Progress) -> Iterator[Stop]:
     """Turns SIGTERM and SIGINT into a request to stop after the current step; a second signal stops at once.
 
-    Python's handlers run between bytecodes of the main thread, which may wait minutes for a step in compiled code. So a
-    second thread, which the wakeup file descriptor tells of signals, answers them.
+    Python runs signal handlers between bytecodes of the main thread, which may wait minutes for a compiled step. So a
+    second thread reads the signals from the wakeup file descriptor and prints the answer.
     """
     stop, is_over = Stop(), threading.Event()
 

@@ -24,6 +24,7 @@ from openenv.core.client_types import StepResult
 
 from g1jax.adapters import openenv
 from g1jax.adapters.openenv import GameAction, GameClient
+from g1jax.adapters.sessions import Device
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the server's libraries
@@ -138,3 +139,16 @@ def test_bad_bodies_get_one_error_and_the_session_goes_on(url: str) -> None:
             assert (await ask(candidates))["data"]["observation"]["board"] == start["data"]["observation"]["board"]
 
     asyncio.run(send())
+
+
+def test_an_environment_in_process_also_within_an_event_loop() -> None:
+    device = Device(GAME)
+    environment = openenv.GameEnvironment({"game_2048": device})
+
+    async def play() -> float | None:  # as a cell of a notebook
+        environment.reset(seed=7)
+        reward: float | None = environment.step(GameAction(action=0)).reward
+        return reward
+
+    assert asyncio.run(play()) == alone(7, [0])[1][0]
+    device.close()

@@ -1,4 +1,4 @@
-"""A user's own games: imports of modules and files, entry points, and what `info` tells."""
+"""A user's own games: imports of modules and files, entry points, and the metadata that `info` returns."""
 
 import os
 import subprocess

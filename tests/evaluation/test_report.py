@@ -173,7 +173,7 @@ def test_points_without_curves_and_published_scores() -> None:
     assert len(data_of(page_of(played()))["scores"]["rows"]) == 1  # nothing is published for so few steps
     alone = {"game_2048": play(GAME, random_player(), 1, 100)}
     late = {"game_2048": dataclasses.replace(alone["game_2048"], game=envs.make("game_2048", preset="late"))}
-    for about, others in (({"name": "late"}, late), ({"name": "told", "sees": True}, alone)):
+    for about, others in (({"name": "late"}, late), ({"name": "given the board", "sees": True}, alone)):
         assert len(data_of(report.as_html([result_of(about, others)], []))["scores"]["rows"]) == 1
     paper = page_of(alone["game_2048"])
     assert len(data_of(paper)["scores"]["rows"]) == 9
