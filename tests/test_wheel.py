@@ -15,7 +15,7 @@ import g1jax
 from tests.conftest import REPOSITORY
 from tests.training import tiny
 
-SOURCE = ("pyproject.toml", "README.md", "LICENSE", "g1jax", "envs", "experiments")
+SOURCE = ("pyproject.toml", "README.md", "LICENSE", "g1jax", "g1jax_verifiers.py", "envs", "experiments")
 SCRIPT = """
 import os, sys
 from pathlib import Path
@@ -70,6 +70,7 @@ def test_it_has_all_files_of_the_package_and_nothing_else(site: Path) -> None:
     expected = {file.relative_to(REPOSITORY) for file in (REPOSITORY / "g1jax").rglob("*") if _is_source(file)}
     expected |= {Path("g1jax/presets") / file.name for file in (REPOSITORY / "envs").iterdir() if _is_source(file)}
     expected |= {Path("g1jax/experiments") / file.name for file in (REPOSITORY / "experiments").glob("*.py")}
+    expected.add(Path("g1jax_verifiers.py"))
     found = {file.relative_to(site) for file in site.rglob("*") if file.is_file()}
     assert found == expected
 
