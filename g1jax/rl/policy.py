@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Bool, Float, Float32, Int32, UInt8
 
 from g1jax import vlm
@@ -16,6 +17,7 @@ from g1jax.errors import ConfigError
 from g1jax.rl.prompts import Templates, prompt_of
 from g1jax.typing import Array, Keys
 from g1jax.vlm import Params, Sampling, TokenBytes, Tokenizer
+from g1jax.vlm.accumulation import join_rows, split_rows
 
 
 @jax.tree_util.register_dataclass
@@ -110,13 +112,26 @@ class Policy:
         key: Keys,
         *,
         num_samples: int = 1,
+        num_parts: int = 1,
         starts: tuple[Int32[Array, "B S"], Bool[Array, "B S"]] | None = None,
     ) -> Responses:
         """Generates `num_samples` responses to each frame. To be called within a jit.
 
+        `num_parts`: parts of the frames that are responded to one after the other, which takes less memory. `key` must
+        then be a single one.
+
         `starts`: tokens that each response starts with and their mask, such as the true perception. They are part of
         `bytes` but not of `tokens`.
         """
+        if num_parts > 1:
+            rows = (split_rows(frames, num_parts), jax.random.split(key, num_parts), _split_starts(starts, num_parts))
+            responses = lax.map(
+                lambda part: self.respond(
+                    params, table, game, part[0], part[1], num_samples=num_samples, starts=part[2]
+                ),
+                rows,
+            )
+            return jax.tree.map(lambda leaf: _join_groups(leaf, num_samples), responses)
         prompt_tokens, prompt_mask = self.prompts(game, frames.shape[0])
         if starts is not None:
             prompt_tokens = jnp.concatenate([prompt_tokens, starts[0]], axis=1)
@@ -162,6 +177,16 @@ class Policy:
         return vlm.score(
             self.config, params, *prompts, tokens, mask, frames, sampling=self.sampling, visual_tokens=visual_tokens
         )
+
+
+def _split_starts(starts: Any, num_parts: int) -> Any:
+    return jax.tree.map(lambda leaf: split_rows(leaf, num_parts), starts)
+
+
+def _join_groups(leaf: Array, num_samples: int) -> Array:
+    """[parts, rows, …] of parts of the groups, whose rows are adjacent -> [B, …]."""
+    groups = leaf.reshape(leaf.shape[0], -1, num_samples, *leaf.shape[2:])
+    return join_rows(groups).reshape(-1, *leaf.shape[2:])
 
 
 @functools.lru_cache(maxsize=256)

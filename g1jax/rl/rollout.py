@@ -42,15 +42,17 @@ def respond_and_branch(
     key: Key,
     *,
     num_samples: int,
+    num_parts: int = 1,
     weights: RewardWeights,
 ) -> tuple[Rollout, Int32[Array, "b {num_samples}"]]:
     """One step, as in the paper: n responses to each of b states, each played from that state.
 
-    All n moves share a random key, so that only the responses differ. Also returns the actions.
+    All n moves share a random key, so that only the responses differ. `num_parts`: see `Policy.respond`. Also returns
+    the actions.
     """
     generate_key, step_key = jax.random.split(key)
     frames = jax.vmap(game.render)(states)
-    responses = policy.respond(params, table, game, frames, generate_key, num_samples=num_samples)
+    responses = policy.respond(params, table, game, frames, generate_key, num_samples=num_samples, num_parts=num_parts)
     actions = jax.vmap(game.parse)(responses.bytes).reshape(-1, num_samples)
     keys = jax.random.split(step_key, actions.shape[0])
     _, results = jax.vmap(game.branch)(states, actions, keys)
@@ -72,6 +74,7 @@ def play_on(
     key: Key,
     *,
     num_samples: int,
+    num_parts: int = 1,
     weights: RewardWeights,
     num_steps: int,
     discount: float,
@@ -86,7 +89,7 @@ def play_on(
     def step(states: Pytree, key: Key) -> tuple[Pytree, tuple[Rollout, Array]]:
         generate_key, step_key = jax.random.split(key)
         frames = jax.vmap(game.render)(states)
-        responses = policy.respond(params, table, game, frames, generate_key)
+        responses = policy.respond(params, table, game, frames, generate_key, num_parts=num_parts)
         actions = jax.vmap(game.parse)(responses.bytes)
         after, results = jax.vmap(game.step)(states, actions, jax.random.split(step_key, actions.shape[0]))
         rewards = jax.vmap(reward_of)(responses.bytes, states, results)

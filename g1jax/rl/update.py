@@ -26,7 +26,7 @@ from g1jax.rl.policy import Policy
 from g1jax.rl.rollout import Rollout
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm import Params
-from g1jax.vlm.accumulation import add_to, empty_sums, split_rows
+from g1jax.vlm.accumulation import add_to, empty_sums, join_rows, split_rows
 from g1jax.vlm.master import apply_updates
 
 
@@ -64,11 +64,17 @@ def update(
     Raises:
         AlgorithmError: groups do not divide into microbatches, or the algorithm cannot learn from the rollouts.
     """
+    for game, rollout in zip(games, rollouts, strict=True):
+        minibatching.check(rollout.responses.tokens.shape[0] // num_samples, game.id)
     samples = _make_samples(
-        policy, algorithm, games, None if reference is None else full_params(reference), rollouts, num_samples
+        policy,
+        algorithm,
+        games,
+        None if reference is None else full_params(reference),
+        rollouts,
+        num_samples,
+        minibatching.minibatches * minibatching.microbatches,
     )
-    for game, rows in zip(games, samples, strict=True):
-        minibatching.check(rows.tokens.shape[0] // num_samples, game.id)
 
     def epoch(carry: tuple[Params, Pytree], key: Key) -> tuple[tuple[Params, Pytree], Pytree]:
         keys = jax.random.split(key, len(samples))
@@ -93,8 +99,12 @@ def _make_samples(
     reference: Params | None,
     rollouts: Sequence[Rollout],
     num_samples: int,
+    num_parts: int,
 ) -> list[Samples]:
-    """Each game's rows with their advantages, which are computed in one padded batch over all games."""
+    """Each game's rows with their advantages, which are computed in one padded batch over all games.
+
+    The reference policy scores `num_parts` parts of the rows, as many as there are microbatches, one after the other.
+    """
     samples = []
     for i, (game, rollout) in enumerate(zip(games, rollouts, strict=True)):
         mask = rollout.responses.mask & rollout.is_running[:, None]
@@ -102,7 +112,8 @@ def _make_samples(
         if algorithm.needs_reference:
             if reference is None:
                 raise AlgorithmError(f"{algorithm.name} needs a reference policy for its KL")
-            logprobs = policy.score(reference, game, rollout.frames, rollout.responses.tokens, mask).logprobs
+            scored = (rollout.frames, rollout.responses.tokens, mask)
+            logprobs = _reference_logprobs(policy, reference, game, scored, num_samples, num_parts)
         game_id = jnp.full(mask.shape[0], i, jnp.int32)
         batch = Batch(mask, rollout.responses.logprobs, logprobs, rollout.returns, game_id)
         zeros = jnp.zeros(mask.shape, jnp.float32)
@@ -118,6 +129,29 @@ def _make_samples(
         out.append(dataclasses.replace(rows, batch=masked, advantages=advantages[part, :length]))
         start += count
     return out
+
+
+def _reference_logprobs(
+    policy: Policy,
+    reference: Params,
+    game: Game[Any],
+    rows: tuple[Array, Array, Array],
+    num_samples: int,
+    num_parts: int,
+) -> Float32[Array, "B N"]:
+    """The log-probabilities of frames, tokens and masks under the reference policy, a part at a time."""
+    num_rows = rows[1].shape[0]
+    if num_parts == 1:
+        return policy.score(reference, game, *rows).logprobs
+    parts = jax.tree.map(lambda leaf: _split_groups(leaf, num_rows // num_samples, num_parts), rows)
+    logprobs = lax.map(lambda part: policy.score(reference, game, *part).logprobs, parts)
+    return join_rows(logprobs.reshape(num_parts, -1, num_samples, logprobs.shape[-1])).reshape(num_rows, -1)
+
+
+def _split_groups(leaf: Array, num_groups: int, num_parts: int) -> Array:
+    """Equal parts of the groups, [parts, rows, …], of an array that has one row per response or per group."""
+    parts = split_rows(leaf.reshape(num_groups, -1, *leaf.shape[1:]), num_parts)
+    return parts.reshape(num_parts, -1, *leaf.shape[1:])
 
 
 def _concatenate(batches: Sequence[Batch]) -> Batch:

@@ -28,6 +28,7 @@ SHARES = {
 
 _LINE = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (.*)")
 _NAME = re.compile(r"(?:ENTRY )?%?([\w.\-]+) .*\{$")
+_KNOWN_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _ARRAY = re.compile(r"(pred|[a-z]+(\d+)[a-z0-9]*)\[([\d,]*)\]")
 
 
@@ -63,6 +64,21 @@ def sent_bytes(traffic: Mapping[str, Traffic]) -> float:
     return sum(part.sent for part in traffic.values())
 
 
+def sent_a_turn(text: str, scope: str) -> float:
+    """The most bytes that a device sends in one turn of a loop within this `jax.named_scope`."""
+    program = _Program(_computations(text), _num_devices(text), 0)
+    turns = [0.0]
+    for instructions in program.computations.values():
+        for instruction in instructions:
+            if instruction.kind == "while":
+                called = [_attribute(instruction, key) for key in ("body", "condition")]
+                # The loop itself may have lost its name in the compiler's passes.
+                inside = [part for name in called for part in program.computations[name]]
+                if any(f"{scope}/while" in part.rest for part in (instruction, *inside)):
+                    turns.append(sent_bytes(_sum(program.traffic_of(name) for name in called)))
+    return max(turns)
+
+
 @dataclass(frozen=True)
 class _Instruction:
     name: str
@@ -90,7 +106,7 @@ class _Program:
             return {kind: self._collective(kind, instruction)}
         if kind == "while":
             body, condition = (self.traffic_of(_attribute(instruction, key)) for key in ("body", "condition"))
-            known = re.search(r'"known_trip_count":\{"n":"(\d+)"', instruction.rest)
+            known = _KNOWN_TRIPS.search(instruction.rest)
             trips = int(known[1]) if known else self.unknown_trips
             return _sum((_scaled(body, trips), _scaled(condition, trips + 1)))
         if kind == "conditional":
@@ -102,7 +118,7 @@ class _Program:
     def _collective(self, kind: str, instruction: _Instruction) -> Traffic:
         size = _group_size(instruction, self.num_devices)
         shape = instruction.shape
-        if instruction.kind in ("all-gather-start", "collective-permute-start"):
+        if instruction.kind in ("all-gather-start", "reduce-scatter-start", "collective-permute-start"):
             shape = _elements(shape)[1]  # of (operands, results, …)
         payload = _num_bytes(shape) * (size if kind == "reduce-scatter" else 1)
         share = (size - 1) / size if kind != "collective-permute" else 1.0

@@ -76,6 +76,8 @@ class RL:
     """States of each game per iteration."""
     num_samples: Size = 5
     """Responses to each state."""
+    rollout_parts: Size = 1
+    """Parts of an iteration's states that are responded to one after the other: less memory for keys and values."""
     source: Literal["walk", "legal_walk", "play", "hard_play"] = "walk"
     """Where states come from. walk: random walks from fresh states (the paper). legal_walk: walks of legal moves, each
     of a random length, which cover all stages of a game. play: the policy's own play, started from legal walks.
@@ -132,6 +134,9 @@ class Mesh:
     """Shards of a replica's weights and optimizer state, each with its part of the batch."""
     tensor: Size = 1
     """Devices that each layer is split over."""
+    rollout_weights: Literal["gathered", "sharded"] = "gathered"
+    """Weights during generation. gathered: over `fsdp` once an iteration, so every device holds the whole model, or its
+    part of `tensor`. sharded: less memory, but all weights are sent for every token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,8 +180,11 @@ class Experiment:
     """Type of the model's weights. For bfloat16 the optimizer updates float32 master weights."""
     is_remat: bool = False
     """Recomputes activations in the backward pass: less memory, more time."""
-    attention: Literal["xla", "cudnn"] = "xla"
-    """cudnn: cuDNN's fused attention, on NVIDIA GPUs in bfloat16."""
+    is_scanned: bool = False
+    """Compiles the decoder as one layer that is scanned over: large models compile faster; small ones run slower."""
+    attention: Literal["xla", "blockwise", "cudnn"] = "xla"
+    """xla: plain. blockwise: a block of queries at a time, so that long responses need no memory for all scores.
+    cudnn: cuDNN's fused attention, on NVIDIA GPUs in bfloat16."""
     max_new_tokens: Annotated[int, Range(0, 10**6)] = 0
     """Longest response; 0: the longest demonstration of the game and a quarter more."""
     seed: Seed = 0

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from g1jax.typing import Array, Pytree
+from g1jax.vlm import Params
 from g1jax.vlm.config import Config
 from g1jax.vlm.sharding import BATCH, tree_shardings
 
@@ -42,6 +44,19 @@ class Placement:
         """The shardings of params or an optimizer's state."""
         found = tree_shardings(self.config, self.mesh, tree)
         return jax.tree.map(lambda sharding: self.sharding(*sharding.spec), found)
+
+    def gather_in_jit(self, params: Params) -> Params:
+        """Within a jit: the params in the compute dtype, whole on each device except for what `tensor` splits.
+
+        Generation reads all weights for every token, so they are gathered over `fsdp` once.
+        """
+        dtype = jnp.dtype(self.config.dtype)
+
+        def gathered(leaf: Array, sharding: NamedSharding) -> Array:
+            axes = [axis if axis == "tensor" else None for axis in sharding.spec]
+            return jax.lax.with_sharding_constraint(leaf.astype(dtype), self.sharding(*axes))
+
+        return jax.tree.map(gathered, params, tree_shardings(self.config, self.mesh, params))
 
     def shard_params(self, tree: Pytree) -> Pytree:
         """Shards params or an optimizer's state over the mesh."""

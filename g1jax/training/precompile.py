@@ -48,7 +48,7 @@ def _wait(programs: Mapping[str, Future[None]], phase: str) -> None:
 
 def _compile_cold_step(setup: Setup) -> None:
     with jax.set_mesh(setup.mesh):
-        cold_step.lower(setup.cold, template(setup, 0), _constants_template(setup), _batches_template(setup)).compile()
+        cold_step.lower(setup.cold, template(setup, 0), _constants_template(setup), batches_template(setup)).compile()
 
 
 def _compile_rl_step(setup: Setup) -> None:
@@ -58,14 +58,19 @@ def _compile_rl_step(setup: Setup) -> None:
 
 
 def _constants_template(setup: Setup) -> Constants:
-    """The shapes, dtypes and shardings of a step's constants."""
+    """A step's constants; of the frozen params, their shapes, dtypes and shardings."""
+    return constants_of(setup, frozen_template(setup))
+
+
+def frozen_template(setup: Setup) -> Any:
+    """The shapes, dtypes and shardings of the params that LoRA leaves as they are; None without LoRA."""
     if setup.lora is None:
-        return constants_of(setup, None)
+        return None
     shapes = vlm.param_shapes(setup.policy.config)
-    return constants_of(setup, with_shardings(shapes, setup.placement.param_shardings(shapes)))
+    return with_shardings(shapes, setup.placement.param_shardings(shapes))
 
 
-def _batches_template(setup: Setup) -> tuple[SFTBatch, ...]:
+def batches_template(setup: Setup) -> tuple[SFTBatch, ...]:
     """The shapes, dtypes and shardings of a cold step's batches."""
 
     def rows(dtype: DTypeLike, *shape: int) -> Any:

@@ -16,7 +16,8 @@ from g1jax.files import write_atomically
 from g1jax.training.progress import Progress
 from g1jax.training.run_folder import read_metrics
 from g1jax.training.setup import Setup
-from g1jax.training.steps import Constants, RunState, full_params
+from g1jax.training.steps import Constants, RunState, rollout_params
+from g1jax.vlm import Params
 
 _CURVES = ("play", "reward", "perception", "reasoning", "success", "format", "length")
 _OVERALL = ("kl_reference", "entropy")
@@ -47,7 +48,7 @@ def evaluate(
     evaluations of the run with as many episodes. `check` is called regularly, and may raise to stop the evaluation.
     """
     evaluation = setup.experiment.evaluation
-    params = _full_params(state.trained, constants.frozen, setup.lora)
+    params = _params_of(setup, state, constants)
     temperatures = {name: evaluation.temperature} | ({f"{name}_greedy": 0.0} if evaluation.greedy else {})
     players = [
         policy_player(
@@ -84,14 +85,19 @@ def evaluate(
 def play_scores(setup: Setup, state: RunState, constants: Constants) -> dict[str, float]:
     """The mean score of a short evaluation, by the metric's name: `swap/play`. All processes call it."""
     e = setup.experiment.evaluation
-    params = _full_params(state.trained, constants.frozen, setup.lora)
+    params = _params_of(setup, state, constants)
     policy = prepared(setup.policy, e.temperature, setup.games)
     player = policy_player(policy, params, constants.table, name="play", batch_size=e.play_episodes)
     played = {game.id: play(game, player, e.play_episodes, e.play_steps, setup.experiment.seed) for game in setup.games}
     return {f"{name}/play": float(episodes.score.sum(axis=1).mean()) for name, episodes in played.items()}
 
 
-_full_params = jax.jit(full_params, static_argnums=2)
+def _params_of(setup: Setup, state: RunState, constants: Constants) -> Params:
+    """The model's params, laid out for generation as in RL."""
+    return _rollout_params(setup.rl.learner, setup.rl.gathers_weights, state.trained, constants.frozen)
+
+
+_rollout_params = jax.jit(rollout_params, static_argnums=(0, 1))
 
 
 def _earlier(folder: Path, results: Sequence[Result], progress: Progress) -> list[Result]:

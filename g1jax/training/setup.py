@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -92,8 +93,11 @@ class RLStep:
     num_steps: int
     discount: float
     reference_every: int
+    rollout_parts: int
     steps_before: int
     """Steps of the cold start."""
+    gathers_weights: bool
+    """Whether generation has the weights gathered over `fsdp`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +145,9 @@ class Setup:
             num_steps=rl.num_steps,
             discount=rl.discount,
             reference_every=rl.reference_every,
+            rollout_parts=rl.rollout_parts,
             steps_before=self.experiment.cold_start.steps,
+            gathers_weights=self.experiment.mesh.rollout_weights == "gathered" and self.mesh.shape["fsdp"] > 1,
         )
 
     def _learner(self, rule: Optimizer, num_updates: int) -> Learner:
@@ -163,8 +169,12 @@ class Setup:
         return datasets
 
 
-def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
-    """Builds everything but the weights. `run_folder`: of an existing run, whose saved setup is used.
+def make_setup(
+    experiment: Experiment, run_folder: Path | None = None, *, devices: Sequence[jax.Device] | None = None
+) -> Setup:
+    """Builds everything but the weights.
+
+    `run_folder`: of an existing run, whose saved setup is used. `devices`: other than this machine's, see `plan`.
 
     Raises:
         ExperimentError, ConfigError, LevelError, AlgorithmError: the experiment cannot be run; one line says why.
@@ -173,7 +183,7 @@ def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
     check_experiment(e)
     run_folder = run_folder if run_folder is not None and saved_setup.has_setup(run_folder) else None
     games = _make_games(e, run_folder)
-    mesh = _make_mesh(e)
+    mesh = _make_mesh(e, jax.devices() if devices is None else devices)
     policy = _make_policy(e, games, run_folder)
     for game in games:
         check_length(policy.config, len(policy.prompt_tokens(game)), max(e.max_new_tokens, 1))
@@ -182,6 +192,7 @@ def make_setup(experiment: Experiment, run_folder: Path | None = None) -> Setup:
     algorithm, minibatching = e.rl.algorithm, e.rl.minibatching
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     _check_divides("cold_start.states", e.cold_start.states, e.cold_start.microbatches, shards)
+    _check_divides("rl.states", e.rl.states, e.rl.rollout_parts, shards, "rollout_parts")
     _check_divides("rl.states", e.rl.states, minibatching.minibatches * minibatching.microbatches, shards)
     ExperimentError.require(
         e.rl.num_samples > 1 or (e.rl.num_samples == 1 and not algorithm.compares_groups),
@@ -227,14 +238,14 @@ def weights_folder(setup: Setup) -> Path | None:
     return saved_setup.weights_of(setup.run_folder, named if named.is_dir() else None)
 
 
-def _make_mesh(e: Experiment) -> jax.sharding.Mesh:
-    num_devices, axes = len(jax.devices()), e.mesh
+def _make_mesh(e: Experiment, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
+    num_devices, axes = len(devices), e.mesh
     size = axes.fsdp * axes.tensor
     ExperimentError.require(
         axes.data > 0 or num_devices % size == 0,
         f"mesh: {num_devices} devices do not divide into fsdp={axes.fsdp} × tensor={axes.tensor}",
     )
-    return make_mesh(axes.data or num_devices // size, axes.fsdp, axes.tensor)
+    return make_mesh(axes.data or num_devices // size, axes.fsdp, axes.tensor, devices=devices)
 
 
 def _make_games(e: Experiment, run_folder: Path | None) -> tuple[Game[Any], ...]:
@@ -254,7 +265,8 @@ def _make_policy(e: Experiment, games: tuple[Game[Any], ...], run_folder: Path |
         source = e.tokenizer or ("games" if folder is None or not (folder / "tokenizer.json").exists() else str(folder))
     tokenizer = vlm.Tokenizer.load(source)
     changes: dict[str, Any] = {
-        "dtype": e.dtype, "param_dtype": e.param_dtype, "is_remat": e.is_remat, "attention": e.attention,
+        "dtype": e.dtype, "param_dtype": e.param_dtype, "is_remat": e.is_remat, "is_scanned": e.is_scanned,
+        "attention": e.attention,
     }  # fmt: skip
     if folder is None:
         config = vlm.preset(e.model, vocab_size=tokenizer.vocab_size, **changes)
@@ -278,10 +290,12 @@ def _make_levels(e: Experiment, game: Game[Any]) -> TracedLevel:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves)[index], *levels)
 
 
-def _check_divides(key: str, num_states: int, num_batches: int, shards: int) -> None:
+def _check_divides(
+    key: str, num_states: int, num_batches: int, shards: int, batches: str = "minibatches × microbatches"
+) -> None:
     divisor = num_batches * shards
     ExperimentError.require(
         num_states % divisor == 0,
-        f"{key}={num_states} does not divide into {num_batches} minibatches × microbatches on {shards} devices "
+        f"{key}={num_states} does not divide into {num_batches} {batches} on {shards} devices "
         f"(data × fsdp): the next number that does is {-(-num_states // divisor) * divisor}",
     )

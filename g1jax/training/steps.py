@@ -257,13 +257,18 @@ def cold_step(
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def rl_step(rl: RLStep, state: RunState, constants: Constants) -> tuple[RunState, Metrics, tuple[Rollout, ...]]:
     """One iteration: states, responses, rewards, update. Returns the rollouts as well, for samples."""
-    learner, source = rl.learner, rl.source
-    states_key, rollout_key, play_key, update_key, escape_key = (
-        keys.of_step(state.key, state.step, use)
-        for use in (OfStep.STATES, OfStep.ROLLOUT, OfStep.PLAY, OfStep.UPDATE, OfStep.ESCAPE)
+    rollouts, play_envs = roll_out(rl, state, constants)
+    after, metrics = learn(rl, dataclasses.replace(state, play_envs=play_envs), constants, rollouts)
+    return after, metrics, rollouts
+
+
+def roll_out(rl: RLStep, state: RunState, constants: Constants) -> tuple[tuple[Rollout, ...], tuple[BatchState, ...]]:
+    """Within a jit: each game's states and responses to them, and the environments after the step."""
+    source = rl.source
+    states_key, rollout_key, play_key, escape_key = (
+        keys.of_step(state.key, state.step, use) for use in (OfStep.STATES, OfStep.ROLLOUT, OfStep.PLAY, OfStep.ESCAPE)
     )
-    complete = functools.partial(full_params, frozen=constants.frozen, spec=learner.lora)
-    params = complete(state.trained)
+    params = rollout_params(rl.learner, rl.gathers_weights, state.trained, constants.frozen)
     rollouts, play_envs = [], []
     for i, env in enumerate(source.envs):
         envs = state.play_envs[i] if source.is_play else walk(source, i, keys.of_game(states_key, i))
@@ -274,6 +279,18 @@ def rl_step(rl: RLStep, state: RunState, constants: Constants) -> tuple[RunState
                 is_legal = rollout.is_legal.reshape(env.num_envs, -1)
                 actions = hard_actions(env, envs.states, is_legal, actions, keys.of_game(escape_key, i))
             play_envs.append(env.step(envs, actions, keys.of_game(play_key, i))[0])
+    return tuple(rollouts), tuple(play_envs)
+
+
+def rollout_params(learner: Learner, gathers_weights: bool, trained: Params, frozen: Params | None) -> Params:
+    """Within a jit: the model's params for generation, gathered over `fsdp` if `gathers_weights`."""
+    params = full_params(trained, frozen, learner.lora)
+    return learner.placement.gather_in_jit(params) if gathers_weights else params
+
+
+def learn(rl: RLStep, state: RunState, constants: Constants, rollouts: tuple[Rollout, ...]) -> tuple[RunState, Metrics]:
+    """Within a jit: the state after an update on these rollouts."""
+    learner = rl.learner
     trained, opt_state, metrics = update(
         learner.policy,
         rl.algorithm,
@@ -282,11 +299,11 @@ def rl_step(rl: RLStep, state: RunState, constants: Constants) -> tuple[RunState
         state.trained,
         state.opt_state,
         rollouts,
-        update_key,
+        keys.of_step(state.key, state.step, OfStep.UPDATE),
         num_samples=rl.num_samples,
         minibatching=rl.minibatching,
         reference=state.reference,
-        full_params=complete,
+        full_params=functools.partial(full_params, frozen=constants.frozen, spec=learner.lora),
     )
     for game, rollout in zip(learner.games, rollouts, strict=True):
         metrics |= {f"{game.id}/{name}": value for name, value in rollout_metrics(rollout).items()}
@@ -296,9 +313,8 @@ def rl_step(rl: RLStep, state: RunState, constants: Constants) -> tuple[RunState
         trained=trained,
         opt_state=opt_state,
         reference=_refreshed(rl, state, trained),
-        play_envs=tuple(play_envs),
     )
-    return _constrain(learner, after), _as_output(learner, metrics, trained), tuple(rollouts)
+    return _constrain(learner, after), _as_output(learner, metrics, trained)
 
 
 def walk(source: StateSource, index: int, key: Key) -> BatchState:
@@ -320,12 +336,14 @@ def _roll_out(
     policy, game, weights = rl.learner.policy, rl.learner.games[index], rl.weights[index]
     if rl.num_steps == 1:
         rollout, actions = respond_and_branch(
-            policy, params, table, game, states, key, num_samples=rl.num_samples, weights=weights
-        )
+            policy, params, table, game, states, key, num_samples=rl.num_samples, num_parts=rl.rollout_parts,
+            weights=weights,
+        )  # fmt: skip
         return rollout, actions[:, 0]
     rollout = play_on(
         policy, params, table, game, states, key,
-        num_samples=rl.num_samples, weights=weights, num_steps=rl.num_steps, discount=rl.discount,
+        num_samples=rl.num_samples, num_parts=rl.rollout_parts, weights=weights, num_steps=rl.num_steps,
+        discount=rl.discount,
     )  # fmt: skip
     first = rollout.responses.bytes[: rl.source.envs[index].num_envs * rl.num_samples : rl.num_samples]
     return rollout, jax.vmap(game.parse)(first)

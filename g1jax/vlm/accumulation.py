@@ -77,3 +77,8 @@ def split_rows(x: Shaped[Array, "B ..."], num_parts: int) -> Shaped[Array, "{num
     Sharded rows stay on their devices.
     """
     return jnp.moveaxis(x.reshape(-1, num_parts, *x.shape[1:]), 1, 0)
+
+
+def join_rows(parts: Shaped[Array, "parts B ..."]) -> Shaped[Array, "parts*B ..."]:
+    """The inverse of `split_rows`."""
+    return jnp.moveaxis(parts, 0, 1).reshape(-1, *parts.shape[2:])

@@ -22,7 +22,7 @@ TokenId = Annotated[int, Range(0, 2**22)]
 Theta = Annotated[float, Range(0, 1e12, is_above=True)]
 # The ranges end well above every known model: they bound the time and memory spent on a config before it is used.
 DType = Literal["float32", "bfloat16"]
-Attention = Literal["xla", "cudnn"]
+Attention = Literal["xla", "blockwise", "cudnn"]
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -155,12 +155,13 @@ class Config:
     is_scanned: bool = False
     """Whether the decoder scans one compiled layer over stacked params, so that large models compile faster."""
     attention: Attention = "xla"
-    """`cudnn`: fused attention on NVIDIA GPUs, bfloat16 only; `xla`: plain, on any device."""
+    """`xla`: plain, on any device. `blockwise`: a block of queries at a time, for long sequences on any device.
+    `cudnn`: fused attention on NVIDIA GPUs, bfloat16 only."""
 
     def __post_init__(self) -> None:
         check(self, ConfigError)
         ConfigError.require(
-            self.attention == "xla" or self.dtype == "bfloat16", "attention='cudnn' needs dtype='bfloat16'"
+            self.attention != "cudnn" or self.dtype == "bfloat16", "attention='cudnn' needs dtype='bfloat16'"
         )
         for key in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
             token, size = getattr(self, key), self.text.vocab_size
@@ -243,20 +244,43 @@ _PRESETS: dict[str, tuple[VisionConfig, TextConfig]] = {
 }  # fmt: skip
 
 
+_QWEN_VISION = VisionConfig(
+    depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, full_attention_blocks=(7, 15, 23, 31)
+)
+_QWEN_TEXT = TextConfig(
+    vocab_size=151_936, hidden_size=2048, intermediate_size=11_008, num_layers=36, num_heads=16, num_kv_heads=2,
+    positions="mrope", mrope_section=(16, 24, 24), max_length=128_000, is_tied=True,
+)  # fmt: skip
+PUBLISHED: dict[str, tuple[VisionConfig, TextConfig]] = {
+    "qwen2_5_vl_3b": (_QWEN_VISION, _QWEN_TEXT),
+    "qwen2_5_vl_7b": (
+        _QWEN_VISION,
+        dataclasses.replace(
+            _QWEN_TEXT, vocab_size=152_064, hidden_size=3584, intermediate_size=18_944, num_layers=28, num_heads=28,
+            num_kv_heads=4, is_tied=False,
+        ),
+    ),
+}  # fmt: skip
+"""The shapes of Qwen2.5-VL, for plans and timings; real weights have their own config.json."""
+
+
 def preset(name: str, *, vocab_size: int | None = None, **changes: Any) -> Config:
     """A small model: `nano` (0.8M), `mini` (1.8M), `micro` (5M) or `small` (26M), one visual token per 28×28 pixels.
 
     `mini` is a plain Qwen2.5-VL, without `num_places` or `sequence` positions. Half of its params are in the vision
     tower: four full-attention blocks, one patch per visual token.
 
+    `qwen2_5_vl_3b` and `qwen2_5_vl_7b` have the published shapes, and their vocabulary whatever the tokenizer.
+
     `vocab_size` is that of a tokenizer with the special tokens `SPECIAL_TOKENS`; `changes` are fields of Config.
 
     Raises:
         ConfigError: an unknown preset or field.
     """
-    ConfigError.require(name in _PRESETS, unknown("preset", name, _PRESETS))
-    vision, text = _PRESETS[name]
-    if vocab_size is not None:
+    known_presets = {**_PRESETS, **PUBLISHED}
+    ConfigError.require(name in known_presets, unknown("preset", name, known_presets))
+    vision, text = known_presets[name]
+    if vocab_size is not None and name not in PUBLISHED:
         text = dataclasses.replace(text, vocab_size=vocab_size)
     known = [field.name for field in dataclasses.fields(Config)]
     for key in changes:
@@ -266,4 +290,4 @@ def preset(name: str, *, vocab_size: int | None = None, **changes: Any) -> Confi
 
 def preset_names() -> tuple[str, ...]:
     """The names of the presets."""
-    return tuple(_PRESETS)
+    return (*_PRESETS, *PUBLISHED)

@@ -1,15 +1,17 @@
 """The decoder: embeddings to hidden states, for a whole sequence or a token at a time with a KV cache."""
 
+import dataclasses
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Bool, Float, Float32, Int32
+from jaxtyping import Float, Float32, Int32
 
 from g1jax.typing import Array, Pytree
+from g1jax.vlm.attention import Causal, Filled, Mask, attend
 from g1jax.vlm.config import Config
-from g1jax.vlm.layers import Embed, Linear, RMSNorm, SwiGLU, attend, join_heads, split_heads
+from g1jax.vlm.layers import Embed, Linear, RMSNorm, SwiGLU, join_heads, split_heads
 from g1jax.vlm.rotary import rotate, text_angles
 from g1jax.vlm.sharding import BATCH, constrain
 
@@ -37,7 +39,7 @@ class SelfAttention(nnx.Module):
         self,
         x: Float[Array, "B S D"],
         rotation: Rotation,
-        mask: Bool[Array, "B S T"],
+        mask: Mask,
         cache: KeyValue | None,
         slot: Int32[Array, ""] | int,
         start: int = 0,
@@ -57,7 +59,7 @@ class SelfAttention(nnx.Module):
         if cache is not None:
             key = jax.lax.dynamic_update_slice_in_dim(cache[0], key, slot, axis=2)
             value = jax.lax.dynamic_update_slice_in_dim(cache[1], value, slot, axis=2)
-        return self.o_proj(join_heads(attend(self.config, query, key, value, mask[:, start:]))), (key, value)
+        return self.o_proj(join_heads(attend(self.config, query, key, value, _from(mask, start)))), (key, value)
 
 
 class DecoderLayer(nnx.Module):
@@ -74,7 +76,7 @@ class DecoderLayer(nnx.Module):
         self,
         x: Float[Array, "B S D"],
         rotation: Rotation,
-        mask: Bool[Array, "B S T"],
+        mask: Mask,
         cache: KeyValue | None,
         slot: Int32[Array, ""] | int,
         start: int = 0,
@@ -102,7 +104,7 @@ class Decoder(nnx.Module):
         self,
         x: Float[Array, "B S D"],
         positions: Int32[Array, "B S axes"],
-        mask: Bool[Array, "B S T"],
+        mask: Mask,
         cache: Cache | None = None,
         slot: Int32[Array, ""] | int = 0,
         start: int = 0,
@@ -131,7 +133,7 @@ class Decoder(nnx.Module):
         layer: DecoderLayer,
         x: Array,
         rotation: Rotation,
-        mask: Array,
+        mask: Mask,
         cache: KeyValue | None,
         slot: Array | int,
         start: int,
@@ -140,12 +142,12 @@ class Decoder(nnx.Module):
             return layer(x, rotation, mask, cache, slot, start)
         graph, state = nnx.split(layer)
 
-        def run(state: Pytree, x: Array, rotation: Rotation, mask: Array) -> tuple[Array, KeyValue]:
+        def run(state: Pytree, x: Array, rotation: Rotation, mask: Mask) -> tuple[Array, KeyValue]:
             return nnx.merge(graph, state)(x, rotation, mask, None, 0, start)
 
         return cast(tuple[Array, KeyValue], jax.checkpoint(run)(state, x, rotation, mask))
 
-    def _scan(self, x: Array, rotation: Rotation, mask: Array) -> tuple[Array, KeyValue]:
+    def _scan(self, x: Array, rotation: Rotation, mask: Mask) -> tuple[Array, KeyValue]:
         """All layers over a whole sequence; keys and values are [layers, B, g, S, d]."""
         graph, state = nnx.split(self.layers)
 
@@ -156,7 +158,7 @@ class Decoder(nnx.Module):
         return jax.lax.scan(run, x, state)
 
     def _step(
-        self, x: Array, rotation: Rotation, mask: Array, cache: KeyValue, slot: Array | int
+        self, x: Array, rotation: Rotation, mask: Mask, cache: KeyValue, slot: Array | int
     ) -> tuple[Array, KeyValue]:
         """All layers over new tokens. The cache is part of the carry, so that it is updated in place."""
         graph, state = nnx.split(self.layers)
@@ -182,17 +184,8 @@ def _stacked(config: Config) -> DecoderLayer:
     return nnx.merge(graph, jax.tree.map(lambda x: jnp.broadcast_to(x[None], (layers, *x.shape)), state))
 
 
-def causal_mask(mask: Bool[Array, "B S"]) -> Bool[Array, "B S S"]:
-    """The attention mask: each token and earlier ones, without padding.
-
-    Two tokens of padding, then three of text; one row per query::
-
-        · · · · ·
-        · · · · ·
-        · · x · ·
-        · · x x ·
-        · · x x x
-    """
-    length = mask.shape[1]
-    index = jnp.arange(length, dtype=jnp.int32)
-    return (index[:, None] >= index[None])[None] & mask[:, None, :]
+def _from(mask: Mask, start: int) -> Mask:
+    """The mask of the queries from `start` on."""
+    if isinstance(mask, Causal):
+        return dataclasses.replace(mask, start=start)
+    return mask if mask is None or isinstance(mask, Filled) or start == 0 else mask[:, start:]

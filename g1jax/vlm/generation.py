@@ -2,7 +2,8 @@
 
 With a prompt of P tokens, decoding starts with a cache of P + 64 positions. Only if some row is not done when it is
 full, the cache is padded and a second loop continues, and so on by factors of four. So a large token budget costs no
-memory or attention while responses are short.
+memory or attention while responses are short. With `attention="blockwise"` there is one cache of full length and one
+loop: several caches would be held at once, and only what is filled is read.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from jaxtyping import Bool, Float32, Int32
 
 from g1jax.errors import ConfigError
 from g1jax.typing import Array, ArrayLike, Keys
+from g1jax.vlm.attention import CACHE_BLOCK, Filled
 from g1jax.vlm.config import Config
 from g1jax.vlm.decoder import Cache
 from g1jax.vlm.model import VLM, Frames, Params, bind, check_length, left_pad
@@ -22,6 +24,8 @@ from g1jax.vlm.sampling import PLAIN, Sampling, sample, typed_key
 
 FIRST_STAGE = 64  # new tokens that fit in the first cache
 STAGE_GROWTH = 4
+DECODE = "decode"
+"""The scope of the loops over tokens in a compiled program."""
 
 
 @jax.tree_util.register_dataclass
@@ -87,7 +91,8 @@ def generate(
     )
     cache = jax.tree.map(lambda x: jnp.repeat(x, num_samples, axis=-4), prefill.cache)
     generator = _Generator(model, prompt_mask, next_position, key, max_new_tokens, sampling, stop_tokens, pad_token)
-    return generator.run(generator.start(logits, cache), FIRST_STAGE)
+    is_read_in_blocks = config.attention == "blockwise" and max_new_tokens > FIRST_STAGE
+    return generator.run(generator.start(logits, cache), max_new_tokens if is_read_in_blocks else FIRST_STAGE)
 
 
 @dataclass(frozen=True)
@@ -118,12 +123,15 @@ class _Generator:
         """Decodes until all rows are done, with a cache for `capacity` new tokens, and larger ones if needed."""
         capacity = min(capacity, self.max_new_tokens)
         length = self.prompt_mask.shape[1] + capacity
+        if self.model.config.attention == "blockwise":
+            length += -length % CACHE_BLOCK
         state = dataclasses.replace(state, cache=jax.tree.map(lambda x: _pad_to(x, length), state.cache))
-        state = lax.while_loop(
-            lambda state: (state.num_tokens < capacity) & ~jnp.all(state.is_done),
-            lambda state: self._sample(*self._forward(state, length)),
-            state,
-        )
+        with jax.named_scope(DECODE):
+            state = lax.while_loop(
+                lambda state: (state.num_tokens < capacity) & ~jnp.all(state.is_done),
+                lambda state: self._sample(*self._forward(state, length)),
+                state,
+            )
         if capacity == self.max_new_tokens:
             return state.response
         response: Response = lax.cond(
@@ -146,7 +154,8 @@ class _Generator:
         num_axes = 3 if self.model.config.text.positions == "mrope" else 1
         positions = jnp.broadcast_to(position[:, None, None], (*position.shape, 1, num_axes))
         embeddings = self.model.model.embed_tokens(state.last_tokens[:, None])
-        hidden, cache = self.model.model(embeddings, positions, is_visible[:, None], state.cache, slot)
+        mask = Filled(is_visible, slot + 1)
+        hidden, cache = self.model.model(embeddings, positions, mask, state.cache, slot)
         return dataclasses.replace(state, cache=cache), self.model.logits(hidden[:, 0])
 
     def _sample(self, state: _DecodeState, logits: Array) -> _DecodeState:

@@ -1,16 +1,13 @@
-"""Layers that the vision tower and the decoder share: linear maps, RMSNorm, SwiGLU, attention."""
+"""Layers that the vision tower and the decoder share: linear maps, RMSNorm, SwiGLU."""
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jaxtyping import Bool, Float, Int32
+from jaxtyping import Float, Float32, Int32
 
 from g1jax.typing import Array
 from g1jax.vlm.config import Config
 from g1jax.vlm.sharding import BATCH, constrain
-
-_MASKED_SCORE = float(np.finfo(np.float32).min)
 
 
 def zeros(config: Config, *shape: int) -> nnx.Param[Array]:
@@ -53,6 +50,12 @@ class Embed(nnx.Module):
         """The vector of each token."""
         table = constrain(self.embedding[...], "tensor", None)  # whole rows, before the lookup by a sharded batch
         return constrain(table[tokens].astype(self.dtype), BATCH, *[None] * tokens.ndim)
+
+
+def project(hidden: Float[Array, "*B D"], kernel: Float[Array, "..."], *, is_tied: bool) -> Float32[Array, "*B V"]:
+    """The logits; `kernel` is [D, V], or [V, D] if it is tied to the embedding."""
+    subscripts = "...d,vd->...v" if is_tied else "...d,dv->...v"
+    return jnp.einsum(subscripts, hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
 
 
 def _along_last(vector: Array, like: Array) -> Array:
@@ -98,36 +101,3 @@ def join_heads(x: Float[Array, "B h S d"]) -> Float[Array, "B S h*d"]:
     """The inverse of `split_heads`."""
     batch, num_heads, length, size = x.shape
     return x.transpose(0, 2, 1, 3).reshape(batch, length, num_heads * size)
-
-
-def attend(
-    config: Config,
-    query: Float[Array, "B h S d"],
-    key: Float[Array, "B g T d"],
-    value: Float[Array, "B g T d"],
-    mask: Bool[Array, "#B #S T"] | None,
-) -> Float[Array, "B h S d"]:
-    """Attention of queries over keys and values, with h a multiple of g.
-
-    Scores and softmax are float32. A fully masked query gets the mean of all values, which is finite but meaningless.
-    """
-    if config.attention == "cudnn":
-        return _attend_fused(query, key, value, mask)
-    batch, num_heads, length, size = query.shape
-    groups = key.shape[1]
-    query = query.reshape(batch, groups, num_heads // groups * length, size)  # the heads of a group in one product
-    scores = jnp.einsum("bgsd,bgtd->bgst", query, key, preferred_element_type=jnp.float32) * size**-0.5
-    scores = scores.reshape(batch, groups, num_heads // groups, length, -1)
-    if mask is not None:
-        scores = jnp.where(mask[:, None, None], scores, _MASKED_SCORE)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    weights = weights.reshape(batch, groups, num_heads // groups * length, -1)
-    return jnp.einsum("bgst,bgtd->bgsd", weights, value).reshape(batch, num_heads, length, size)
-
-
-def _attend_fused(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
-    query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
-    if mask is not None:
-        mask = jnp.broadcast_to(mask[:, None], (query.shape[0], 1, query.shape[1], key.shape[1]))
-    out = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
-    return out.transpose(0, 2, 1, 3)

@@ -19,9 +19,10 @@ from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
 
 from g1jax.errors import ConfigError
 from g1jax.typing import Array, ArrayLike, Key
+from g1jax.vlm.attention import Causal
 from g1jax.vlm.config import Config
-from g1jax.vlm.decoder import Cache, Decoder, causal_mask
-from g1jax.vlm.layers import Linear
+from g1jax.vlm.decoder import Cache, Decoder
+from g1jax.vlm.layers import Linear, project
 from g1jax.vlm.preprocess import grid_of, patches
 from g1jax.vlm.rotary import token_positions
 from g1jax.vlm.sharding import BATCH, constrain
@@ -109,14 +110,16 @@ class VLM(nnx.Module):
         grids = (_for_rows(grid, tokens.shape[0]) for grid in row_grids(self.config, frames))
         positions, next_position = token_positions(self.config, is_image, mask, *grids)
         embeddings = self.embed(tokens, is_image, frames, visual_tokens)
-        return DecoderOutput(*self.model(embeddings, positions, causal_mask(mask), start=start), next_position)
+        return DecoderOutput(*self.model(embeddings, positions, Causal(mask), start=start), next_position)
+
+    @property
+    def output_kernel(self) -> Array:
+        """The weights of the output layer, [D, V], or the embedding, [V, D]."""
+        return self.model.embed_tokens.embedding[...] if self.config.text.is_tied else self.lm_head.kernel[...]
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float32[Array, "*B V"]:
         """The output layer."""
-        tied = self.config.text.is_tied
-        kernel = self.model.embed_tokens.embedding[...] if tied else self.lm_head.kernel[...]
-        subscripts = "...d,vd->...v" if tied else "...d,dv->...v"
-        logits = jnp.einsum(subscripts, hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        logits = project(hidden, self.output_kernel, is_tied=self.config.text.is_tied)
         return constrain(logits, BATCH, *[None] * (logits.ndim - 2), "tensor")
 
 

@@ -12,8 +12,9 @@ from jaxtyping import Float, Float32, Shaped
 
 from g1jax.errors import ConfigError
 from g1jax.typing import Array
+from g1jax.vlm.attention import attend
 from g1jax.vlm.config import Config, VisionConfig
-from g1jax.vlm.layers import Linear, RMSNorm, SwiGLU, attend, join_heads, split_heads, zeros
+from g1jax.vlm.layers import Linear, RMSNorm, SwiGLU, join_heads, split_heads, zeros
 from g1jax.vlm.rotary import patch_angles, rotate
 from g1jax.vlm.sharding import BATCH, constrain
 

@@ -47,6 +47,8 @@ LINES = {
     "(f32[2,8]{1,0}, bf16[4]{0}) all-reduce(%a, %b), replica_groups=[4,2]<=[2,4]T(1,0), to_apply=%add": 64 + 8,
     "(f32[8], f32[64]{0}) all-gather-start(%a), replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}": 256 * 7 / 8,
     "((f32[8], s8[4]), (f32[16], s8[8])) all-gather-start(%a, %b), replica_groups={{0,1},{2,3}}": (64 + 8) / 2,
+    "((f32[64], f32[32]), (f32[8], f32[4])) reduce-scatter-start(%a, %b), replica_groups={}": (256 + 128) * 7 / 8,
+    "((f32[64]), f32[8]) reduce-scatter-start(%a), replica_groups=[1,8]<=[8], dimensions={0}": 256 * 7 / 8,
     "f32[64]{0} all-gather-done(%a)": 0,
     "f32[16]{0:T(128)} all-reduce-start(%a), replica_groups={}, to_apply=%add": 2 * 64 * 7 / 8,
     "(f32[16], f32[16], u32[], u32[]) collective-permute-start(%a), source_target_pairs={{0,1},{1,0}}": 64,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from g1jax import vlm
-from g1jax.vlm import generation, left_pad, scoring
+from g1jax.vlm import generation, left_pad, output_layer
 
 VISION = vlm.VisionConfig(depth=1, hidden_size=16, intermediate_size=24, num_heads=2, full_attention_blocks=(0,))
 TEXT = vlm.TextConfig(
@@ -59,7 +59,7 @@ def test_left_pad() -> None:
 def test_the_sampler_is_the_scorer(positions: Any, sampling: vlm.Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation, "FIRST_STAGE", 4)  # for several stages
     monkeypatch.setattr(generation, "STAGE_GROWTH", 2)
-    monkeypatch.setattr(scoring, "_CHUNK_SIZE", 3000)  # and several chunks
+    monkeypatch.setattr(output_layer, "CHUNK_SIZE", 3000)  # and several chunks
     text = vlm.TextConfig(**{**TEXT.__dict__, "positions": positions})
     config = vlm.Config(vision=VISION, text=text)
     params, (tokens, mask, frames) = make_params(config), make_prompts()
@@ -113,7 +113,7 @@ def test_chunks_have_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
         return jnp.mean(found.logprobs) + 0.1 * jnp.mean(found.entropy)
 
     whole = jax.jit(jax.grad(loss))(params)
-    monkeypatch.setattr(scoring, "_CHUNK_SIZE", 400)
+    monkeypatch.setattr(output_layer, "CHUNK_SIZE", 400)
     chunked = jax.jit(jax.grad(lambda params: loss(params)))(params)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(chunked), strict=True):
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a) + 1e-7
