@@ -51,13 +51,15 @@ class _Sample:
     actions: Int32[Array, "n"]  # taken in each
     keys: Array  # key[n]
     seen: _Probe  # leaves [n, …]
+    probe_all: Any
+    """The compiled function that gave `seen`, of states, actions and the keys' data."""
 
     @property
     def size(self) -> int:
         return int(self.actions.shape[0])
 
     def state(self, i: int) -> Pytree:
-        return jax.tree.map(lambda leaf: leaf[i], self.states)
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf[i]), self.states)
 
 
 def check_game(game: Game[Any], *, num_games: int = 16, num_steps: int = 40, seed: int = 0) -> None:
@@ -85,11 +87,16 @@ def _play(game: Game[Any], num_games: int, num_steps: int, seed: int) -> _Sample
         reset_key, move_key = jax.random.split(key)
         return jax.lax.scan(move, game.reset(reset_key), jax.random.split(move_key, num_steps))[1]
 
-    played = jax.jit(jax.vmap(play))(jax.random.split(jax.random.key(seed), num_games))
+    def probe(state: Any, action: Array, key_data: Array) -> _Probe:
+        return _probe(game, state, action, jax.random.wrap_key_data(key_data))
+
+    # On the host, where a part of an array is taken without compiling a program for it.
+    played = jax.device_get(jax.jit(jax.vmap(play))(jax.random.split(jax.random.key(seed), num_games)))
     states, actions = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), played)
     keys = jax.random.split(jax.random.key(seed + 1), num_games * num_steps)
-    seen = jax.jit(jax.vmap(lambda s, a, k: _probe(game, s, a, k)))(states, actions, keys)
-    return _Sample(game, states, actions, keys, seen)
+    probe_all = jax.jit(jax.vmap(probe))
+    seen = jax.device_get(probe_all(states, actions, jax.random.key_data(keys)))
+    return _Sample(game, states, actions, keys, seen, probe_all)
 
 
 def _probe(game: Game[Any], state: Any, action: Array, key: Any) -> _Probe:
@@ -161,7 +168,11 @@ def _check_one_by_one(sample: _Sample) -> None:
 def _check_jit_is_eager(sample: _Sample) -> None:
     i = int(np.argmax(np.asarray(sample.seen.result.is_legal)))  # a legal move, if any, changes most
     state, game, seen = sample.state(i), sample.game, jax.tree.map(lambda leaf: leaf[i], sample.seen)
-    eager = (*game.step(state, sample.actions[i], sample.keys[i]), game.render(state), game.describe(state))
+    eager = (
+        *game.step(state, jnp.asarray(sample.actions[i]), sample.keys[i]),
+        game.render(state),
+        game.describe(state),
+    )
     _same_values("jit differs from eager execution", eager, (seen.after, seen.result, seen.frame, seen.text))
 
 
@@ -251,13 +262,10 @@ def _check_frames(sample: _Sample) -> None:
 
 
 def _check_runs_on_accelerators(sample: _Sample) -> None:
-    def probe(state: Any, action: Array, key_data: Array) -> _Probe:
-        return _probe(sample.game, state, action, jax.random.wrap_key_data(key_data))
-
     args = (sample.states, sample.actions, jax.random.key_data(sample.keys))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), args)
-    _require("callback" not in str(jax.make_jaxpr(jax.vmap(probe))(*shapes)), "the game calls back to the host")
-    jax.export.export(jax.jit(jax.vmap(probe)), platforms=["cpu", "cuda", "tpu"])(*shapes)
+    _require("callback" not in str(sample.probe_all.trace(*shapes).jaxpr), "the game calls back to the host")
+    jax.export.export(sample.probe_all, platforms=["cpu", "cuda", "tpu"])(*shapes)
 
 
 _CHECKS: tuple[Callable[[_Sample], None], ...] = (
@@ -290,4 +298,4 @@ def _same_types(message: str, a: Pytree, b: Pytree) -> None:
 def _same_values(message: str, a: Pytree, b: Pytree) -> None:
     for (path, x), y in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
         place = jax.tree_util.keystr(path)
-        _require(bool(jnp.array_equal(x, y)), f"{message}{f', at {place}' if place else ''}")
+        _require(np.array_equal(np.asarray(x), np.asarray(y)), f"{message}{f', at {place}' if place else ''}")

@@ -1,9 +1,10 @@
 """How a rollout is divided: epochs of minibatches (optimizer steps) of microbatches (gradient accumulation)."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from g1jax.errors import AlgorithmError
-from g1jax.settings import Size
+from g1jax.settings import Range, Size
 from g1jax.settings import check as check_settings
 
 
@@ -21,6 +22,9 @@ class Minibatching:
     """Optimizer steps per epoch. The groups are shuffled in each epoch."""
     microbatches: Size = 1
     """Parts of a minibatch whose gradients are accumulated: less memory, and on a CPU less time."""
+    length_buckets: Annotated[int, Range(1, 8)] = 1
+    """Lengths that microbatches are cut to, if all of their responses have ended: 1, 1/2, 1/4, … of the maximum.
+    Responses of similar lengths share a microbatch. Each length is compiled."""
 
     def __post_init__(self) -> None:
         check_settings(self, AlgorithmError)

@@ -5,16 +5,17 @@ only masks and per-token scalars are padded to a common length, for statistics o
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Bool, Float32, Int32, UInt8
 
 from g1jax.envs.core import Game
 from g1jax.errors import AlgorithmError
@@ -28,6 +29,10 @@ from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm import Params
 from g1jax.vlm.accumulation import add_to, empty_sums, join_rows, split_rows
 from g1jax.vlm.master import apply_updates
+from g1jax.vlm.sharding import num_shards
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @jax.tree_util.register_dataclass
@@ -73,7 +78,7 @@ def update(
         None if reference is None else full_params(reference),
         rollouts,
         num_samples,
-        minibatching.minibatches * minibatching.microbatches,
+        minibatching,
     )
 
     def epoch(carry: tuple[Params, Pytree], key: Key) -> tuple[tuple[Params, Pytree], Pytree]:
@@ -83,7 +88,9 @@ def update(
 
     def step(carry: tuple[Params, Pytree], minibatch: list[Samples]) -> tuple[tuple[Params, Pytree], Metrics]:
         params, opt_state = carry
-        grads, metrics = _gradient(policy, algorithm, games, full_params, params, minibatch)
+        grads, metrics = _gradient(
+            policy, algorithm, games, full_params, params, minibatch, minibatching.length_buckets
+        )
         updates, opt_state = optimizer.update(grads, opt_state, params)
         metrics["gradient_norm"] = optax.tree.norm(grads)
         return (apply_updates(params, updates, opt_state), opt_state), metrics
@@ -99,12 +106,9 @@ def _make_samples(
     reference: Params | None,
     rollouts: Sequence[Rollout],
     num_samples: int,
-    num_parts: int,
+    minibatching: Minibatching,
 ) -> list[Samples]:
-    """Each game's rows with their advantages, which are computed in one padded batch over all games.
-
-    The reference policy scores `num_parts` parts of the rows, as many as there are microbatches, one after the other.
-    """
+    """Each game's rows with their advantages, which are computed in one padded batch over all games."""
     samples = []
     for i, (game, rollout) in enumerate(zip(games, rollouts, strict=True)):
         mask = rollout.responses.mask & rollout.is_running[:, None]
@@ -113,7 +117,7 @@ def _make_samples(
             if reference is None:
                 raise AlgorithmError(f"{algorithm.name} needs a reference policy for its KL")
             scored = (rollout.frames, rollout.responses.tokens, mask)
-            logprobs = _reference_logprobs(policy, reference, game, scored, num_samples, num_parts)
+            logprobs = _reference_logprobs(policy, reference, game, scored, num_samples, minibatching)
         game_id = jnp.full(mask.shape[0], i, jnp.int32)
         batch = Batch(mask, rollout.responses.logprobs, logprobs, rollout.returns, game_id)
         zeros = jnp.zeros(mask.shape, jnp.float32)
@@ -137,21 +141,56 @@ def _reference_logprobs(
     game: Game[Any],
     rows: tuple[Array, Array, Array],
     num_samples: int,
-    num_parts: int,
+    minibatching: Minibatching,
 ) -> Float32[Array, "B N"]:
-    """The log-probabilities of frames, tokens and masks under the reference policy, a part at a time."""
-    num_rows = rows[1].shape[0]
+    """The log-probabilities of frames, tokens and masks under the reference policy, a microbatch at a time."""
+    num_rows, length = rows[1].shape
+    num_parts, num_groups = minibatching.minibatches * minibatching.microbatches, num_rows // num_samples
+
+    def score(part: tuple[Array, Array, Array]) -> Array:
+        def score_cut(part: tuple[Array, Array, Array]) -> Array:
+            logprobs = policy.score(reference, game, *part).logprobs
+            return jnp.pad(logprobs, ((0, 0), (0, length - logprobs.shape[1])))
+
+        return cut_to_length(score_cut, part, part[2], minibatching.length_buckets)
+
     if num_parts == 1:
-        return policy.score(reference, game, *rows).logprobs
-    parts = jax.tree.map(lambda leaf: _split_groups(leaf, num_rows // num_samples, num_parts), rows)
-    logprobs = lax.map(lambda part: policy.score(reference, game, *part).logprobs, parts)
-    return join_rows(logprobs.reshape(num_parts, -1, num_samples, logprobs.shape[-1])).reshape(num_rows, -1)
+        return score(rows)
+    order = split_rows(jnp.arange(num_groups, dtype=jnp.int32), num_parts)
+    if minibatching.length_buckets > 1:
+        order = sorted_by_length(order[None], _group_lengths(rows[2], num_samples))[0]
+    order = join_rows(order)
+    groups = jax.tree.map(lambda leaf: leaf.reshape(num_groups, -1, *leaf.shape[1:])[order], rows)
+    parts = jax.tree.map(lambda leaf: join_inner(split_rows(leaf, num_parts)), groups)
+    logprobs = join_rows(lax.map(score, parts).reshape(num_parts, -1, num_samples, length))
+    return logprobs[jnp.argsort(order)].reshape(num_rows, length)
 
 
-def _split_groups(leaf: Array, num_groups: int, num_parts: int) -> Array:
-    """Equal parts of the groups, [parts, rows, …], of an array that has one row per response or per group."""
-    parts = split_rows(leaf.reshape(num_groups, -1, *leaf.shape[1:]), num_parts)
-    return parts.reshape(num_parts, -1, *leaf.shape[1:])
+def cut_to_length(function: Callable[[T], R], rows: T, mask: Bool[Array, "B N"], num_buckets: int) -> R:
+    """`function(rows)` with all arrays [B, N, …] cut to the first of N / 2^k tokens, … N / 2, N that holds all tokens.
+
+    Its result must not depend on what is cut off, nor its shape. Each length is compiled.
+    """
+    longest = mask.shape[1]
+    lengths = sorted({-(-longest // 2**k) for k in range(num_buckets)})
+    if len(lengths) == 1:
+        return function(rows)
+
+    def cut(length: int, rows: T) -> R:
+        def part(leaf: Array) -> Array:
+            return leaf[:, :length] if leaf.ndim == 2 and leaf.shape[1] == longest else leaf
+
+        return function(jax.tree.map(part, rows))
+
+    needed = jnp.max(jnp.where(mask, jnp.arange(1, longest + 1, dtype=jnp.int32)[None], 0))
+    index = jnp.sum((needed > jnp.array(lengths[:-1], jnp.int32)).astype(jnp.int32))
+    out: R = lax.switch(index, [functools.partial(cut, length) for length in lengths], rows)
+    return out
+
+
+def join_inner(parts: Array) -> Array:
+    """[parts, groups, rows, …] -> [parts, groups · rows, …]."""
+    return parts.reshape(parts.shape[0], -1, *parts.shape[3:])
 
 
 def _concatenate(batches: Sequence[Batch]) -> Batch:
@@ -170,15 +209,39 @@ def _shuffle(samples: Samples, minibatching: Minibatching, num_samples: int, key
     Part i has the groups i, i + parts, …, so that sharded rows stay on their devices.
     """
     num_rows, parts = samples.tokens.shape[0], (minibatching.minibatches, minibatching.microbatches)
-    order = jax.random.permutation(key, num_rows // num_samples) if minibatching.minibatches > 1 else None
+    num_groups = num_rows // num_samples
+    order = jax.random.permutation(key, num_groups) if minibatching.minibatches > 1 else None
+    if minibatching.length_buckets > 1:
+        order = jnp.arange(num_groups, dtype=jnp.int32) if order is None else order
+        divided = split_rows(order, math.prod(parts)).reshape(*parts, -1)
+        divided = sorted_by_length(divided, _group_lengths(samples.batch.response_mask, num_samples))
+        order = join_rows(divided.reshape(math.prod(parts), -1))
 
     def split(leaf: Array) -> Array:
         # Frames have one row per response or per group; both divide into groups.
-        groups = leaf.reshape(num_rows // num_samples, -1, *leaf.shape[1:])
+        groups = leaf.reshape(num_groups, -1, *leaf.shape[1:])
         shuffled = split_rows(groups if order is None else groups[order], math.prod(parts))
         return shuffled.reshape(*parts, -1, *leaf.shape[1:])
 
     return jax.tree.map(split, samples)
+
+
+def _group_lengths(mask: Array, num_samples: int) -> Int32[Array, "groups"]:
+    """The longest response of each group."""
+    ends = jnp.where(mask, jnp.arange(1, mask.shape[1] + 1, dtype=jnp.int32)[None], 0)
+    return jnp.max(ends.reshape(-1, num_samples * mask.shape[1]), axis=1)
+
+
+def sorted_by_length(groups: Int32[Array, "M m G"], lengths: Int32[Array, "groups"]) -> Int32[Array, "M m G"]:
+    """Groups rearranged within their minibatches, so that those of a microbatch have similar lengths.
+
+    Groups that are sharded stay on their devices. With lengths 9 1 8 2: [[[0, 1], [2, 3]]] -> [[[1, 3], [2, 0]]]
+    """
+    minibatches, microbatches, count = groups.shape
+    shards = num_shards(count)
+    local = groups.reshape(minibatches, microbatches, shards, -1).transpose(0, 2, 1, 3).reshape(minibatches, shards, -1)
+    local = jnp.take_along_axis(local, jnp.argsort(lengths[local], axis=-1), axis=-1)
+    return local.reshape(minibatches, shards, microbatches, -1).transpose(0, 2, 1, 3).reshape(groups.shape)
 
 
 def _gradient(
@@ -188,6 +251,7 @@ def _gradient(
     full_params: Callable[[Params], Params],
     params: Params,
     minibatch: list[Samples],
+    num_buckets: int,
 ) -> tuple[Params, Metrics]:
     """The gradient and metrics of a minibatch, leaves [m, R, …], summed in float32 over games and microbatches."""
     total: tuple[Params, Metrics] | None = None
@@ -202,8 +266,8 @@ def _gradient(
         def add(
             carry: tuple[Params, Metrics] | None, samples: Samples, loss: Any = loss
         ) -> tuple[tuple[Params, Metrics], None]:
-            grads, metrics = jax.grad(loss, has_aux=True)(params, samples)
-            return add_to(carry, (grads, metrics)), None
+            gradient = functools.partial(jax.grad(loss, has_aux=True), params)
+            return add_to(carry, cut_to_length(gradient, samples, samples.batch.response_mask, num_buckets)), None
 
         samples = dataclasses.replace(samples, weights=weights)
         first = jax.tree.map(lambda leaf: leaf[0], samples)

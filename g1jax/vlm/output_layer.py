@@ -12,13 +12,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Float, Float32, Int32
 
 from g1jax.typing import Array
 from g1jax.vlm.layers import project
 from g1jax.vlm.sampling import Sampling, entropy, log_distribution, token_logprobs
-from g1jax.vlm.sharding import AXES, BATCH
+from g1jax.vlm.sharding import AXES, BATCH, num_shards
 
 CHUNK_SIZE = 1 << 25  # logits that a device computes at a time
 
@@ -35,8 +35,7 @@ def score_tokens(
 
     `hidden`: the hidden states that predict the tokens. `kernel`: [D, V], or [V, D] if it is tied to the embedding.
     """
-    shards = _shards(hidden.shape[0])
-    if shards == 1:
+    if num_shards(hidden.shape[0]) == 1:
         return _score_rows(sampling, hidden, kernel, tokens, is_tied=is_tied)
     width_axis = 1 if is_tied else 0
     is_split = kernel.shape[width_axis] % jax.sharding.get_abstract_mesh().shape["fsdp"] == 0
@@ -54,15 +53,6 @@ def score_tokens(
         score_own, in_specs=(rows, split, rows), out_specs=(rows, rows), axis_names=manual
     )
     return own(hidden, kernel, tokens)
-
-
-def _shards(num_rows: int) -> int:
-    """The devices that share the rows of a batch; 1 without a mesh, or if they do not divide."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.axis_names != AXES or any(kind != AxisType.Auto for kind in mesh.axis_types):
-        return 1
-    shards = math.prod(mesh.shape[axis] for axis in BATCH)
-    return shards if num_rows % shards == 0 else 1
 
 
 def _score_rows(

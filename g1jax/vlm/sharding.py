@@ -127,6 +127,15 @@ def shard_batch(mesh: Mesh | jax.sharding.AbstractMesh, batch: Pytree) -> Pytree
     return jax.device_put(batch, batch_sharding(mesh))
 
 
+def num_shards(num_rows: int) -> int:
+    """The devices that the rows of a batch are sharded over under `jax.set_mesh`; 1 if they do not divide."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.axis_names != AXES or any(kind != AxisType.Auto for kind in mesh.axis_types):
+        return 1
+    shards = math.prod(mesh.shape[axis] for axis in BATCH)
+    return shards if num_rows % shards == 0 else 1
+
+
 def constrain(x: Array, *axes: Axis) -> Array:
     """Constrains the sharding of x along axes that divide, in a jit under `jax.set_mesh`; a no-op without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()

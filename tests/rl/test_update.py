@@ -17,7 +17,7 @@ import pytest
 from g1jax import rl, vlm
 from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.rollout import Rollout
-from g1jax.rl.update import update
+from g1jax.rl.update import cut_to_length, sorted_by_length, update
 from tests.conftest import REPOSITORY
 from tests.rl import tiny
 
@@ -137,6 +137,52 @@ def test_microbatches_change_nothing() -> None:
         parts = learn(algorithm, Minibatching(microbatches=microbatches), jax.random.key(0), *args)
         assert max_difference(parts[0], whole[0]) < 1e-6
         assert max_difference(parts[2], whole[2]) < 1e-5
+
+
+def shortened(rollouts: tuple[Rollout, ...]) -> tuple[Rollout, ...]:
+    """Responses that end after 1 to all of their tokens, alike within a group except for one."""
+
+    def shorten(rollout: Rollout) -> Rollout:
+        rows, length = rollout.responses.mask.shape
+        ends = 1 + (jnp.arange(rows) // SAMPLES * 5 + jnp.arange(rows) % SAMPLES) % length
+        mask = rollout.responses.mask & (jnp.arange(length)[None] < ends[:, None])
+        return dataclasses.replace(rollout, responses=dataclasses.replace(rollout.responses, mask=mask))
+
+    return tuple(map(shorten, rollouts))
+
+
+@pytest.mark.parametrize("parts", [(1, 2), (2, 2)])
+def test_length_buckets_change_nothing(parts: tuple[int, int]) -> None:
+    algorithm = rl.make_algorithm("grpo")
+    params, reference, rollouts = of_one_game()
+    rollouts = shortened(rollouts)
+    divided = Minibatching(minibatches=parts[0], microbatches=parts[1])
+    bucketed = dataclasses.replace(divided, length_buckets=3)
+    found, expected = (
+        learn(algorithm, minibatching, jax.random.key(0), params, reference, rollouts)
+        for minibatching in (bucketed, divided)
+    )
+    assert max_difference(expected[0], params) > 1e-3
+    assert max_difference(found[0], expected[0]) < 1e-6
+    assert max_difference(found[2], expected[2]) < 1e-5
+
+
+def test_microbatches_have_similar_lengths() -> None:
+    groups, lengths = jnp.arange(8).reshape(2, 2, 2), jnp.array([9, 1, 8, 2, 5, 6, 7, 3])
+    assert lengths[sorted_by_length(groups, lengths)].tolist() == [[[1, 2], [8, 9]], [[3, 5], [6, 7]]]
+
+
+@pytest.mark.parametrize(("longest", "width"), [(0, 3), (3, 3), (4, 6), (6, 6), (7, 12), (12, 12)])
+def test_arrays_are_cut_to_the_first_length_that_holds_all_tokens(longest: int, width: int) -> None:
+    mask = jnp.zeros((4, 12), bool).at[2, :longest].set(True)
+    rows = (mask, jnp.ones((4, 12)), jnp.ones(4), jnp.ones((4, 28, 28, 3)))
+
+    def sizes(rows: tuple[jax.Array, ...]) -> jax.Array:
+        assert [leaf.shape[0] for leaf in rows] == [4] * 4
+        return jnp.int32(rows[0].shape[1] * 1000 + rows[1].shape[1] * 10 + rows[3].ndim)
+
+    found = int(cut_to_length(sizes, rows, mask, 3))
+    assert found == width * 1010 + 4
 
 
 def test_minibatches_are_steps_of_their_own() -> None:

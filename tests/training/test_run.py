@@ -94,6 +94,7 @@ def test_the_output_of_a_run(model: str, whole: Path) -> None:
     assert not list(whole.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_all_evaluations_of_a_run_are_in_one_table_and_change_nothing(model: str, whole: Path, tmp_path: Path) -> None:
     changes = {"evaluation__cold_start_episodes": 2, "evaluation__greedy": True}
     changes |= {"evaluation__play_every": 2, "evaluation__play_episodes": 2, "evaluation__play_steps": 2}
