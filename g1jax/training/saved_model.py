@@ -10,6 +10,7 @@ from g1jax.foreign import read_object
 from g1jax.rl.policy import Policy
 from g1jax.rl.prompts import Templates
 from g1jax.vlm import Params
+from g1jax.vlm.processor_files import save_processor
 
 SHIPPED = {name: Path(__file__).parents[1] / "data" / name for name in ("base", "g1-nano")}
 """The small trained models that ship, by name: after the supervised steps, and after RL."""
@@ -35,7 +36,7 @@ def model_folder(name: str) -> Path | None:
 
 
 def save_policy(policy: Policy, params: Params, folder: Path) -> None:
-    """Saves a policy's model, tokenizer and prompts in a folder that `load_policy` and transformers read.
+    """Saves a policy's model, tokenizer and prompts in a folder that `load_policy`, transformers and vLLM read.
 
     Raises:
         FileExistsError: the folder has weights already.
@@ -43,6 +44,7 @@ def save_policy(policy: Policy, params: Params, folder: Path) -> None:
     """
     vlm.save(policy.config, params, folder)
     policy.tokenizer.save(folder)
+    save_processor(policy.config, policy.tokenizer, folder)
     save_prompts(policy.templates, folder)
 
 

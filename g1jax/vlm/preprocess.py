@@ -53,7 +53,7 @@ def patches(config: VisionConfig, frames: ArrayLike) -> Float32[Array, "n p {con
 
 def pixel_values(
     config: VisionConfig, frames: ArrayLike
-) -> Float32[Array, "n*p {config.patch_dim}*{config.temporal_patch_size}"]:
+) -> Float32[Array, "_ {config.patch_dim}*{config.temporal_patch_size}"]:
     """`pixel_values` of `Qwen2VLImageProcessor`, from frames as in `patches`.
 
     A still image is a clip of equal frames. The model takes `patches`, without repeats.

@@ -87,6 +87,11 @@ class Tokenizer:
         (folder / CONFIG_FILE).write_text((_DATA / CONFIG_FILE).read_text("utf-8"), "utf-8")
         (folder / FILE).write_text(self.backend.to_str(pretty=True), "utf-8")  # `save` raises no OSError
 
+    @property
+    def template(self) -> str:
+        """The chat template, in Jinja."""
+        return str(chat_template(_DATA) if self.hf is None else self.hf.chat_template)
+
     # Text and tokens
 
     def encode(self, text: str) -> list[int]:
