@@ -31,6 +31,7 @@ class Rollout:
     is_legal: Bool[Array, "*B"]
     is_readable: Bool[Array, "*B"]
     is_running: Bool[Array, "*B"]  # False after an episode's end
+    boards: UInt8[Array, "... L"] | None = None  # for captions; rows as of the frames
 
 
 def respond_and_branch(
@@ -49,8 +50,8 @@ def respond_and_branch(
     All n moves share a random key, so that only the responses differ. Also returns the actions.
     """
     generate_key, step_key = jax.random.split(key)
-    frames = jax.vmap(game.render)(states)
-    responses = policy.respond(params, table, game, frames, generate_key, num_samples=num_samples)
+    frames, boards = jax.vmap(game.render)(states), policy.boards(game, states)
+    responses = policy.respond(params, table, game, frames, generate_key, num_samples=num_samples, boards=boards)
     actions = jax.vmap(game.parse)(responses.bytes).reshape(-1, num_samples)
     keys = jax.random.split(step_key, actions.shape[0])
     _, results = jax.vmap(game.branch)(states, actions, keys)
@@ -60,7 +61,7 @@ def respond_and_branch(
     rewards, is_legal = jax.tree.map(lambda leaf: leaf.reshape(-1), (rewards, results.is_legal))
     is_readable = actions.reshape(-1) != game.invalid_action
     running = jnp.ones(is_legal.shape, bool)
-    return Rollout(frames, responses, rewards, rewards.total, is_legal, is_readable, running), actions
+    return Rollout(frames, responses, rewards, rewards.total, is_legal, is_readable, running, boards), actions
 
 
 def play_on(
@@ -85,13 +86,14 @@ def play_on(
 
     def step(states: Pytree, key: Key) -> tuple[Pytree, tuple[Rollout, Array]]:
         generate_key, step_key = jax.random.split(key)
-        frames = jax.vmap(game.render)(states)
-        responses = policy.respond(params, table, game, frames, generate_key)
+        frames, boards = jax.vmap(game.render)(states), policy.boards(game, states)
+        responses = policy.respond(params, table, game, frames, generate_key, boards=boards)
         actions = jax.vmap(game.parse)(responses.bytes)
         after, results = jax.vmap(game.step)(states, actions, jax.random.split(step_key, actions.shape[0]))
         rewards = jax.vmap(reward_of)(responses.bytes, states, results)
         is_readable = actions != game.invalid_action
-        rows = Rollout(frames, responses, rewards, rewards.total, results.is_legal, is_readable, ~states.terminated)
+        running = ~states.terminated
+        rows = Rollout(frames, responses, rewards, rewards.total, results.is_legal, is_readable, running, boards)
         return after, (rows, after.terminated)
 
     _, (rollout, dones) = lax.scan(step, states, jax.random.split(key, num_steps))

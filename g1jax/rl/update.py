@@ -33,13 +33,14 @@ from g1jax.vlm.master import apply_updates
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Samples:
-    """Rows of one game with everything that a gradient needs; frames as in a rollout."""
+    """Rows of one game with everything that a gradient needs; frames and boards as in a rollout."""
 
-    frames: UInt8[Array, "... H W 3"]
+    frames: UInt8[Array, "... H W 3"] | None  # None for a policy without pictures
     tokens: Int32[Array, "*B N"]
     batch: Batch
     advantages: Float32[Array, "*B N"]
     weights: TokenWeights | None  # set in a minibatch
+    boards: UInt8[Array, "... L"] | None = None
 
 
 def update(
@@ -102,11 +103,13 @@ def _make_samples(
         if algorithm.needs_reference:
             if reference is None:
                 raise AlgorithmError(f"{algorithm.name} needs a reference policy for its KL")
-            logprobs = policy.score(reference, game, rollout.frames, rollout.responses.tokens, mask).logprobs
+            tokens, boards = rollout.responses.tokens, rollout.boards
+            logprobs = policy.score(reference, game, rollout.frames, tokens, mask, boards=boards).logprobs
         game_id = jnp.full(mask.shape[0], i, jnp.int32)
         batch = Batch(mask, rollout.responses.logprobs, logprobs, rollout.returns, game_id)
         zeros = jnp.zeros(mask.shape, jnp.float32)
-        samples.append(Samples(rollout.frames, rollout.responses.tokens, batch, zeros, None))
+        frames = rollout.frames if policy.observation.picture else None
+        samples.append(Samples(frames, rollout.responses.tokens, batch, zeros, None, rollout.boards))
     batch, advantages = prepare(
         algorithm, _concatenate([rows.batch for rows in samples]), num_samples=num_samples, num_games=len(games)
     )
@@ -139,7 +142,7 @@ def _shuffle(samples: Samples, minibatching: Minibatching, num_samples: int, key
     order = jax.random.permutation(key, num_rows // num_samples) if minibatching.minibatches > 1 else None
 
     def split(leaf: Array) -> Array:
-        # Frames have one row per response or per group; both divide into groups.
+        # Frames and boards have one row per response or per group; both divide into groups.
         groups = leaf.reshape(num_rows // num_samples, -1, *leaf.shape[1:])
         shuffled = split_rows(groups if order is None else groups[order], math.prod(parts))
         return shuffled.reshape(*parts, -1, *leaf.shape[1:])
@@ -160,7 +163,8 @@ def _gradient(
     for game, samples, weights in zip(games, minibatch, _token_weights(algorithm, minibatch), strict=True):
 
         def loss(params: Params, samples: Samples, game: Game[Any] = game) -> tuple[Array, Metrics]:
-            score = policy.score(full_params(params), game, samples.frames, samples.tokens, samples.batch.response_mask)
+            tokens, mask = samples.tokens, samples.batch.response_mask
+            score = policy.score(full_params(params), game, samples.frames, tokens, mask, boards=samples.boards)
             return policy_loss(
                 algorithm, score.logprobs, score.entropy, samples.batch, samples.advantages, samples.weights
             )
