@@ -170,9 +170,11 @@ class Client:
         await self._client.close()
 
     async def ask(
-        self, prompt: str, png: bytes, on_failed_try: Callable[[int, str], None], is_stopped: Callable[[], bool]
+        self, prompt: str, png: bytes | None, on_failed_try: Callable[[int, str], None], is_stopped: Callable[[], bool]
     ) -> tuple[Reply, int, float]:
         """The reply, the number of tries and the seconds of the last one; calls `on_failed_try(number, reason)`.
+
+        `png`: the picture before the prompt, if there is one.
 
         Raises:
             GivenUpError: there is no reply.
@@ -193,7 +195,7 @@ class Client:
                 await asyncio.sleep(max(wait, failure.wait))
         raise AssertionError("unreachable")
 
-    async def _try(self, prompt: str, png: bytes) -> Reply:
+    async def _try(self, prompt: str, png: bytes | None) -> Reply:
         openai, endpoint = self._openai, self.endpoint
         self.budget.num_calls += 1
         max_cost = _max_prompt_tokens(prompt, png), endpoint.max_tokens
@@ -222,14 +224,16 @@ class Client:
             self.budget.num_tokens += cost
         return reply
 
-    async def _call(self, prompt: str, png: bytes) -> bytes:
+    async def _call(self, prompt: str, png: bytes | None) -> bytes:
         endpoint = self.endpoint
         limit_key = "max_completion_tokens" if endpoint.url.startswith(_OPENAI) else "max_tokens"
         options: dict[str, Any] = {limit_key: endpoint.max_tokens}
         if endpoint.temperature is not None:
             options["temperature"] = endpoint.temperature
-        url = "data:image/png;base64," + base64.b64encode(png).decode()
-        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": prompt}]
+        content: list[dict[str, Any]] = [{"type": "text", "text": prompt}]
+        if png is not None:
+            url = "data:image/png;base64," + base64.b64encode(png).decode()
+            content.insert(0, {"type": "image_url", "image_url": {"url": url}})
         raw = await self._client.chat.completions.with_raw_response.create(
             model=endpoint.model, messages=[{"role": "user", "content": content}], **options
         )
@@ -266,9 +270,9 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _max_prompt_tokens(prompt: str, png: bytes) -> int:
+def _max_prompt_tokens(prompt: str, png: bytes | None) -> int:
     """An upper bound: a token per byte, and one per 14 × 14 pixels of the image."""
-    width, height = (int.from_bytes(png[at : at + 4]) for at in (16, 20))
+    width, height = (0, 0) if png is None else (int.from_bytes(png[at : at + 4]) for at in (16, 20))
     return len(prompt.encode("utf-8", "surrogatepass")) + -(-width // 14) * -(-height // 14)
 
 

@@ -129,12 +129,12 @@ class Inquiry:
         """Why no further question is asked; empty while there is no reason."""
 
     async def line(
-        self, place: tuple[int, int], board: str, prompt: str, draw: Callable[[], HostImages]
+        self, place: tuple[int, int], board: str, prompt: str, draw: Callable[[], HostImages] | None
     ) -> dict[str, Any] | None:
         """The log's line with the answer at (episode, step); None if there is no answer, for the reason in `problem`.
 
-        `draw` renders the frame, uint8[H, W, 3], for a new question. With `on_failure="unreadable"`, a question given
-        up counts as an empty response.
+        `draw` renders the frame, uint8[H, W, 3], for a new question; None: a question of text alone. With
+        `on_failure="unreadable"`, a question given up counts as an empty response.
 
         Raises:
             EvaluationError: the log has an answer to another board.
@@ -155,7 +155,7 @@ class Inquiry:
         def log_failed_try(number: int, reason: str) -> None:
             self.log.append({**position, "try": number, "failed": reason})
 
-        png = as_png(draw(), endpoint.image_side)
+        png = as_png(draw(), endpoint.image_side) if draw else None
         try:
             reply, tries, seconds = await self.client.ask(prompt, png, log_failed_try, lambda: bool(self.problem))
         except GivenUpError as error:

@@ -9,8 +9,7 @@ import dataclasses
 import functools
 import json
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 import jax
@@ -19,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32, UInt8, UInt32
 
 from g1jax.envs import level as level_keys
-from g1jax.envs import prng, text
+from g1jax.envs import prng, prompt, text
 from g1jax.envs.checks import as_int32, check_seed
 from g1jax.envs.level import Level, TracedLevel, keys_of, make_level, make_traced, names_of, traced_keys
 from g1jax.envs.render import Renderer
@@ -358,19 +357,13 @@ class Game(Generic[S]):
 
     # Prompts
 
-    def fill_prompt(self, template: str) -> str:
-        """A prompt from a template, with this game's values of `{name}`; see `prompt_fields`.
+    def fill_prompt(self, template: str, without: Collection[str] = ()) -> str:
+        """A prompt from a template, with this game's `prompt_fields`, without some of its parts; see `envs.prompt`.
 
         Raises:
-            LevelError: the template has an unknown name.
+            LevelError: the template has an unknown name, or lacks a part to leave out.
         """
-        fields = self.prompt_fields()
-
-        def fill(match: re.Match[str]) -> str:
-            LevelError.require(match[1] in fields, f"{self.id}: prompt: {unknown('placeholder', match[1], fields)}")
-            return fields[match[1]]
-
-        return re.sub(r"\{(\w+)\}", fill, template)
+        return prompt.fill(template, self.prompt_fields(), self.id, without)
 
     def prompt_fields(self) -> dict[str, str]:
         """The values of `{name}` in a prompt template. Games add their own."""

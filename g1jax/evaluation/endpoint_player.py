@@ -34,6 +34,8 @@ from g1jax.evaluation.protocol import (
     renew,
     take_step,
 )
+from g1jax.rl.observation import CAPTION, PICTURE, Observation, about
+from g1jax.rl.prompts import prompt_of
 from g1jax.typing import Array, Pytree
 
 _SHORTEST_RESPONSE, _LONGEST_RESPONSE = 2**10, 2**16  # padded length in bytes; the log has the whole response
@@ -48,6 +50,7 @@ def play_remote(
     seed: int = 0,
     *,
     prompt: str = "",
+    observation: Observation = PICTURE,
     num_recorded: int = 0,
     on_progress: Progress | None = None,
     budget: Budget | None = None,
@@ -63,9 +66,10 @@ def play_remote(
     """
     check_protocol(num_episodes, num_steps, seed)
     client = Client(endpoint, budget)
-    setting = {"seed": seed, "game": game.id, "level": describe_level(game), "prompt": prompt or game.prompt}
+    prompt = prompt or prompt_of((), game, observation)
+    setting = {"seed": seed, "game": game.id, "level": describe_level(game), "prompt": prompt, **about(observation)}
     with ExchangeLog(log_file, {**endpoint.setting(), **setting}) as log:
-        run = _Run(game, client, log, num_steps, seed, prompt or game.prompt, on_progress)
+        run = _Run(game, client, log, num_steps, seed, prompt, observation, on_progress)
         episodes = event_loop.run(run.play(num_episodes))
     steps = _stack([_stack([step.judged for step in episode]) for episode in episodes])
     if np.any(steps.num_tokens < 0):  # the endpoint does not report them
@@ -92,10 +96,12 @@ class _Run:
         num_steps: int,
         seed: int,
         prompt: str,
+        observation: Observation,
         on_progress: Progress | None,
     ) -> None:
         self.game, self.inquiry = game, Inquiry(client, log)
-        self.num_steps, self.seed, self.prompt, self.on_progress = num_steps, seed, prompt, on_progress
+        self.num_steps, self.seed, self.on_progress = num_steps, seed, on_progress
+        self.prompt, self.observation = prompt, observation
         self.num_done = self.num_total = 0
 
     async def play(self, num_episodes: int) -> list[list[_Step]]:
@@ -127,9 +133,10 @@ class _Run:
             boards = no_boards(self.game, self.seed, np.array([episode], np.uint32))
             for step in range(self.num_steps):
                 boards, board = _renew_and_describe(self.game, boards)
-                line = await self.inquiry.line(
-                    (episode, step), text.decode(board[0]), self.prompt, functools.partial(self._frame_of, boards)
-                )
+                shown = text.decode(board[0])
+                prompt = self.prompt + CAPTION + shown if self.observation.caption else self.prompt
+                draw = functools.partial(self._frame_of, boards) if self.observation.picture else None
+                line = await self.inquiry.line((episode, step), shown, prompt, draw)
                 if line is None:
                     return
                 num_tokens = np.array([line.get("completion_tokens", -1)], np.int32)

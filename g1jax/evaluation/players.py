@@ -15,6 +15,7 @@ from g1jax.envs.core import Game
 from g1jax.envs.response import PERCEPTION, tagged
 from g1jax.envs.text import CELL_SEPARATOR
 from g1jax.evaluation.protocol import Answers, Player
+from g1jax.rl.observation import PICTURE, Observation
 from g1jax.rl.policy import Policy
 from g1jax.teachers import token_budgets
 from g1jax.typing import Array, Key, Pytree
@@ -70,6 +71,11 @@ def prepared(policy: Policy, temperature: float, games: Sequence[Game[Any]]) -> 
     return dataclasses.replace(policy, sampling=sampling, budgets=budgets)
 
 
+def observation_of(player: Player) -> Observation:
+    """What a player is shown; the default for players that are not policies."""
+    return player.respond.policy.observation if isinstance(player.respond, _PolicyRespond) else PICTURE
+
+
 @dataclass(frozen=True, eq=False)
 class Appearance:
     """Another appearance of a game's boards; the rules and the states stay the same."""
@@ -104,7 +110,8 @@ class _PolicyRespond:
 
         frames = jax.vmap(render)(states)
         starts = _true_perceptions(self.policy, game, states) if self.given_perception else None
-        responses = self.policy.respond(weights, table, shown, frames, keys, starts=starts)
+        boards = self.policy.boards(game, states)
+        responses = self.policy.respond(weights, table, shown, frames, keys, starts=starts, boards=boards)
         num_tokens = jnp.sum(responses.mask.astype(jnp.int32), axis=-1)
         return Answers(jax.vmap(game.parse)(responses.bytes), responses.bytes, num_tokens)
 

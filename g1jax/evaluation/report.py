@@ -77,7 +77,7 @@ def as_html(
         "figures": [
             {
                 "game": label,
-                "head": ["metric", *(result.name for result in results if label in result.games)],
+                "head": ["metric", *(result.title for result in results if label in result.games)],
                 "rows": tables.metric_rows([result for result in results if label in result.games], label),
             }
             for label in labels
@@ -91,7 +91,7 @@ def as_html(
     style, script = ((_PAGE / name).read_text("utf-8") for name in ("report.css", "report.js"))
     policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
     page = (_PAGE / "report.html").read_text("utf-8")
-    title = f"g1jax: {', '.join(dict.fromkeys(result.name for result in results))}"
+    title = f"g1jax: {', '.join(dict.fromkeys(result.title for result in results))}"
     parts = {
         "title": html.escape(title),
         "policy": policy,

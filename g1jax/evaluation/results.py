@@ -56,6 +56,17 @@ class Result:
         """The player's name, printable."""
         return printable(str(self.player["name"]))
 
+    @property
+    def observation(self) -> tuple[str, ...]:
+        """What the player was shown, printable; empty for the default: the picture, and a whole prompt."""
+        shown = self.player.get("observation")
+        return tuple(printable(str(name)) for name in shown) if isinstance(shown, list) else ()
+
+    @property
+    def title(self) -> str:
+        """The name, and the observation if it is not the default: `g1-nano (picture, caption)`."""
+        return f"{self.name} ({', '.join(self.observation)})" if self.observation else self.name
+
 
 def result_of(player: Mapping[str, Any], episodes: Mapping[str, Episodes]) -> Result:
     """The metrics of the episodes of each game, all played under one protocol."""
@@ -200,20 +211,20 @@ def compare(ours: Result, theirs: Result) -> dict[str, dict[str, Interval]]:
     for key, value in ours.protocol.items():
         if key != "episodes" and theirs.protocol.get(key) != value:
             raise EvaluationError(
-                f"not comparable: {ours.name} was played with {key}={value}, "
-                f"{theirs.name} with {key}={theirs.protocol.get(key)}"
+                f"not comparable: {ours.title} was played with {key}={value}, "
+                f"{theirs.title} with {key}={theirs.protocol.get(key)}"
             )
     common = [label for label in ours.games if label in theirs.games]
     if not common:
         raise EvaluationError(
-            f"not comparable: {ours.name} played {', '.join(ours.games)}, {theirs.name} {', '.join(theirs.games)}"
+            f"not comparable: {ours.title} played {', '.join(ours.games)}, {theirs.title} {', '.join(theirs.games)}"
         )
     out, count = {}, num_paired(ours, theirs)
     for label in common:
         a, b = ours.games[label], theirs.games[label]
         _check_same_level(label, a.level, b.level)
         if not set(a.sums) & set(b.sums):
-            raise EvaluationError(f"not comparable: {ours.name} and {theirs.name} have no common metric for {label}")
+            raise EvaluationError(f"not comparable: {ours.title} and {theirs.title} have no common metric for {label}")
         out[label] = differences(_first(a.sums, count), _first(b.sums, count))
     return out
 

@@ -48,7 +48,7 @@ def as_markdown(results: Sequence[Result]) -> str:
     lines = ["# Scores", "", *_about(results, columns), "", *table(head, score_rows(results, columns)), ""]
     for label in labels:
         played = [result for result in results if label in result.games]
-        head = ["metric", *(result.name for result in played)]
+        head = ["metric", *(result.title for result in played)]
         lines += [f"## {escape(label)}", "", *table(head, metric_rows(played, label)), ""]
     return "\n".join(lines)
 
@@ -79,7 +79,7 @@ def score_columns(results: Sequence[Result]) -> list[Column]:
 
 def _is_paper(result: Result, label: str) -> bool:
     """Whether a game was played under the paper's protocol: its level, its images, 100 steps, nothing given."""
-    is_alone = not result.player.get("sees")  # reads the board itself
+    is_alone = not result.player.get("sees") and "caption" not in result.observation
     if label not in PUBLISHED_GAMES or result.protocol["steps"] != EPISODE_STEPS or not is_alone:
         return False
     level, own = result.games[label].level, describe_level(envs.make(label))
@@ -104,7 +104,7 @@ def score_rows(results: Sequence[Result], columns: Sequence[Column], *, publishe
     for result in results:
         games = [result.games.get(column.label) for column in columns]
         metrics = [game and game.metrics.get(column.metric) for game, column in zip(games, columns, strict=True)]
-        rows.append([result.name, *(as_text(metric) if metric else NONE for metric in metrics)])
+        rows.append([result.title, *(as_text(metric) if metric else NONE for metric in metrics)])
     if published and any(column.is_published for column in columns):
         for player, scores in PUBLISHED.items():
             known = dict(zip(PUBLISHED_GAMES, scores, strict=True))
@@ -125,7 +125,7 @@ def metric_rows(results: Sequence[Result], label: str) -> list[list[str]]:
 
 def differences_as_markdown(ours: Result, theirs: Result, found: Mapping[str, Mapping[str, Interval]]) -> str:
     """Paired differences, a table per game; bold where the interval excludes zero."""
-    lines = [f"# {escape(ours.name)} minus {escape(theirs.name)}", ""]
+    lines = [f"# {escape(ours.title)} minus {escape(theirs.title)}", ""]
     counts, paired = [result.protocol["episodes"] for result in (ours, theirs)], num_paired(ours, theirs)
     over = "" if counts == [paired] * 2 else f" over the first {paired} episodes, of {counts[0]} and {counts[1]}"
     lines += [f"Paired by episode{over}, with 95% bootstrap intervals; bold: the interval excludes zero.", ""]

@@ -15,7 +15,7 @@ from g1jax.analysis.checkpoint_play import FOLDER, CheckpointPlay, Setting
 from g1jax.analysis.results import Analysis, CheckpointResult, RunAnalysis, TransferPoint, VariantPoint
 from g1jax.analysis.transfer import TransferTest, game_of, kinship, transfer_tests
 from g1jax.envs.core import Game
-from g1jax.errors import EvaluationError, ExperimentError
+from g1jax.errors import EvaluationError, ExperimentError, LevelError
 from g1jax.evaluation import report
 from g1jax.evaluation.lead_lag import lead_lag
 from g1jax.evaluation.statistics import Interval, differences
@@ -23,6 +23,7 @@ from g1jax.files import require_writable
 from g1jax.programs import command_line
 from g1jax.programs.machine import all_devices
 from g1jax.programs.shared import folder_name, print_results, print_status, split_names
+from g1jax.rl.observation import about
 from g1jax.training.saved_run import SavedRun, open_run
 from g1jax.vlm import ConfigError
 
@@ -173,6 +174,8 @@ def _play_checkpoints(
 ) -> list[CheckpointResult]:
     """The results of each kept checkpoint. Unreadable ones are left out, with a note."""
     checkpoints = []
+    if shown := about(run.setup.policy.observation):
+        notes.append(f"{name} is shown {', '.join(shown['observation'])}.")
     for step in run.steps:
         try:
             own = {label: points.play(run, step, game) for label, game in games.items()}
@@ -228,7 +231,7 @@ def _play_test(points: CheckpointPlay, run: SavedRun, step: int, test: TransferT
     relation = kinship(game, run.setup.games)
     try:
         return TransferPoint(test, relation, points.play(run, step, game))
-    except ConfigError as error:
+    except (ConfigError, LevelError) as error:
         return TransferPoint(test, relation, None, str(error))
 
 

@@ -20,6 +20,8 @@ from g1jax.files import file_name, require_writable
 from g1jax.programs import command_line
 from g1jax.programs.machine import all_devices
 from g1jax.programs.shared import folder_name, games_of, parse_games, print_results, progress_line
+from g1jax.rl.observation import Observation, Shown
+from g1jax.rl.observation import about as recorded
 from g1jax.rl.prompts import Templates, override, prompt_of, read_templates
 from g1jax.training.saved_model import SHIPPED, is_model, load_policy
 from g1jax.training.saved_run import open_setup, policy_of_run
@@ -61,6 +63,10 @@ class Options:
     prompts: Mapping[str, str] = field(default_factory=dict)
     """Prompt templates by game, or `@file`: `--prompts swap @swap.txt game_2048 "Play."`. Default: the policy's own,
     for an endpoint each game's own."""
+    observation: Shown = ()
+    """What the player is shown: `picture`, `caption` (the true board as text), or both; without the rules or the goal
+    that a prompt marks: `no_rules`, `no_goal`. `--observation caption`: text only. Default: what the policy was trained
+    with, for an endpoint the picture."""
     sees: bool = False
     """Gives the policy the true perception, to measure its reasoning alone."""
     record: Annotated[int, settings.Range(0, 10_000)] = 3
@@ -96,12 +102,19 @@ def evaluate(options: Options) -> None:
         return
     options = _with_defaults(options)
     templates = read_templates(options.prompts)
-    EvaluationError.require(not templates or options.player not in ON_DEVICE, f"prompts: {options.player} reads none")
+    for name in ("prompts", "observation"):
+        is_read = options.player not in ON_DEVICE or not getattr(options, name)
+        EvaluationError.require(is_read, f"{name}: {options.player} reads none")
     others = [results.load(path) for path in options.beside]
     games = games_for_run(options.games, Path(options.player)) if _is_run(options) else games_of(options.games)
-    player = None
-    if options.player != "openai":
-        player = player_named(options.player, tuple(games.values()), options.temperature, options.sees, templates)
+    observation, player, prompts = Observation.of(options.observation), None, {}
+    if options.player == "openai":
+        prompts = {label: prompt_of(templates, game, observation) for label, game in games.items()}
+    else:
+        player = player_named(
+            options.player, tuple(games.values()), options.temperature, options.sees, templates, options.observation
+        )
+        observation = players.observation_of(player)
     curves = curves_of_run(options)
     out = options.out
     assert out is not None
@@ -109,7 +122,8 @@ def evaluate(options: Options) -> None:
     films = [f"{file_name(label)}.{suffix}" for label in games for suffix in _film_suffixes(options.film)]
     names = (results.FILE, tables.FILE, replay.FILE, report.FILE, *films)
     require_writable(out, names, EvaluationError, folders=["exchanges"])
-    about, episodes = _play_all(options, player, games, templates, out)
+    about, episodes = _play_all(options, player, games, prompts, out)
+    about |= recorded(observation) | ({"prompts": dict(templates)} if templates else {})
     result = results.result_of(about, episodes)
     write(out, result, episodes, others, curves)
     if options.film != "none":
@@ -188,9 +202,9 @@ def _is_run(options: Options) -> bool:
 
 
 def _play_all(
-    options: Options, player: Player | None, games: dict[str, Game[Any]], templates: Templates, out: Path
+    options: Options, player: Player | None, games: dict[str, Game[Any]], prompts: Mapping[str, str], out: Path
 ) -> tuple[dict[str, Any], dict[str, Episodes]]:
-    """The player's description for the results, and its episodes by game. Player None: the endpoint."""
+    """The player's description for the results, and its episodes by game. Player None: the endpoint, with `prompts`."""
     counts = (options.episodes or 0, options.steps, options.seed)
     about, episodes = {"name": options.endpoint.model, "kind": "openai", **options.endpoint.setting()}, {}
     if player is not None:
@@ -198,8 +212,6 @@ def _play_all(
         about = {"name": player.name, "kind": kind}
         if kind in ("run", "model"):
             about |= {"temperature": options.temperature, "sees": options.sees}
-    if templates:
-        about["prompts"] = dict(templates)
     budget = Budget.of(options.endpoint)
     for label, game in games.items():
         common: dict[str, Any] = {"num_recorded": options.record, "on_progress": progress_line(label)}
@@ -207,8 +219,8 @@ def _play_all(
             episodes[label] = play(game, player, *counts, **common)
         else:
             log = out / "exchanges" / f"{file_name(label)}.jsonl"
-            prompt = prompt_of(templates, game)
-            episodes[label] = play_remote(game, options.endpoint, log, *counts, prompt=prompt, budget=budget, **common)
+            common |= {"prompt": prompts[label], "observation": Observation.of(options.observation)}
+            episodes[label] = play_remote(game, options.endpoint, log, *counts, budget=budget, **common)
     return about, episodes
 
 
@@ -218,20 +230,25 @@ def player_named(
     temperature: float = 1.0,
     sees: bool = False,
     templates: Templates = (),
+    shown: Shown = (),
 ) -> Player:
     """A player on the device: a built-in one by name, or the policy of a run or a model.
 
-    `templates`: prompts instead of the policy's own.
+    `templates`, `shown`: prompts and an observation instead of the policy's own.
 
     Raises:
-        EvaluationError: there is no such player, or the folder has no usable policy.
+        EvaluationError: there is no such player, the folder has no usable policy, or a game's prompt or picture does
+            not suit it.
     """
     if name in ON_DEVICE:
         return ON_DEVICE[name]()
     try:
         policy, params = load_policy(name) if is_model(name) else policy_of_run(name)
         policy = dataclasses.replace(policy, templates=override(policy.templates, templates))
-        policy = players.prepared(policy, temperature, games)
+        observation = Observation.of(shown) if shown else policy.observation
+        policy = dataclasses.replace(players.prepared(policy, temperature, games), observation=observation)
+        for game in games:
+            policy.prompt_tokens(game)
     except G1Error as error:
         raise EvaluationError(str(error)) from None
     name = Path(name).resolve().name + (" (sees)" if sees else "")

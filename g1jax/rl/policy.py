@@ -1,6 +1,7 @@
-"""A policy that plays: a model, its tokenizer and sampling; from a game's frames to responses in bytes."""
+"""A policy that plays: a model, its tokenizer and sampling; from a game's states to responses in bytes."""
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,16 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Bool, Float, Float32, Int32, UInt8
 
 from g1jax import vlm
 from g1jax.envs.core import Game
 from g1jax.errors import ConfigError
+from g1jax.rl.observation import CAPTION, PICTURE, Observation, board_tokens, num_board_tokens
 from g1jax.rl.prompts import Templates, prompt_of
-from g1jax.typing import Array, Keys
+from g1jax.typing import Array, Keys, Pytree
 from g1jax.vlm import Params, Sampling, TokenBytes, Tokenizer
-from g1jax.vlm.accumulation import join_rows, split_rows
 
 
 @jax.tree_util.register_dataclass
@@ -55,6 +55,8 @@ class Policy:
     """The maximum for each game; see `teachers.token_budgets`."""
     templates: Templates = ()
     """Its prompts; games without one have their default."""
+    observation: Observation = PICTURE
+    """What it is shown: pictures, captions, parts of the prompts."""
 
     def __post_init__(self) -> None:
         vlm.check_tokenizer(self.tokenizer, self.config)
@@ -74,13 +76,21 @@ class Policy:
         return max(map(len, self.token_texts))
 
     def prompt_tokens(self, game: Game[Any]) -> Int32[np.ndarray, "P"]:
-        """The prompt of a game, including its image tokens.
+        """The prompt of a game, including its image tokens, without a caption's board.
 
         Raises:
             ConfigError: the game's frames are not made of whole visual tokens.
-            LevelError: the prompt's template has an unknown `{placeholder}`.
+            LevelError: the prompt's template has an unknown `{placeholder}`, or lacks a part that is left out.
         """
-        return _prompt_tokens(self.tokenizer, self.config.vision, self.templates, game)
+        return np.concatenate(self._prompt_ends(game))
+
+    def prompt_length(self, game: Game[Any]) -> int:
+        """The length of a game's prompts, including the places for a caption's board; errors as `prompt_tokens`."""
+        caption = num_board_tokens(self.tokenizer, game) if self.observation.caption else 0
+        return len(self.prompt_tokens(game)) + caption
+
+    def _prompt_ends(self, game: Game[Any]) -> tuple[np.ndarray, np.ndarray]:
+        return _prompt_ends(self.tokenizer, self.config.vision, self.templates, self.observation, game)
 
     def max_new_tokens(self, game: Game[Any]) -> int:
         """The maximum number of tokens in a response to this game.
@@ -98,41 +108,64 @@ class Policy:
         """The maximum number of bytes in a response, whatever its tokens."""
         return self.token_width * self.max_new_tokens(game)
 
-    def prompts(self, game: Game[Any], count: int) -> tuple[Int32[Array, "{count} P"], Bool[Array, "{count} P"]]:
-        """The game's prompt, repeated, and its mask."""
-        tokens = jnp.asarray(self.prompt_tokens(game))
-        return jnp.tile(tokens[None], (count, 1)), jnp.ones((count, len(tokens)), bool)
+    def boards(self, game: Game[Any], states: Pytree) -> UInt8[Array, "B L"] | None:
+        """The board texts that its captions need, of a batch of states; None without captions."""
+        return jax.vmap(game.describe)(states) if self.observation.caption else None
+
+    def prompts(
+        self, game: Game[Any], count: int, boards: UInt8[Array, "n L"] | None = None
+    ) -> tuple[Int32[Array, "{count} P"], Bool[Array, "{count} P"]]:
+        """The game's prompt, repeated, and its mask; with captions, a prompt for each board, in adjacent rows.
+
+        Raises:
+            ConfigError: as `prompt_tokens`; or there are no boards for captions.
+        """
+        if not self.observation.caption:
+            tokens = jnp.asarray(self._prompt_ends(game)[0])
+            return jnp.tile(tokens[None], (count, 1)), jnp.ones((count, len(tokens)), bool)
+        if boards is None:
+            raise ConfigError("a policy with captions needs the boards: see Policy.boards")
+        board, board_mask = board_tokens(self.tokenizer, game, boards)
+        before, after = (jnp.tile(jnp.asarray(end)[None], (len(boards), 1)) for end in self._prompt_ends(game))
+        prompts = jnp.concatenate([before, board, after], axis=1)
+        mask = jnp.concatenate([jnp.ones_like(before, bool), board_mask, jnp.ones_like(after, bool)], axis=1)
+        repeats = count // len(boards)
+        return jnp.repeat(prompts, repeats, axis=0), jnp.repeat(mask, repeats, axis=0)
+
+    def _frames(self, frames: UInt8[Array, "n H W 3"] | None) -> UInt8[Array, "n H W 3"] | None:
+        """The frames that the model is given."""
+        if not self.observation.picture:
+            return None
+        ConfigError.require(frames is not None, "a policy that is shown pictures needs frames")
+        return frames
 
     def respond(
         self,
         params: Params,
         table: TokenBytes,
         game: Game[Any],
-        frames: UInt8[Array, "B H W 3"],
+        frames: UInt8[Array, "B H W 3"] | None,
         key: Keys,
         *,
         num_samples: int = 1,
-        num_parts: int = 1,
         starts: tuple[Int32[Array, "B S"], Bool[Array, "B S"]] | None = None,
+        boards: UInt8[Array, "B L"] | None = None,
     ) -> Responses:
-        """Generates `num_samples` responses to each frame. To be called within a jit.
+        """Generates `num_samples` responses to each state. To be called within a jit.
 
-        `num_parts`: parts of the frames that are responded to one after the other, which takes less memory. `key` must
-        then be a single one.
-
-        `starts`: tokens that each response starts with and their mask, such as the true perception. They are part of
-        `bytes` but not of `tokens`.
+        Args:
+            params: The weights.
+            table: The bytes of every token.
+            game: The game of the states.
+            frames: Their pictures; not read by a policy that is shown none.
+            key: A random key for all, or one per response.
+            num_samples: Responses to each state.
+            starts: Tokens that each response starts with and their mask, such as the true perception. They are part of
+                `bytes` but not of `tokens`.
+            boards: The board texts for captions, see `boards`.
         """
-        if num_parts > 1:
-            rows = (split_rows(frames, num_parts), jax.random.split(key, num_parts), _split_starts(starts, num_parts))
-            responses = lax.map(
-                lambda part: self.respond(
-                    params, table, game, part[0], part[1], num_samples=num_samples, starts=part[2]
-                ),
-                rows,
-            )
-            return jax.tree.map(lambda leaf: _join_groups(leaf, num_samples), responses)
-        prompt_tokens, prompt_mask = self.prompts(game, frames.shape[0])
+        count = next((len(given) for given in (frames, boards) if given is not None), 0)
+        prompt_tokens, prompt_mask = self.prompts(game, count, boards)
         if starts is not None:
             prompt_tokens = jnp.concatenate([prompt_tokens, starts[0]], axis=1)
             prompt_mask = jnp.concatenate([prompt_mask, starts[1]], axis=1)
@@ -141,7 +174,7 @@ class Policy:
             params,
             prompt_tokens,
             prompt_mask,
-            frames,
+            self._frames(frames),
             key,
             max_new_tokens=self.max_new_tokens(game),
             sampling=self.sampling,
@@ -163,33 +196,31 @@ class Policy:
         self,
         params: Params,
         game: Game[Any],
-        frames: UInt8[Array, "n H W 3"],
+        frames: UInt8[Array, "n H W 3"] | None,
         tokens: Int32[Array, "B N"],
         mask: Bool[Array, "B N"],
         visual_tokens: Float[Array, "n t D"] | None = None,
+        boards: UInt8[Array, "n L"] | None = None,
     ) -> vlm.Score:
-        """Log-probabilities and entropies of responses to frames.
+        """Log-probabilities and entropies of responses to states.
 
-        The responses to one frame are in adjacent rows. `visual_tokens`: those of the frames, if already computed by
-        `vlm.see`.
+        The responses to one state are in adjacent rows. `frames` and `boards`: as for `respond`. `visual_tokens`: those
+        of the frames, if already computed by `vlm.see`.
         """
-        prompts = self.prompts(game, tokens.shape[0])
+        prompts, frames = self.prompts(game, tokens.shape[0], boards), self._frames(frames)
         return vlm.score(
             self.config, params, *prompts, tokens, mask, frames, sampling=self.sampling, visual_tokens=visual_tokens
         )
 
 
-def _split_starts(starts: Any, num_parts: int) -> Any:
-    return jax.tree.map(lambda leaf: split_rows(leaf, num_parts), starts)
-
-
-def _join_groups(leaf: Array, num_samples: int) -> Array:
-    """[parts, rows, …] of parts of the groups, whose rows are adjacent -> [B, …]."""
-    groups = leaf.reshape(leaf.shape[0], -1, num_samples, *leaf.shape[2:])
-    return join_rows(groups).reshape(-1, *leaf.shape[2:])
-
-
 @functools.lru_cache(maxsize=256)
-def _prompt_tokens(tokenizer: Tokenizer, vision: vlm.VisionConfig, templates: Templates, game: Game[Any]) -> np.ndarray:
-    rows, columns = vlm.grid_of(vision, *game.frame_shape[:2])
-    return np.array(tokenizer.prompt(prompt_of(templates, game), rows * columns), np.int32)
+def _prompt_ends(
+    tokenizer: Tokenizer, vision: vlm.VisionConfig, templates: Templates, observation: Observation, game: Game[Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens before and after a caption's board; all are before it if there is none."""
+    size = math.prod(vlm.grid_of(vision, *game.frame_shape[:2])) if observation.picture else 0
+    text = prompt_of(templates, game, observation)
+    has_caption = observation.caption
+    ends = tokenizer.prompt_around(text + CAPTION, size) if has_caption else (tokenizer.prompt(text, size), [])
+    before, after = (np.array(end, np.int32) for end in ends)
+    return before, after

@@ -7,6 +7,7 @@ from g1jax import envs
 from g1jax.envs.core import Game
 from g1jax.errors import ConfigError, unknown
 from g1jax.foreign import read_text
+from g1jax.rl.observation import PICTURE, Observation
 
 Templates = tuple[tuple[str, str], ...]
 """(game id, template) pairs: a value, as part of a policy."""
@@ -30,13 +31,13 @@ def override(templates: Templates, by: Templates) -> Templates:
     return tuple(sorted({**dict(templates), **dict(by)}.items()))
 
 
-def prompt_of(templates: Templates, game: Game[Any]) -> str:
-    """A player's prompt for a game: its own template filled in, or else the game's default.
+def prompt_of(templates: Templates, game: Game[Any], observation: Observation = PICTURE) -> str:
+    """A player's prompt for a game: its own template filled in, or else the game's default; without a caption.
 
     Raises:
-        LevelError: the template has an unknown `{placeholder}`.
+        LevelError: the template has an unknown `{placeholder}`, or lacks a part that the observation leaves out.
     """
-    return game.fill_prompt(dict(templates).get(game.id, game.default_prompt))
+    return game.fill_prompt(dict(templates).get(game.id, game.default_prompt), observation.without)
 
 
 def _read(template: str) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from g1jax.rl.returns import discounted_returns, flatten_steps, is_running
 from g1jax.rl.rewards import Reward, RewardWeights, reward
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm import Params, TokenBytes
+from g1jax.vlm.accumulation import join_rows, split_rows
 
 
 @jax.tree_util.register_dataclass
@@ -31,6 +33,7 @@ class Rollout:
     is_legal: Bool[Array, "*B"]
     is_readable: Bool[Array, "*B"]
     is_running: Bool[Array, "*B"]  # False after an episode's end
+    boards: UInt8[Array, "... L"] | None = None  # for captions; rows as of the frames
 
 
 def respond_and_branch(
@@ -47,12 +50,13 @@ def respond_and_branch(
 ) -> tuple[Rollout, Int32[Array, "b {num_samples}"]]:
     """One step, as in the paper: n responses to each of b states, each played from that state.
 
-    All n moves share a random key, so that only the responses differ. `num_parts`: see `Policy.respond`. Also returns
-    the actions.
+    All n moves share a random key, so that only the responses differ. `num_parts`: parts of the states that are
+    responded to one after the other, which takes less memory. Also returns the actions.
     """
     generate_key, step_key = jax.random.split(key)
-    frames = jax.vmap(game.render)(states)
-    responses = policy.respond(params, table, game, frames, generate_key, num_samples=num_samples, num_parts=num_parts)
+    frames, boards = jax.vmap(game.render)(states), policy.boards(game, states)
+    respond = functools.partial(policy.respond, params, table, game, num_samples=num_samples)
+    responses = _in_parts(respond, frames, boards, generate_key, num_samples, num_parts)
     actions = jax.vmap(game.parse)(responses.bytes).reshape(-1, num_samples)
     keys = jax.random.split(step_key, actions.shape[0])
     _, results = jax.vmap(game.branch)(states, actions, keys)
@@ -62,7 +66,7 @@ def respond_and_branch(
     rewards, is_legal = jax.tree.map(lambda leaf: leaf.reshape(-1), (rewards, results.is_legal))
     is_readable = actions.reshape(-1) != game.invalid_action
     running = jnp.ones(is_legal.shape, bool)
-    return Rollout(frames, responses, rewards, rewards.total, is_legal, is_readable, running), actions
+    return Rollout(frames, responses, rewards, rewards.total, is_legal, is_readable, running, boards), actions
 
 
 def play_on(
@@ -88,19 +92,43 @@ def play_on(
 
     def step(states: Pytree, key: Key) -> tuple[Pytree, tuple[Rollout, Array]]:
         generate_key, step_key = jax.random.split(key)
-        frames = jax.vmap(game.render)(states)
-        responses = policy.respond(params, table, game, frames, generate_key, num_parts=num_parts)
+        frames, boards = jax.vmap(game.render)(states), policy.boards(game, states)
+        respond = functools.partial(policy.respond, params, table, game)
+        responses = _in_parts(respond, frames, boards, generate_key, 1, num_parts)
         actions = jax.vmap(game.parse)(responses.bytes)
         after, results = jax.vmap(game.step)(states, actions, jax.random.split(step_key, actions.shape[0]))
         rewards = jax.vmap(reward_of)(responses.bytes, states, results)
         is_readable = actions != game.invalid_action
-        rows = Rollout(frames, responses, rewards, rewards.total, results.is_legal, is_readable, ~states.terminated)
+        running = ~states.terminated
+        rows = Rollout(frames, responses, rewards, rewards.total, results.is_legal, is_readable, running, boards)
         return after, (rows, after.terminated)
 
     _, (rollout, dones) = lax.scan(step, states, jax.random.split(key, num_steps))
     returns = discounted_returns(rollout.returns, dones, discount)
     running = is_running(dones) & rollout.is_running
     return flatten_steps(dataclasses.replace(rollout, returns=returns, is_running=running))
+
+
+def _in_parts(
+    respond: Callable[..., Responses],
+    frames: UInt8[Array, "b H W 3"],
+    boards: UInt8[Array, "b L"] | None,
+    key: Key,
+    num_samples: int,
+    num_parts: int,
+) -> Responses:
+    """The responses to equal parts of the states, one part after the other."""
+    if num_parts == 1:
+        return respond(frames, key, boards=boards)
+    shown = jax.tree.map(lambda leaf: split_rows(leaf, num_parts), (frames, boards))
+    responses = lax.map(
+        lambda part: respond(part[0][0], part[1], boards=part[0][1]), (shown, jax.random.split(key, num_parts))
+    )
+
+    def join(leaf: Array) -> Array:
+        return join_rows(leaf.reshape(num_parts, -1, num_samples, *leaf.shape[2:])).reshape(-1, *leaf.shape[2:])
+
+    return jax.tree.map(join, responses)
 
 
 def rollout_metrics(rollout: Rollout) -> Metrics:

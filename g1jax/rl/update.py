@@ -31,20 +31,20 @@ from g1jax.vlm.accumulation import add_to, empty_sums, join_rows, split_rows
 from g1jax.vlm.master import apply_updates
 from g1jax.vlm.sharding import num_shards
 
-T = TypeVar("T")
 R = TypeVar("R")
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Samples:
-    """Rows of one game with everything that a gradient needs; frames as in a rollout."""
+    """Rows of one game with everything that a gradient needs; frames and boards as in a rollout."""
 
-    frames: UInt8[Array, "... H W 3"]
+    frames: UInt8[Array, "... H W 3"] | None  # None for a policy without pictures
     tokens: Int32[Array, "*B N"]
     batch: Batch
     advantages: Float32[Array, "*B N"]
     weights: TokenWeights | None  # set in a minibatch
+    boards: UInt8[Array, "... L"] | None = None
 
 
 def update(
@@ -116,12 +116,13 @@ def _make_samples(
         if algorithm.needs_reference:
             if reference is None:
                 raise AlgorithmError(f"{algorithm.name} needs a reference policy for its KL")
-            scored = (rollout.frames, rollout.responses.tokens, mask)
+            scored = (rollout.frames, rollout.boards, rollout.responses.tokens, mask)
             logprobs = _reference_logprobs(policy, reference, game, scored, num_samples, minibatching)
         game_id = jnp.full(mask.shape[0], i, jnp.int32)
         batch = Batch(mask, rollout.responses.logprobs, logprobs, rollout.returns, game_id)
         zeros = jnp.zeros(mask.shape, jnp.float32)
-        samples.append(Samples(rollout.frames, rollout.responses.tokens, batch, zeros, None))
+        frames = rollout.frames if policy.observation.picture else None
+        samples.append(Samples(frames, rollout.responses.tokens, batch, zeros, None, rollout.boards))
     batch, advantages = prepare(
         algorithm, _concatenate([rows.batch for rows in samples]), num_samples=num_samples, num_games=len(games)
     )
@@ -139,26 +140,29 @@ def _reference_logprobs(
     policy: Policy,
     reference: Params,
     game: Game[Any],
-    rows: tuple[Array, Array, Array],
+    rows: tuple[Array, Array | None, Array, Array],
     num_samples: int,
     minibatching: Minibatching,
 ) -> Float32[Array, "B N"]:
-    """The log-probabilities of frames, tokens and masks under the reference policy, a microbatch at a time."""
-    num_rows, length = rows[1].shape
+    """The log-probabilities of frames, boards, tokens and masks under the reference policy, a microbatch at a time."""
+    num_rows, length = rows[2].shape
     num_parts, num_groups = minibatching.minibatches * minibatching.microbatches, num_rows // num_samples
 
-    def score(part: tuple[Array, Array, Array]) -> Array:
-        def score_cut(part: tuple[Array, Array, Array]) -> Array:
-            logprobs = policy.score(reference, game, *part).logprobs
-            return jnp.pad(logprobs, ((0, 0), (0, length - logprobs.shape[1])))
+    def score(part: tuple[Array, Array | None, Array, Array]) -> Array:
+        frames, boards, tokens, mask = part
 
-        return cut_to_length(score_cut, part, part[2], minibatching.length_buckets)
+        def score_cut(longest: int) -> Array:
+            cut = tokens[:, :longest], mask[:, :longest]
+            logprobs = policy.score(reference, game, frames, *cut, boards=boards).logprobs
+            return jnp.pad(logprobs, ((0, 0), (0, length - longest)))
+
+        return at_length(score_cut, mask, minibatching.length_buckets)
 
     if num_parts == 1:
         return score(rows)
     order = split_rows(jnp.arange(num_groups, dtype=jnp.int32), num_parts)
     if minibatching.length_buckets > 1:
-        order = sorted_by_length(order[None], _group_lengths(rows[2], num_samples))[0]
+        order = sorted_by_length(order[None], _group_lengths(rows[3], num_samples))[0]
     order = join_rows(order)
     groups = jax.tree.map(lambda leaf: leaf.reshape(num_groups, -1, *leaf.shape[1:])[order], rows)
     parts = jax.tree.map(lambda leaf: join_inner(split_rows(leaf, num_parts)), groups)
@@ -166,25 +170,18 @@ def _reference_logprobs(
     return logprobs[jnp.argsort(order)].reshape(num_rows, length)
 
 
-def cut_to_length(function: Callable[[T], R], rows: T, mask: Bool[Array, "B N"], num_buckets: int) -> R:
-    """`function(rows)` with all arrays [B, N, …] cut to the first of N / 2^k tokens, … N / 2, N that holds all tokens.
+def at_length(function: Callable[[int], R], mask: Bool[Array, "B N"], num_buckets: int) -> R:
+    """`function` of the first of N / 2^k, … N / 2, N that is not below the end of any row of a mask.
 
-    Its result must not depend on what is cut off, nor its shape. Each length is compiled.
+    Its result must not depend on the length, nor its shape. It is compiled for each length.
     """
     longest = mask.shape[1]
     lengths = sorted({-(-longest // 2**k) for k in range(num_buckets)})
     if len(lengths) == 1:
-        return function(rows)
-
-    def cut(length: int, rows: T) -> R:
-        def part(leaf: Array) -> Array:
-            return leaf[:, :length] if leaf.ndim == 2 and leaf.shape[1] == longest else leaf
-
-        return function(jax.tree.map(part, rows))
-
+        return function(longest)
     needed = jnp.max(jnp.where(mask, jnp.arange(1, longest + 1, dtype=jnp.int32)[None], 0))
     index = jnp.sum((needed > jnp.array(lengths[:-1], jnp.int32)).astype(jnp.int32))
-    out: R = lax.switch(index, [functools.partial(cut, length) for length in lengths], rows)
+    out: R = lax.switch(index, [functools.partial(function, length) for length in lengths])
     return out
 
 
@@ -218,7 +215,7 @@ def _shuffle(samples: Samples, minibatching: Minibatching, num_samples: int, key
         order = join_rows(divided.reshape(math.prod(parts), -1))
 
     def split(leaf: Array) -> Array:
-        # Frames have one row per response or per group; both divide into groups.
+        # Frames and boards have one row per response or per group; both divide into groups.
         groups = leaf.reshape(num_groups, -1, *leaf.shape[1:])
         shuffled = split_rows(groups if order is None else groups[order], math.prod(parts))
         return shuffled.reshape(*parts, -1, *leaf.shape[1:])
@@ -258,7 +255,8 @@ def _gradient(
     for game, samples, weights in zip(games, minibatch, _token_weights(algorithm, minibatch), strict=True):
 
         def loss(params: Params, samples: Samples, game: Game[Any] = game) -> tuple[Array, Metrics]:
-            score = policy.score(full_params(params), game, samples.frames, samples.tokens, samples.batch.response_mask)
+            tokens, mask = samples.tokens, samples.batch.response_mask
+            score = policy.score(full_params(params), game, samples.frames, tokens, mask, boards=samples.boards)
             return policy_loss(
                 algorithm, score.logprobs, score.entropy, samples.batch, samples.advantages, samples.weights
             )
@@ -266,8 +264,10 @@ def _gradient(
         def add(
             carry: tuple[Params, Metrics] | None, samples: Samples, loss: Any = loss
         ) -> tuple[tuple[Params, Metrics], None]:
-            gradient = functools.partial(jax.grad(loss, has_aux=True), params)
-            return add_to(carry, cut_to_length(gradient, samples, samples.batch.response_mask, num_buckets)), None
+            def gradient(length: int) -> tuple[Params, Metrics]:
+                return jax.grad(loss, has_aux=True)(params, _cut(samples, length))
+
+            return add_to(carry, at_length(gradient, samples.batch.response_mask, num_buckets)), None
 
         samples = dataclasses.replace(samples, weights=weights)
         first = jax.tree.map(lambda leaf: leaf[0], samples)
@@ -275,6 +275,16 @@ def _gradient(
         total, _ = lax.scan(add, empty_sums(shapes) if total is None else total, samples)
     assert total is not None
     return total
+
+
+def _cut(samples: Samples, length: int) -> Samples:
+    """The first tokens of each row."""
+
+    def first(leaf: Array) -> Array:
+        return leaf if leaf.ndim == 1 else leaf[:, :length]
+
+    cut = {name: getattr(samples, name) for name in ("tokens", "batch", "advantages", "weights")}
+    return dataclasses.replace(samples, **jax.tree.map(first, cut))
 
 
 def _token_weights(algorithm: Algorithm, minibatch: list[Samples]) -> list[TokenWeights]:

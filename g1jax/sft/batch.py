@@ -27,6 +27,7 @@ class SFTBatch:
     mask: Bool[Array, "B N"]  # True except for padding
     is_perception: Bool[Array, "B N"]  # the tokens that describe the board
     facts: Facts | None = None  # None: without the facts' loss
+    boards: UInt8[Array, "B L"] | None = None  # for captions
 
 
 def to_batch(
@@ -40,7 +41,8 @@ def to_batch(
     texts = [[text.decode(line) for line in np.asarray(column)] for column in columns]
     responses = [compose(*row) for row in zip(*texts, strict=True)]
     tokens, mask, is_perception = place(tokenize(policy, game, responses))
-    return SFTBatch(demonstrations.frames, tokens, mask, is_perception, demonstrations.facts)
+    boards = place(np.asarray(demonstrations.boards)) if policy.observation.caption else None
+    return SFTBatch(demonstrations.frames, tokens, mask, is_perception, demonstrations.facts, boards)
 
 
 def tokenize(policy: Policy, game: Game[Any], responses: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
 from g1jax import envs
+from g1jax.envs import text
 from g1jax.envs.core import Game
-from g1jax.envs.response import has_tags_in_order
+from g1jax.envs.response import PERCEPTION, has_tags_in_order
 from g1jax.errors import ExperimentError, unknown
 from g1jax.foreign import file_inside, read_json_lines
 from g1jax.foreign_images import open_image
@@ -78,13 +80,16 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.responses)
 
-    def batch(
-        self, policy: Policy, seed: int, step: int, count: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The demonstrations of a step: frames uint8[B, H, W, 3], then what `tokenize` returns."""
+    def batch(self, policy: Policy, seed: int, step: int, count: int) -> dict[str, np.ndarray]:
+        """The demonstrations of a step: the fields of an `SFTBatch`, on the host."""
         rows = rows_of_step(seed, self.game.id, len(self), step, count)
         frames = np.stack([_frame(self.images[i], self.places[i], self.game.frame_shape) for i in rows])
-        return frames, *tokenize(policy, self.game, [self.responses[i] for i in rows])
+        responses = [self.responses[i] for i in rows]
+        tokens, mask, is_perception = tokenize(policy, self.game, responses)
+        batch = {"frames": frames, "tokens": tokens, "mask": mask, "is_perception": is_perception}
+        if policy.observation.caption:
+            batch["boards"] = np.stack([_board(self.game, response) for response in responses])
+        return batch
 
 
 def rows_of_step(seed: int, game_id: str, num_rows: int, step: int, count: int) -> np.ndarray:
@@ -126,6 +131,9 @@ def read_dataset(folder: Path, games: Sequence[Game[Any]], policy: Policy) -> tu
         places, responses, images = map(list, zip(*rows, strict=True))
         datasets.append(Dataset(game, places, responses, images))
     _check_lengths(datasets, policy)
+    if policy.observation.caption:
+        for dataset in datasets:
+            _check_boards(dataset)
     return tuple(datasets)
 
 
@@ -200,6 +208,26 @@ def _opened(image: Path | bytes, place: str, shape: tuple[int, int, int]) -> Ite
             f"{width}×{height}: make the dataset at the level of the run",
         )
         yield picture
+
+
+def _board(game: Game[Any], response: str) -> np.ndarray:
+    """The board text that a demonstration's perception is, uint8[L]; one that is too long is truncated."""
+    start = response.find(f"<{PERCEPTION}>") + len(PERCEPTION) + 2
+    board = response[start : response.find(f"</{PERCEPTION}>", start)].strip().encode()
+    length = game.board_text.length
+    return text.encode(board[:length], length)
+
+
+def _check_boards(dataset: Dataset) -> None:
+    """Refuses perceptions that are no boards, since captions show them."""
+    boards = np.stack([_board(dataset.game, response) for response in dataset.responses])
+    kinds = np.asarray(jax.jit(jax.vmap(dataset.game.read_board))(boards))
+    for place, board in zip(dataset.places, kinds, strict=True):
+        ExperimentError.require(
+            bool((board >= 0).all()),
+            f"{place}: its perception is not a board of {dataset.game.id}, which a caption would show: leave the row "
+            "out, or train without captions",
+        )
 
 
 def _check_lengths(datasets: Sequence[Dataset], policy: Policy) -> None:

@@ -68,12 +68,14 @@ def _gradient(
     def loss(params: Params, part: tuple[SFTBatch, Array]) -> tuple[Array, dict[str, Array]]:
         batch, weights = part
         model_params = full_params(params)
-        visual_tokens = vlm.see(policy.config, model_params, batch.frames)
-        score = policy.score(model_params, game, batch.frames, batch.tokens, batch.mask, visual_tokens)
+        visual_tokens = vlm.see(policy.config, model_params, batch.frames) if policy.observation.picture else None
+        score = policy.score(
+            model_params, game, batch.frames, batch.tokens, batch.mask, visual_tokens, boards=batch.boards
+        )
         loss = -jnp.sum(score.logprobs * weights)
         facts_metrics: Metrics = {}
         total = loss
-        if batch.facts is not None:
+        if batch.facts is not None and visual_tokens is not None:
             loss_of_facts, facts_metrics = facts_loss(params[HEADS][game.id], visual_tokens, batch.facts)
             total += facts_weight / num_micro * loss_of_facts
         perception, reasoning = batch.is_perception & batch.mask, ~batch.is_perception & batch.mask

@@ -11,6 +11,7 @@ from g1jax import envs
 from g1jax.errors import ExperimentError, unknown
 from g1jax.rl.algorithm import Algorithm, grpo
 from g1jax.rl.minibatching import Minibatching
+from g1jax.rl.observation import Observation, Shown
 from g1jax.rl.rewards import RewardWeights
 from g1jax.settings import Count, CountOrNone, EpisodesOrNone, Range, Seed, Share, Size, Steps, Temperature, check, show
 from g1jax.vlm.lora import LoRA
@@ -169,6 +170,10 @@ class Experiment:
     """Level keys by game, such as {"shisen_sho": {"rows": 4}}."""
     prompts: tyro.conf.Suppress[Mapping[str, str]] = field(default_factory=dict)
     """Prompt templates by game, or `@path` of a file; games without one have their default prompt."""
+    observation: Shown = ()
+    """What the policy is shown: `picture`, `caption` (the true board as text), or both; without the rules or the goal
+    that a prompt marks: `no_rules`, `no_goal`. `--observation caption`: text only. Default: what the model was trained
+    with, `picture` for a new one."""
     model: str = "nano"
     """`base` or `g1-nano` (the small trained models that ship: before and after RL), `nano`, `micro` or `small`
     (untrained), or a folder of weights."""
@@ -237,6 +242,11 @@ def check_experiment(experiment: Experiment) -> None:
     ExperimentError.require(
         e.rl.source != "hard_play" or e.rl.num_steps == 1,
         f"rl.source=hard_play: it needs rl.num_steps=1, not {e.rl.num_steps}",
+    )
+    is_pictured = Observation.of(e.observation).picture
+    ExperimentError.require(
+        is_pictured or not e.cold_start.facts_weight,
+        f"cold_start.facts_weight={e.cold_start.facts_weight:g}: a policy without pictures has no visual tokens; set 0",
     )
     known = envs.game_ids()
     for name, mapping in (

@@ -203,7 +203,7 @@ def _cold_step(
         wait(COLD)
         step, seed, policy = int(state.step), setup.experiment.seed, setup.policy
         read = [dataset.batch(policy, seed, step, cold.states) for dataset in setup.datasets]
-        batches = tuple(SFTBatch(*setup.placement.shard_rows(batch)) for batch in read)
+        batches = tuple(SFTBatch(**setup.placement.shard_rows(batch)) for batch in read)
         return cold_step(setup.cold, state, constants, batches)
     key = keys.of_step(state.key, state.step, OfStep.TEACH)
     has_facts = cold.facts_weight > 0

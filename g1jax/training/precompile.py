@@ -85,5 +85,6 @@ def batches_template(setup: Setup) -> tuple[SFTBatch, ...]:
             shapes = jax.eval_shape(functools.partial(facts_of, game), states)
             facts = jax.tree.map(lambda leaf: rows(leaf.dtype, *leaf.shape[1:]), shapes)
         tokens = rows(jnp.int32, n), rows(bool, n), rows(bool, n)
-        batches.append(SFTBatch(rows(jnp.uint8, *game.frame_shape), *tokens, facts))
+        boards = rows(jnp.uint8, game.board_text.length) if setup.policy.observation.caption else None
+        batches.append(SFTBatch(rows(jnp.uint8, *game.frame_shape), *tokens, facts, boards))
     return tuple(batches)

@@ -9,10 +9,11 @@ import jax
 
 from g1jax.errors import EvaluationError
 from g1jax.evaluation import Episodes, Player, Result, load, play, policy_player, random_player, report, result_of, save
-from g1jax.evaluation.players import prepared
+from g1jax.evaluation.players import observation_of, prepared
 from g1jax.evaluation.replay import replays_of
 from g1jax.evaluation.tables import as_markdown
 from g1jax.files import write_atomically
+from g1jax.rl.observation import about as recorded
 from g1jax.training.progress import Progress
 from g1jax.training.run_folder import read_metrics
 from g1jax.training.setup import Setup
@@ -65,6 +66,7 @@ def evaluate(
         num_recorded = _RECORDED if player is players[0] else 0
         played = _play_all(setup, progress, player, num_episodes, num_recorded, check)
         about: dict[str, Any] = {"name": player.name, "model": setup.experiment.model}
+        about |= recorded(observation_of(player))
         if player.name in temperatures:
             about["temperature"] = temperatures[player.name]
         results.append(result_of(about, played))

@@ -1,4 +1,6 @@
-"""The folder of a model as a policy: the files of a Qwen2.5-VL checkpoint, and the prompts that it was trained with."""
+"""The folder of a model as a policy: the files of a Qwen2.5-VL checkpoint, and the prompts and the observation that it
+was trained with.
+"""
 
 import json
 from pathlib import Path
@@ -7,6 +9,7 @@ from g1jax import vlm
 from g1jax.errors import ConfigError, ExperimentError, unknown
 from g1jax.files import write_atomically
 from g1jax.foreign import read_object
+from g1jax.rl.observation import Observation, about
 from g1jax.rl.policy import Policy
 from g1jax.rl.prompts import Templates
 from g1jax.vlm import Params
@@ -14,7 +17,7 @@ from g1jax.vlm.processor_files import save_processor
 
 SHIPPED = {name: Path(__file__).parents[1] / "data" / name for name in ("base", "g1-nano")}
 """The small trained models that ship, by name: after the supervised steps, and after RL."""
-PROMPTS = "prompts.json"
+PROMPTS, OBSERVATION = "prompts.json", "observation.json"
 
 
 def is_model(name: str) -> bool:
@@ -45,13 +48,15 @@ def save_policy(policy: Policy, params: Params, folder: Path) -> None:
     vlm.save(policy.config, params, folder)
     policy.tokenizer.save(folder)
     save_processor(policy.config, policy.tokenizer, folder)
-    save_prompts(policy.templates, folder)
+    save_prompts(policy, folder)
 
 
-def save_prompts(templates: Templates, folder: Path) -> None:
-    """Writes the prompts of a model's folder."""
-    text = json.dumps(dict(templates), indent=1, ensure_ascii=False) + "\n"
+def save_prompts(policy: Policy, folder: Path) -> None:
+    """Writes the prompts of a model's folder, and the observation if it is not the default."""
+    text = json.dumps(dict(policy.templates), indent=1, ensure_ascii=False) + "\n"
     write_atomically(folder / PROMPTS, text)
+    if shown := about(policy.observation):
+        write_atomically(folder / OBSERVATION, json.dumps(shown) + "\n")
 
 
 def load_policy(name: str) -> tuple[Policy, Params]:
@@ -65,7 +70,8 @@ def load_policy(name: str) -> tuple[Policy, Params]:
     ExperimentError.require(folder is not None, f"{name} is an untrained preset")
     assert folder is not None
     config, params = vlm.load(folder)
-    return Policy(config, vlm.Tokenizer.load(folder), templates=prompts_of(folder)), params
+    tokenizer = vlm.Tokenizer.load(folder)
+    return Policy(config, tokenizer, templates=prompts_of(folder), observation=observation_of(folder)), params
 
 
 def prompts_of(folder: Path) -> Templates:
@@ -78,3 +84,16 @@ def prompts_of(folder: Path) -> Templates:
     prompts = read_object(file, error=ConfigError) if file.is_file() else {}
     ConfigError.require(all(isinstance(text, str) for text in prompts.values()), f"{file}: a prompt is not a string")
     return tuple(sorted(prompts.items()))
+
+
+def observation_of(folder: Path) -> Observation:
+    """The observation that a model's folder names; the default without an observation.json.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    file = folder / OBSERVATION
+    shown = read_object(file, error=ConfigError).get("observation") if file.is_file() else []
+    is_list = isinstance(shown, list) and all(isinstance(name, str) for name in shown)
+    ConfigError.require(is_list, f"{file}: observation is not a list of strings")
+    return Observation.of(shown or ())

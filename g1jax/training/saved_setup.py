@@ -101,7 +101,7 @@ def _write(
     model.mkdir(parents=True)
     write_atomically(model / "config.json", _as_text(vlm.to_hf(policy.config)))
     policy.tokenizer.save(model)
-    save_prompts(policy.templates, model)
+    save_prompts(policy, model)
     levels = {game.id: keys_of(game.level) for game in games}
     write_atomically(folder / "levels.json", _as_text(levels))
     sources["pictures"] = {}

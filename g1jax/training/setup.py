@@ -20,6 +20,7 @@ from g1jax.errors import ExperimentError
 from g1jax.keys import OfRun
 from g1jax.rl.algorithm import Algorithm
 from g1jax.rl.minibatching import Minibatching
+from g1jax.rl.observation import PICTURE, Observation
 from g1jax.rl.policy import Policy
 from g1jax.rl.prompts import override, read_templates
 from g1jax.rl.rewards import RewardWeights
@@ -30,7 +31,7 @@ from g1jax.training import saved_setup
 from g1jax.training.config import Experiment, Optimizer, check_experiment
 from g1jax.training.optimizer import make_optimizer
 from g1jax.training.placement import Placement
-from g1jax.training.saved_model import SHIPPED, model_folder, prompts_of
+from g1jax.training.saved_model import SHIPPED, model_folder, observation_of, prompts_of
 from g1jax.vlm import Params, lora
 from g1jax.vlm.lora import LoRA
 from g1jax.vlm.model import check_length
@@ -186,7 +187,7 @@ def make_setup(
     mesh = _make_mesh(e, jax.devices() if devices is None else devices)
     policy = _make_policy(e, games, run_folder)
     for game in games:
-        check_length(policy.config, len(policy.prompt_tokens(game)), max(e.max_new_tokens, 1))
+        check_length(policy.config, policy.prompt_length(game), max(e.max_new_tokens, 1))
         if e.cold_start.steps and e.cold_start.facts_weight:
             check_facts(policy, game)
     algorithm, minibatching = e.rl.algorithm, e.rl.minibatching
@@ -274,9 +275,11 @@ def _make_policy(e: Experiment, games: tuple[Game[Any], ...], run_folder: Path |
         config = dataclasses.replace(vlm.load_config(folder), **changes)
     budgets = () if e.max_new_tokens else token_budgets(tokenizer, games)
     templates = () if folder is None else prompts_of(folder)
+    observation = PICTURE if folder is None else observation_of(folder)
     if run_folder is None:
         templates = override(templates, read_templates(e.prompts))
-    return Policy(config, tokenizer, e.sampling, e.max_new_tokens, budgets, templates)
+        observation = Observation.of(e.observation) if e.observation else observation
+    return Policy(config, tokenizer, e.sampling, e.max_new_tokens, budgets, templates, observation)
 
 
 def _make_envs(games: tuple[Game[Any], ...], num_states: int, max_steps: int) -> tuple[Batch, ...]:

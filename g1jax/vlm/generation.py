@@ -53,7 +53,7 @@ def generate(
     params: Params,
     prompt_tokens: Int32[Array, "B P"],
     prompt_mask: Bool[Array, "B P"],
-    frames: Frames,
+    frames: Frames | None,
     key: ArrayLike,
     *,
     max_new_tokens: int,
@@ -62,7 +62,7 @@ def generate(
     pad_token: int = 0,
     num_samples: int = 1,
 ) -> Response:
-    """Generates `num_samples` responses to each prompt from one prefill.
+    """Generates `num_samples` responses to each prompt from one prefill. `frames` None: prompts of text alone.
 
     `key` is a random key for all, or one per response, which makes a response independent of the others in its batch;
     raw `jax.random.PRNGKey` keys are accepted. Padding may be anywhere, so a response that starts with given tokens is

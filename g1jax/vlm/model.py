@@ -78,11 +78,13 @@ class VLM(nnx.Module):
         self,
         tokens: Int32[Array, "B S"],
         is_image: Bool[Array, "B S"],
-        frames: Frames,
+        frames: Frames | None,
         visual_tokens: Float[Array, "n t D"] | None = None,
     ) -> Float[Array, "B S D"]:
-        """Embeddings of tokens, with visual tokens in place of image tokens."""
+        """Embeddings of tokens, with visual tokens in place of image tokens. Without frames, all tokens are text."""
         text = self.model.embed_tokens(tokens)
+        if frames is None:
+            return constrain(text, BATCH, None, None)
         visual = _for_rows(self.encode_images(frames) if visual_tokens is None else visual_tokens, tokens.shape[0])
         index = jnp.cumsum(is_image.astype(jnp.int32), axis=1) - 1
         index = jnp.clip(index, 0, visual.shape[1] - 1)
@@ -93,12 +95,12 @@ class VLM(nnx.Module):
         self,
         tokens: Int32[Array, "B S"],
         mask: Bool[Array, "B S"],
-        frames: Frames,
+        frames: Frames | None,
         prompt_length: int | None = None,
         start: int = 0,
         visual_tokens: Float[Array, "n t D"] | None = None,
     ) -> DecoderOutput:
-        """Frames and tokens to hidden states.
+        """Frames and tokens to hidden states. Without frames, the vision tower is not run.
 
         Only the first `prompt_length` tokens can be replaced by visual ones, since an image token in a response is
         text; None: all can. start: the first token whose hidden state is returned. visual_tokens: those of the frames,
@@ -107,6 +109,8 @@ class VLM(nnx.Module):
         is_image = (tokens == self.config.image_token_id) & mask
         if prompt_length is not None:
             is_image &= (jnp.arange(tokens.shape[1], dtype=jnp.int32) < prompt_length)[None]
+        if frames is None:
+            is_image = jnp.zeros_like(is_image)
         grids = (_for_rows(grid, tokens.shape[0]) for grid in row_grids(self.config, frames))
         positions, next_position = token_positions(self.config, is_image, mask, *grids)
         embeddings = self.embed(tokens, is_image, frames, visual_tokens)
@@ -226,8 +230,10 @@ def _groups(frames: Frames) -> list[ArrayLike]:
     return [frames] if isinstance(frames, jax.Array | np.ndarray) else list(frames)
 
 
-def row_grids(config: Config, frames: Frames) -> tuple[Int32[Array, "B"], Int32[Array, "B"]]:
-    """Rows and columns of each row's images, in visual tokens."""
+def row_grids(config: Config, frames: Frames | None) -> tuple[Int32[Array, "B"], Int32[Array, "B"]]:
+    """Rows and columns of each row's images, in visual tokens; a single 1 for rows without images."""
+    if frames is None:
+        return jnp.ones(1, jnp.int32), jnp.ones(1, jnp.int32)
     grids = [(*grid_of(config.vision, *group.shape[-3:-1]), group.shape[0]) for group in _groups(frames)]
     heights, widths = (np.repeat([g[i] for g in grids], [g[2] for g in grids]).astype(np.int32) for i in (0, 1))
     return jnp.asarray(heights), jnp.asarray(widths)

@@ -29,7 +29,7 @@ def score(
     prompt_mask: Bool[Array, "B P"],
     response_tokens: Int32[Array, "B N"],
     response_mask: Bool[Array, "B N"],
-    frames: Frames,
+    frames: Frames | None,
     *,
     sampling: Sampling = PLAIN,
     visual_tokens: Float[Array, "n t D"] | None = None,
@@ -38,7 +38,7 @@ def score(
 
     They equal those of `generate`. The logits of many tokens are computed in parts: see `output_layer`.
     `visual_tokens`: those of the frames, if already computed by `see`. To be jitted with `config` and `sampling`
-    static.
+    static. `frames` None: prompts of text alone.
     """
     check_length(config, prompt_tokens.shape[1], response_tokens.shape[1])
     model = bind(config, params)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 GAMES = "games"
 _DATA = Path(__file__).parent / "data"
+_GAP = "\ue000"  # private use: in no text of ours, and in no chat template
 
 Chat = Callable[[str, bool], str]
 """The user turn and the start of the assistant turn, from the user's text and whether an image precedes it."""
@@ -123,9 +124,30 @@ class Tokenizer:
         Raises:
             ConfigError: the text has a special token, or the chat template does not have exactly one image token.
         """
+        return self._with_images(self._chat(text, num_visual_tokens), num_visual_tokens) + self.encode(response_start)
+
+    def prompt_around(self, text: str, num_visual_tokens: int) -> tuple[list[int], list[int]]:
+        """The parts of a prompt before and after a gap at the end of the user's text, for text that differs by row.
+
+        >>> tokenizer = Tokenizer.load("games")
+        >>> [tokenizer.decode(part, keep_special=True) for part in tokenizer.prompt_around("Hi ", 0)]
+        ['<|im_start|>user\\nHi ', '<|im_end|>\\n<|im_start|>assistant\\n']
+
+        Raises:
+            ConfigError: as `prompt`; or the chat template does not have the text as it is.
+        """
+        before, gap, after = self._chat(text + _GAP, num_visual_tokens).rpartition(_GAP)
+        ConfigError.require(gap != "", "the chat template changes the text of a prompt")
+        return self._with_images(before, num_visual_tokens), self.encode(after)
+
+    def _chat(self, text: str, num_visual_tokens: int) -> str:
+        """A prompt as text, with one image token for an image."""
         ConfigError.require(num_visual_tokens >= 0, f"num_visual_tokens={num_visual_tokens}: 0 (no image) or more")
         self.encode_batch([text], ["the prompt"])
-        turn = self.encode(self.chat(text, num_visual_tokens > 0))
+        return self.chat(text, num_visual_tokens > 0)
+
+    def _with_images(self, text: str, num_visual_tokens: int) -> list[int]:
+        turn = self.encode(text)
         found, expected = turn.count(self.image_token), int(num_visual_tokens > 0)
         ConfigError.require(
             found == expected, f"a prompt with {found} image tokens, not {expected}: check the chat template"
@@ -133,7 +155,7 @@ class Tokenizer:
         if found:
             index = turn.index(self.image_token)
             turn[index : index + 1] = [self.image_token] * num_visual_tokens
-        return turn + self.encode(response_start)
+        return turn
 
     def pad_batch(
         self, rows: Sequence[Sequence[int]], side: Literal["left", "right"] = "left", length: int | None = None

@@ -98,8 +98,9 @@ class _Handler(BaseHTTPRequestHandler):
                 while not self.server.closing.wait(0.05):
                     self.wfile.write(b" ")
             else:
+                first = body["messages"][0]["content"][0]
                 with self.server.lock:
-                    self.server.answered[body["messages"][0]["content"][0]["image_url"]["url"]] += 1
+                    self.server.answered[first["image_url"]["url"] if "image_url" in first else first["text"]] += 1
                 self._send(raw)
 
     def _completion(self, body: dict[str, Any]) -> dict[str, Any]:

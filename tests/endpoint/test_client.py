@@ -20,6 +20,7 @@ from g1jax.endpoint.client import Budget, Endpoint
 from g1jax.evaluation import EvaluationError, Player, play
 from g1jax.evaluation.endpoint_player import play_remote
 from g1jax.evaluation.protocol import Answers, Episodes
+from g1jax.rl.observation import Observation
 from tests.conftest import REPOSITORY
 from tests.endpoint.server import RAW, RESPONSE, Server, serving
 
@@ -88,6 +89,24 @@ def test_it_plays_the_boards_that_all_players_meet(tmp_path: Path) -> None:
     assert content[0]["image_url"]["url"].startswith("data:image/png;base64,iVBOR")
     assert content[1]["text"] == GAME.prompt
     assert set(server.keys) == {f"Bearer {KEY}"}
+
+
+@pytest.mark.parametrize("shown", [("caption",), ("picture", "caption", "no_goal"), ("picture", "no_rules")])
+def test_it_shows_what_is_observed(shown: tuple[str, ...], tmp_path: Path) -> None:
+    observation, log = Observation.of(shown), tmp_path / "log.jsonl"
+    with serving() as server:
+        played = play_remote(GAME, endpoint(server), log, 1, 2, observation=observation)
+        asked = [request["messages"][0]["content"] for request in server.requests]
+        with pytest.raises(EvaluationError, match="was started with"):
+            play_remote(GAME, endpoint(server), log, 1, 2)
+    assert_same_play(played, 1, 2)
+    assert len(asked) == 2
+    for line, content in zip(lines_of(log), asked, strict=True):
+        board = f"\nThe board:\n{line['board']}" if observation.caption else ""
+        assert content[-1]["text"] == GAME.fill_prompt(GAME.default_prompt, observation.without) + board
+        assert [part["type"] for part in content] == ["image_url"] * observation.picture + ["text"]
+    setting = json.loads(log.read_text("utf-8").splitlines()[0])
+    assert setting["observation"] == list(shown)
 
 
 def reasons_of(log: Path) -> str:

@@ -15,7 +15,7 @@ from g1jax import envs
 from g1jax.evaluation import EvaluationError, Result, compare, load, result_of, save
 from g1jax.evaluation.results import as_json
 from g1jax.evaluation.statistics import Interval
-from g1jax.evaluation.tables import Bold, as_markdown, as_text, differences_as_markdown, escape, table
+from g1jax.evaluation.tables import Bold, as_markdown, as_text, differences_as_markdown, escape, score_columns, table
 from g1jax.terminal import one_line
 from tests.evaluation.helpers import episodes_of
 
@@ -106,6 +106,22 @@ def test_differences_by_hand() -> None:
     assert "# ours minus theirs" in markdown
     assert "Paired by episode, with 95%" in markdown
     assert "| reward \\> 0 | +22.2% (" in markdown
+
+
+def test_what_players_were_shown_is_said() -> None:
+    """In tables and comparisons; where it is the default nothing is. Captions are not the paper's protocol."""
+    ours, theirs = result(), result()
+    for shown, name in ((["picture", "no_goal"], "ours (picture, no_goal)"), (["caption"], "ours (caption)")):
+        theirs = dataclasses.replace(theirs, player={"name": "ours", "observation": shown})
+        assert (ours.title, theirs.title) == ("ours", name)
+        page = as_markdown([ours, theirs])
+        assert "\n| ours | " in page
+        assert f"\n| {escape(name)} | " in page
+        assert f"| metric | ours | {escape(name)} |" in page
+        assert differences_as_markdown(ours, theirs, {}).startswith(f"# ours minus {escape(name)}\n")
+    whole = [result(rewards=[[0.0] * 100] * 3)]
+    assert score_columns(whole)[0].is_published
+    assert not score_columns([dataclasses.replace(whole[0], player=theirs.player)])[0].is_published
 
 
 @pytest.mark.parametrize(

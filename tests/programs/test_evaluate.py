@@ -10,7 +10,7 @@ import pytest
 
 from g1jax.endpoint.client import Endpoint
 from g1jax.envs import LevelError
-from g1jax.errors import ExperimentError
+from g1jax.errors import ExperimentError, G1Error
 from g1jax.evaluation import EvaluationError, load, result_of, save
 from g1jax.programs.evaluate import DESCRIPTION, Options, _with_defaults, evaluate, games_for_run, main
 from g1jax.programs.shared import games_of
@@ -150,10 +150,13 @@ def test_a_run_plays_its_own_games_at_its_own_levels(tmp_path: Path) -> None:
         ({"curves": Path("nowhere")}, "no curves at nowhere"),
         ({"beside": (Path("nowhere"),)}, "no results at nowhere"),
         ({"compare": (Path("nowhere"), Path("there"))}, "no results at nowhere"),
+        ({"observation": ("caption",)}, "observation: random reads none"),
+        ({"player": "g1-nano", "observation": ("no_goal",)}, "show the picture, the caption, or both"),
+        ({"player": "g1-nano", "observation": ("picture", "no_goal")}, "the prompt has no goal to leave out"),
     ],
 )
 def test_errors_are_one_line(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises((EvaluationError, LevelError), match=message) as caught:
+    with pytest.raises(G1Error, match=message) as caught:
         evaluate(options(tmp_path / "out", **changes))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out" / "results.json").exists()

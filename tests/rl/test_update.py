@@ -17,7 +17,7 @@ import pytest
 from g1jax import rl, vlm
 from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.rollout import Rollout
-from g1jax.rl.update import cut_to_length, sorted_by_length, update
+from g1jax.rl.update import at_length, sorted_by_length, update
 from tests.conftest import REPOSITORY
 from tests.rl import tiny
 
@@ -172,17 +172,10 @@ def test_microbatches_have_similar_lengths() -> None:
     assert lengths[sorted_by_length(groups, lengths)].tolist() == [[[1, 2], [8, 9]], [[3, 5], [6, 7]]]
 
 
-@pytest.mark.parametrize(("longest", "width"), [(0, 3), (3, 3), (4, 6), (6, 6), (7, 12), (12, 12)])
-def test_arrays_are_cut_to_the_first_length_that_holds_all_tokens(longest: int, width: int) -> None:
+@pytest.mark.parametrize(("longest", "length"), [(0, 3), (3, 3), (4, 6), (6, 6), (7, 12), (12, 12)])
+def test_the_first_length_that_holds_all_tokens(longest: int, length: int) -> None:
     mask = jnp.zeros((4, 12), bool).at[2, :longest].set(True)
-    rows = (mask, jnp.ones((4, 12)), jnp.ones(4), jnp.ones((4, 28, 28, 3)))
-
-    def sizes(rows: tuple[jax.Array, ...]) -> jax.Array:
-        assert [leaf.shape[0] for leaf in rows] == [4] * 4
-        return jnp.int32(rows[0].shape[1] * 1000 + rows[1].shape[1] * 10 + rows[3].ndim)
-
-    found = int(cut_to_length(sizes, rows, mask, 3))
-    assert found == width * 1010 + 4
+    assert int(at_length(jnp.int32, mask, 3)) == length
 
 
 def test_minibatches_are_steps_of_their_own() -> None:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from g1jax import envs
+from g1jax.envs import text
 from g1jax.evaluation import EvaluationError
 from g1jax.sft.dataset import JSONL, PARQUET, Example, read_dataset, rows_of_step
 from g1jax.sft.dataset_writer import ABOUT, JOURNAL, METADATA, DatasetWriter, Form
@@ -74,13 +75,28 @@ def test_what_is_written_is_read(form: Form, rows: list[Example], model: str, tm
     ):
         own = [row for row in rows if row.game == game.id]
         assert dataset.responses == [row.response for row in own]
-        frames, tokens, mask, is_perception = dataset.batch(policy, seed=3, step=1, count=4)
+        frames, tokens, mask, is_perception = dataset.batch(policy, seed=3, step=1, count=4).values()
         picked = [own[i] for i in rows_of_step(3, game.id, len(own), 1, 4)]
         np.testing.assert_array_equal(frames, [row.frame for row in picked])
         texts = [policy.tokenizer.decode(line[is_token].tolist()) for line, is_token in zip(tokens, mask, strict=True)]
         assert all(row.response in decoded for row, decoded in zip(picked, texts, strict=True))
         assert (is_perception.sum(1) > 3).all()
         assert (mask & ~is_perception).any(1).all()
+
+
+def test_captions_show_its_boards(rows: list[Example], model: str, tmp_path: Path) -> None:
+    write(tmp_path / "data", rows)
+    policy = make_setup(tiny.make_experiment(model, tmp_path / "run", observation=("caption",))).policy
+    game = GAMES["game_2048"]
+    (dataset,) = read_dataset(tmp_path / "data", [game], policy)
+    own = [row.board for row in rows if row.game == game.id]
+    boards = dataset.batch(policy, seed=3, step=1, count=4)["boards"]
+    assert [text.decode(board) for board in boards] == [own[i] for i in rows_of_step(3, game.id, len(own), 1, 4)]
+    first, *others = records_of(tmp_path / "data")
+    first["messages"][1]["content"] = first["messages"][1]["content"].replace(" | ", " and ")
+    (tmp_path / "data" / JSONL).write_text("\n".join(map(json.dumps, (first, *others))), "utf-8")
+    with pytest.raises(ExperimentError, match=r"jsonl:1: its perception is not a board of game_2048"):
+        read_dataset(tmp_path / "data", [game], policy)
 
 
 def test_the_chat_form(rows: list[Example], tmp_path: Path) -> None:

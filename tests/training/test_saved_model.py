@@ -109,5 +109,5 @@ def test_auto_processor_and_torchs_logits(name: str, tmp_path: Path) -> None:
     model = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path)
     with torch.no_grad():
         found = model(**inputs).logits.numpy()
-    expected = vlm.apply(policy.config, params, tokens[None], np.ones((1, len(tokens)), bool), frame[None])
+    expected = vlm.apply(policy.config, params, *policy.prompts(game, 1), frame[None])
     np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -85,10 +85,11 @@ class Game2048(core.Game[State]):
     id = "game_2048"
     Level = Level
     default_prompt = (
-        "This is a game of 2048 on {rows} rows and {cols} columns. A move slides every tile as far as it goes in one "
-        "direction; two equal tiles that meet become one of twice the value, and its value is added to the score. Then "
-        "a new tile appears in an empty cell. Choose the move that leads to the highest score in the long run: 0 for "
-        "up, 1 for right, 2 for down, 3 for left.\n{format}\nThe move is one number, for example <answer>3</answer>."
+        "This is a game of 2048 on {rows} rows and {cols} columns.{rules} A move slides every tile as far as it goes "
+        "in one direction; two equal tiles that meet become one of twice the value, and its value is added to the "
+        "score. Then a new tile appears in an empty cell.{/rules} Choose the move{goal} that leads to the highest "
+        "score in the long run{/goal}: 0 for up, 1 for right, 2 for down, 3 for left.\n{format}\nThe move is one "
+        "number, for example <answer>3</answer>."
     )
 
     def shape_actions(self) -> tuple[int, ...]:

@@ -93,11 +93,11 @@ class ShisenSho(core.Game[State]):
     id = "shisen_sho"
     Level = Level
     default_prompt = (
-        "This is a game of Shisen-Sho on {rows} rows and {cols} columns of tiles. Choose two tiles of the same kind "
-        "({kinds}) that a path can join. The path runs through empty cells, straight along rows and "
-        "columns, with at most two turns, and may run outside around the board. A joined pair is removed; the goal is "
-        "to clear the board.\n{format}\nThe move is the two cells as (row, column), counted from 0 at the top left, "
-        "for example <answer>(0, 1) (2, 3)</answer>."
+        "This is a game of Shisen-Sho on {rows} rows and {cols} columns of tiles{rules}. Choose two tiles of the same "
+        "kind ({kinds}) that a path can join. The path runs through empty cells, straight along rows and columns, with "
+        "at most two turns, and may run outside around the board. A joined pair is removed{/rules}{goal}; the goal is "
+        "to clear the board{/goal}.\n{format}\nThe move is the two cells as (row, column), counted from 0 at the top "
+        "left, for example <answer>(0, 1) (2, 3)</answer>."
     )
 
     def shape_actions(self) -> tuple[int, ...]:

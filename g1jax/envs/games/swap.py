@@ -84,11 +84,11 @@ class Swap(core.Game[State]):
     id = "swap"
     Level = Level
     default_prompt = (
-        "This is a game of match-3 on {rows} rows and {cols} columns of tiles. Choose two tiles that are next to each "
-        "other in a row or column to swap them, so that three or more tiles of the same color and shape stand "
-        "in a line. They are removed and score, more for more at once; the tiles above fall and new ones enter at the "
-        "top.\n{format}\nThe move is the two cells as (row, column), counted from 0 at the top left, for example "
-        "<answer>(0, 1) (0, 2)</answer>."
+        "This is a game of match-3 on {rows} rows and {cols} columns of tiles. Choose two tiles{rules} that are next "
+        "to each other in a row or column{/rules} to swap them{goal}, so that three or more tiles of the same color "
+        "and shape stand in a line. They are removed and score, more for more at once{/goal}{rules}; the tiles above "
+        "fall and new ones enter at the top{/rules}.\n{format}\nThe move is the two cells as (row, column), counted "
+        "from 0 at the top left, for example <answer>(0, 1) (0, 2)</answer>."
     )
 
     def shape_actions(self) -> tuple[int, ...]:
