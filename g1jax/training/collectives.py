@@ -106,14 +106,25 @@ class _Program:
             return {kind: self._collective(kind, instruction)}
         if kind == "while":
             body, condition = (self.traffic_of(_attribute(instruction, key)) for key in ("body", "condition"))
-            known = _KNOWN_TRIPS.search(instruction.rest)
-            trips = int(known[1]) if known else self.unknown_trips
+            trips = self._trips(instruction)
             return _sum((_scaled(body, trips), _scaled(condition, trips + 1)))
         if kind == "conditional":
             branches = [self.traffic_of(name) for name in _branches(instruction)]
             return max(branches, key=sent_bytes)
         called = re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", instruction.rest)
         return _sum(self.traffic_of(name) for name in called)
+
+    def _trips(self, loop: _Instruction) -> int:
+        """The trip count, by the compiler's note or, as for TPUs, from a condition that only compares a counter."""
+        known = _KNOWN_TRIPS.search(loop.rest)
+        if known:
+            return int(known[1])
+        *before, last = self.computations[_attribute(loop, "condition")]
+        constants = {part.name: part.rest for part in before if part.kind == "constant"}
+        bound = re.match(r"%?[\w.\-]+, %?([\w.\-]+)\)", last.rest)
+        if last.kind == "compare" and "direction=LT" in last.rest and bound and bound[1] in constants:
+            return int(constants[bound[1]].partition(")")[0])
+        return self.unknown_trips
 
     def _collective(self, kind: str, instruction: _Instruction) -> Traffic:
         size = _group_size(instruction, self.num_devices)

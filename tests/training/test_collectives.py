@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from g1jax.training.collectives import sent_bytes, traffic_of
+from g1jax.training.collectives import sent_a_turn, sent_bytes, traffic_of
 from tests.conftest import REPOSITORY
 from tests.training import tiny
 
@@ -92,3 +92,41 @@ def test_another_text_is_refused() -> None:
 def test_unknown_groups_are_not_taken_for_all_devices() -> None:
     with pytest.raises(ValueError, match="unknown groups of devices, some of them"):
         traffic_of(PROGRAM.format(line="f32[16] all-reduce(%a), replica_groups=some of them"))
+
+
+LOOP = """HloModule f, num_partitions=8
+
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {{
+  %p = (s32[], f32[8]) parameter(0)
+  %x = f32[8]{{0}} get-tuple-element(%p), index=1
+  %r = f32[8]{{0}} all-reduce(%x), replica_groups={{}}, to_apply=%add
+  ROOT %t = (s32[], f32[8]) tuple(%i, %r)
+}}
+
+%condition (p: (s32[], f32[8])) -> pred[] {{
+  %bound = s32[]{{:T(128)}} constant(7)
+  %p = (s32[], f32[8]) parameter(0)
+  %i = s32[]{{:T(128)}} get-tuple-element(%p), index=0
+  {last}
+}}
+
+ENTRY %main (p: (s32[], f32[8])) -> (s32[], f32[8]) {{
+  %p = (s32[], f32[8]) parameter(0)
+  ROOT %w = (s32[], f32[8]) while(%p), condition=%condition, body=%body, metadata={{op_name="jit(f)/decode/while"}}
+}}
+"""
+SENT = 2 * 32 * 7 / 8
+
+
+@pytest.mark.parametrize(
+    ("last", "trips"),
+    [
+        ("ROOT %lt = pred[]{:T(512)} compare(%i, %bound), direction=LT, metadata={}", 7),
+        ("ROOT %and = pred[] and(%lt, %other), metadata={}", 3),  # unknown
+    ],
+)
+def test_trip_counts_without_the_compilers_note(last: str, trips: int) -> None:
+    text = LOOP.format(last=last)
+    assert sent_bytes(traffic_of(text, unknown_trips=3)) == trips * SENT
+    assert sent_a_turn(text, "decode") == SENT
+    assert sent_a_turn(text, "encode") == 0

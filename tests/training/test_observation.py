@@ -18,7 +18,7 @@ from g1jax.programs.evaluate import Options, evaluate
 from g1jax.rl.observation import PICTURE, Observation, Shown
 from g1jax.training import policy_of_run, run
 from g1jax.training.config import check_experiment
-from g1jax.training.precompile import batches_template, _constants_template
+from g1jax.training.precompile import _constants_template, batches_template
 from g1jax.training.run_folder import CONFIG, read_config
 from g1jax.training.saved_model import OBSERVATION, load_policy, observation_of, save_policy
 from g1jax.training.setup import Setup, make_setup
