@@ -3,7 +3,7 @@
     python benchmarks/train.py                                   # the main job's recipe: phases, and the first steps
     python benchmarks/train.py --states=4 --samples=2 --turns=2  # smaller
     python benchmarks/train.py --memory-steps=1000               # host memory over so many steps a phase, 20 or more
-    python benchmarks/train.py --communication=nano,7B           # on 8 fake devices; nothing is computed
+    python benchmarks/train.py --communication                   # on 8 fake devices; nothing is computed
 
 As in the main job, each CPU core is a device. Each phase is a program of its own on the step's arrays. The phases and
 the whole step run in rotation, and each number is a median over the rotations. The last two lines of a table show what
@@ -49,15 +49,14 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--no-first-steps", action="store_true", help="leave the second table out")
     parser.add_argument("--memory-steps", type=int, default=0, help="steps of each phase; prints that table alone")
-    parser.add_argument("--communication", metavar="MODELS", help="nano, 7B; prints that table alone")
+    parser.add_argument("--communication", action="store_true", help="prints that table alone")
     parser.add_argument("--meshes", help="data.fsdp.tensor, comma-separated, for --communication")
     parser.add_argument("--first-steps", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.communication:
         use_fake_devices()
         jax.config.update("jax_disable_most_optimizations", True)  # of machine code; collectives stay the same
-        for name in args.communication.split(","):
-            print_communication(name, args.meshes)
+        print_communication(args.meshes)
         return
     experiment = make_experiment(args)
     train.use_cores_for(experiment)

@@ -230,7 +230,7 @@ def test_moves_of_any_play_replay() -> None:
     game = envs.make("swap")
     played = helpers.play(game, *PLAY)
     for policy in ("any", "expert"):
-        assert len(assert_replays(game, played.by(policy, most=8).flat())) > 100
+        assert len(assert_replays(game, played.by(policy, most=4).flat())) > 50
     assert (np.asarray(played.by("any").results.reward) == -1).sum() > 200
     rewards = np.asarray(played.by("expert").results.reward)
     assert rewards.max() > 30

@@ -72,7 +72,7 @@ def in_both(function: Callable[[], Any]) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize(
-    "game_id", ["swap", *(pytest.param(name, marks=pytest.mark.slow) for name in KEYS if name != "swap")]
+    "game_id", ["game_2048", *(pytest.param(name, marks=pytest.mark.slow) for name in KEYS if name != "game_2048")]
 )
 def test_a_game_plays_the_same_with_64_bit_types(game_id: str) -> None:
     game = envs.make(game_id, **KEYS[game_id])

@@ -110,7 +110,9 @@ def test_a_stopped_run_resumes_with_every_bit(start: str, narrow: Path, tmp_path
     assert changed(cold, masters(narrow)) > 0.9
 
 
-@pytest.mark.parametrize(("dtype", "rank"), [("float32", 0), ("bfloat16", 0), ("bfloat16", 2)])
+@pytest.mark.parametrize(
+    ("dtype", "rank"), [pytest.param("float32", 0, marks=pytest.mark.slow), ("bfloat16", 0), ("bfloat16", 2)]
+)
 def test_the_memory_planned_is_what_a_run_holds(model: str, dtype: str, rank: int, tmp_path: Path) -> None:
     setup = make_setup(paper(model, tmp_path, dtype, lora=LoRA(rank=rank)))
     planned = held_bytes(setup, steps.template(setup, 0))

@@ -185,7 +185,8 @@ def test_another_config_is_refused(model: str, whole: Path) -> None:
     "ignore:(?s)Exception ignored in.*(_read_array_index_and_device_put|Event loop is closed)"
     ":pytest.PytestUnraisableExceptionWarning"
 )
-@pytest.mark.parametrize("part", [pytest.param("all files", marks=pytest.mark.slow), "one file"])
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["all files", "one file"])
 def test_a_damaged_checkpoint(model: str, whole: Path, tmp_path: Path, part: str) -> None:
     """The newest one is of RL, the one before of the cold start."""
     experiment = tiny.make_experiment(model, tmp_path / "run")
