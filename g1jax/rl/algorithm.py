@@ -48,6 +48,13 @@ is close to the reference; that of k1 is noise around zero. So k1 belongs in the
 """
 
 
+OldLogprobs = Literal["sampler", "recomputed"]
+"""What the probability ratio compares with: the sampler's own log-probabilities, or those that the scorer gives before
+the update. They are the same up to rounding; in bfloat16, or with other kernels in the sampler, they are not, and then
+`importance_cap` corrects for what the sampler did.
+"""
+
+
 Weight = Annotated[float, Range(0, 1e6)]
 
 
@@ -87,6 +94,11 @@ class Algorithm:
     """The ratio is clipped to 1 − clip_low …"""
     clip_high: Weight = 0.2
     """… and 1 + clip_high."""
+    old_logprobs: OldLogprobs = "sampler"
+    """What the ratio compares with: log-probabilities of the sampler, or recomputed ones, which take a forward pass."""
+    importance_cap: Annotated[float, Range(0, 1e6, is_above=True)] = 2.0
+    """With recomputed ones, each token counts by their probability over the sampler's, up to this (truncated importance
+    sampling, Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training")."""
     aggregation: Aggregation = "token_mean"
     """How token losses are aggregated: their mean, the mean of each response's mean, or each sum over max_length."""
     kl: KL = "none"

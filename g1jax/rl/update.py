@@ -75,6 +75,7 @@ def update(
         policy,
         algorithm,
         games,
+        full_params(params),
         None if reference is None else full_params(reference),
         rollouts,
         num_samples,
@@ -103,23 +104,29 @@ def _make_samples(
     policy: Policy,
     algorithm: Algorithm,
     games: Sequence[Game[Any]],
+    params: Params,
     reference: Params | None,
     rollouts: Sequence[Rollout],
     num_samples: int,
     minibatching: Minibatching,
 ) -> list[Samples]:
     """Each game's rows with their advantages, which are computed in one padded batch over all games."""
-    samples = []
+    samples, importance = [], []
     for i, (game, rollout) in enumerate(zip(games, rollouts, strict=True)):
         mask = rollout.responses.mask & rollout.is_running[:, None]
-        logprobs = None
+        scored = (rollout.frames, rollout.boards, rollout.responses.tokens, mask)
+        old, logprobs, weights = rollout.responses.logprobs, None, jnp.ones(mask.shape, jnp.float32)
+        if algorithm.old_logprobs == "recomputed":
+            old = _logprobs_of(policy, params, game, scored, num_samples, minibatching)
+            log_ratio = jnp.where(mask, old - rollout.responses.logprobs, 0.0)
+            weights = jnp.exp(jnp.minimum(log_ratio, math.log(algorithm.importance_cap)))
+        importance.append(weights)
         if algorithm.needs_reference:
             if reference is None:
                 raise AlgorithmError(f"{algorithm.name} needs a reference policy for its KL")
-            scored = (rollout.frames, rollout.boards, rollout.responses.tokens, mask)
-            logprobs = _reference_logprobs(policy, reference, game, scored, num_samples, minibatching)
+            logprobs = _logprobs_of(policy, reference, game, scored, num_samples, minibatching)
         game_id = jnp.full(mask.shape[0], i, jnp.int32)
-        batch = Batch(mask, rollout.responses.logprobs, logprobs, rollout.returns, game_id)
+        batch = Batch(mask, old, logprobs, rollout.returns, game_id)
         zeros = jnp.zeros(mask.shape, jnp.float32)
         frames = rollout.frames if policy.observation.picture else None
         samples.append(Samples(frames, rollout.responses.tokens, batch, zeros, None, rollout.boards))
@@ -127,24 +134,25 @@ def _make_samples(
         algorithm, _concatenate([rows.batch for rows in samples]), num_samples=num_samples, num_games=len(games)
     )
     out, start = [], 0
-    for rows in samples:
+    for rows, weights in zip(samples, importance, strict=True):
         count, length = rows.tokens.shape
         part = slice(start, start + count)
         masked = dataclasses.replace(rows.batch, response_mask=batch.response_mask[part, :length])
-        out.append(dataclasses.replace(rows, batch=masked, advantages=advantages[part, :length]))
+        # The surrogate is linear in the advantage, as the weights are not negative.
+        out.append(dataclasses.replace(rows, batch=masked, advantages=advantages[part, :length] * weights))
         start += count
     return out
 
 
-def _reference_logprobs(
+def _logprobs_of(
     policy: Policy,
-    reference: Params,
+    params: Params,
     game: Game[Any],
     rows: tuple[Array, Array | None, Array, Array],
     num_samples: int,
     minibatching: Minibatching,
 ) -> Float32[Array, "B N"]:
-    """The log-probabilities of frames, boards, tokens and masks under the reference policy, a microbatch at a time."""
+    """The log-probabilities of responses (frames, boards, tokens, masks) with these params, a microbatch at a time."""
     num_rows, length = rows[2].shape
     num_parts, num_groups = minibatching.minibatches * minibatching.microbatches, num_rows // num_samples
 
@@ -153,7 +161,7 @@ def _reference_logprobs(
 
         def score_cut(longest: int) -> Array:
             cut = tokens[:, :longest], mask[:, :longest]
-            logprobs = policy.score(reference, game, frames, *cut, boards=boards).logprobs
+            logprobs = policy.score(params, game, frames, *cut, boards=boards).logprobs
             return jnp.pad(logprobs, ((0, 0), (0, length - longest)))
 
         return at_length(score_cut, mask, minibatching.length_buckets)

@@ -178,6 +178,29 @@ def test_the_first_length_that_holds_all_tokens(longest: int, length: int) -> No
     assert int(at_length(jnp.int32, mask, 3)) == length
 
 
+def test_recomputed_logprobs_weigh_tokens_by_what_the_sampler_did() -> None:
+    """A sampler that gave every token a quarter of its probability: each counts 4 times, but no more than the cap."""
+    params, _, rollouts = of_one_game()
+    rollout, responses = rollouts[0], rollouts[0].responses
+    inputs = (params, tiny.GAMES[0], rollout.frames, responses.tokens, responses.mask)
+    logprobs = tiny.POLICY.score(*inputs).logprobs
+
+    def step(logprobs: jax.Array, **changes: Any) -> tuple[vlm.Params, dict[str, jax.Array]]:
+        sampled = dataclasses.replace(rollout, responses=dataclasses.replace(responses, logprobs=logprobs))
+        algorithm = rl.make_algorithm("grpo", kl="none", **changes)
+        after, _, metrics = learn(
+            algorithm, Minibatching(microbatches=2), jax.random.key(0), params, params, (sampled,)
+        )
+        return jax.tree.map(jnp.subtract, after, params), metrics
+
+    expected, _ = step(logprobs)
+    assert max_difference(expected, jax.tree.map(jnp.zeros_like, params)) > 1e-3
+    for cap, weight in ((10.0, 4.0), (1.5, 1.5)):
+        found, metrics = step(logprobs - np.float32(np.log(4)), old_logprobs="recomputed", importance_cap=cap)
+        assert float(metrics["ratio"]) == pytest.approx(1, abs=1e-5), "to the policy before the update"
+        assert max_difference(found, jax.tree.map(lambda leaf, w=weight: w * leaf, expected)) < 3e-6
+
+
 def test_minibatches_are_steps_of_their_own() -> None:
     """The key decides which half of the groups comes first."""
     algorithm = rl.make_algorithm("dr_grpo")
