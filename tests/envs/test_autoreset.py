@@ -77,7 +77,7 @@ def levels_of(game: Any, start: np.ndarray) -> Any:
     return dataclasses.replace(own, start=jnp.asarray(start, jnp.int32))
 
 
-@pytest.mark.parametrize("max_steps", [None, 3])
+@pytest.mark.parametrize("max_steps", [pytest.param(None, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("mode", MODES)
 def test_episodes_end_and_restart_according_to_the_mode(mode: envs.AutoReset, max_steps: int | None) -> None:
     games = (toy.make(luck=0.0), toy.make(luck=0.0, most=2))
@@ -193,7 +193,7 @@ def seeds_of(vec: envs.VecEnv, num_steps: int, seed: int = 3) -> tuple[list[np.n
     return [np.concatenate(of_game) for of_game in seen], state
 
 
-@pytest.mark.parametrize("pool_size", [1, 7, 50])
+@pytest.mark.parametrize("pool_size", [1, 7, pytest.param(50, marks=pytest.mark.slow)])
 def test_the_pool_hands_out_no_state_twice(pool_size: int) -> None:
     """With more or fewer episodes that end at once than the pool has states."""
     vec = envs.make_vec([toy.make(), toy.make(most=2)], 20, autoreset="pool", max_steps=1, pool_size=pool_size)

@@ -53,7 +53,7 @@ def at(board: list[list[int]], cell: Cell | None) -> int:
     return board[cell[0]][cell[1]] if cell else 0
 
 
-@pytest.mark.parametrize("size", [(4, 4), (3, 5)])
+@pytest.mark.parametrize("size", [(4, 4), pytest.param((3, 5), marks=pytest.mark.slow)])
 def test_2048(size: tuple[int, int]) -> None:
     def wanted_of(board: list[list[int]]) -> Callable[[str, Cell], bool]:
         def moves(cell: Cell, side: str) -> bool:
@@ -74,7 +74,9 @@ def test_2048(size: tuple[int, int]) -> None:
     check(envs.make("game_2048", rows=size[0], cols=size[1]), wanted_of)
 
 
-@pytest.mark.parametrize(("game_id", "size"), [("shisen_sho", (6, 6)), ("shisen_sho_cifar10", (4, 5))])
+@pytest.mark.parametrize(
+    ("game_id", "size"), [pytest.param("shisen_sho", (6, 6), marks=pytest.mark.slow), ("shisen_sho_cifar10", (4, 5))]
+)
 def test_shisen_sho(game_id: str, size: tuple[int, int]) -> None:
     def wanted_of(board: list[list[int]]) -> Callable[[str, Cell], bool]:
         pairs = shisen_sho.legal_pairs(board)

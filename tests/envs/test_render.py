@@ -43,9 +43,16 @@ def tiles_of(game: Any, states: Any) -> np.ndarray:
     return np.asarray(jax.vmap(game.tiles)(states))
 
 
+@functools.cache
+def sprites_of(game: Any, palette: str, background: str) -> np.ndarray:
+    """Drawing them takes longer than composing a frame of them."""
+    sprites: np.ndarray = game.draw_tiles(palette, background)
+    return sprites
+
+
 def compose(game: Any, tiles: np.ndarray, palette: str = "classic", background: str = "light") -> np.ndarray:
     """A frame, cell by cell: uint8[H, W, 3]."""
-    sprites = game.draw_tiles(palette, background)
+    sprites = sprites_of(game, palette, background)
     size = game.level.appearance.cell_size
     height, width, _ = game.frame_shape
     frame = np.empty((height, width, 3), np.uint8)
@@ -114,7 +121,7 @@ def test_a_cell_changes_its_own_pixels_only(game_id: str) -> None:
     assert len(np.unique(frames.reshape(len(names), -1), axis=0)) == len(names)
 
 
-@pytest.mark.parametrize("cell_size", [28, 16])
+@pytest.mark.parametrize("cell_size", [16, pytest.param(28, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("background", appearance.BACKGROUNDS)
 @pytest.mark.parametrize("palette", appearance.PALETTES)
 def test_all_sprites_differ(palette: str, background: str, cell_size: int) -> None:

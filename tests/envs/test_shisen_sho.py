@@ -61,7 +61,7 @@ def both_forms(board: Array) -> tuple[Array, Array]:
 # ---- Which pairs match -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chunk", range(10))
+@pytest.mark.parametrize("chunk", [0, 1, *(pytest.param(i, marks=pytest.mark.slow) for i in range(2, 10))])
 def test_all_pairs_on_the_papers_board_match_as_a_search_says(chunk: int) -> None:
     boards = random_boards(6, 6, CHUNK, chunk)
     all_pairs, pair_by_pair = map(np.asarray, both_forms(boards))
@@ -141,7 +141,7 @@ def assert_played_by_the_rules(game: Any, played: helpers.Played) -> None:
     np.testing.assert_array_equal(terminated, moves.after.terminated)
 
 
-@pytest.mark.parametrize("size", [(6, 6), (4, 5)], ids=str)
+@pytest.mark.parametrize("size", [pytest.param((6, 6), marks=pytest.mark.slow), (4, 5)], ids=str)
 def test_steps_follow_the_rules_along_any_play(size: tuple[int, int]) -> None:
     game = game_of(size)
     played = helpers.play(game, *PLAY)

@@ -52,7 +52,7 @@ def test_left_pad() -> None:
     assert mask.tolist() == [[False, False, True, True, True], [True] * 5]
 
 
-@pytest.mark.parametrize("positions", ["mrope", "sequence"])
+@pytest.mark.parametrize("positions", ["mrope", pytest.param("sequence", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "sampling", [vlm.Sampling(), vlm.Sampling(temperature=0.7, top_k=9), vlm.Sampling(top_p=0.9)], ids=str
 )
