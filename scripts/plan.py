@@ -34,17 +34,18 @@ HEADER = (
 
 def main(arguments: Sequence[str]) -> int:
     """Prints a Markdown table with a row a step; returns 0 if all fit, 3 if one does not, 1 after an error."""
-    try:
-        target_name, arguments = command_line.pop_option("--for", list(arguments))
-        steps_named, arguments = command_line.pop_option("--steps", arguments)
-        target = target_of(target_name or "h100x8")
-        steps = tuple(steps_named.split(",")) if steps_named else STEPS
-        for step in steps:
-            ExperimentError.require(step in STEPS, f"--steps={step}: expected some of {', '.join(STEPS)}")
-        return print_plan(target, steps, arguments)
-    except G1Error as error:
-        print(f"error: {command_line.one_line(error)}", file=sys.stderr)
-        return 1
+    with command_line.own_process():
+        try:
+            target_name, arguments = command_line.pop_option("--for", list(arguments))
+            steps_named, arguments = command_line.pop_option("--steps", arguments)
+            target = target_of(target_name or "h100x8")
+            steps = tuple(steps_named.split(",")) if steps_named else STEPS
+            for step in steps:
+                ExperimentError.require(step in STEPS, f"--steps={step}: expected some of {', '.join(STEPS)}")
+            return print_plan(target, steps, arguments)
+        except (G1Error, OSError) as error:
+            print(f"error: {command_line.one_line(error)}", file=sys.stderr)
+            return 1
 
 
 def print_plan(target: Target, steps: Sequence[str], arguments: Sequence[str]) -> int:

@@ -83,6 +83,7 @@ def test_lora_stacks_too() -> None:
     np.testing.assert_allclose(apply(SCANNED, attached, *batch), plain, atol=1e-5 * np.std(plain), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_program_does_not_grow_with_layers() -> None:
     """With 28 layers it is hardly larger than with 2, and much smaller than unrolled."""
 
