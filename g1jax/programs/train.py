@@ -4,8 +4,9 @@ import dataclasses
 import importlib.util
 import math
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -145,6 +146,26 @@ def _initialize_distributed() -> None:
     ExperimentError.require(tasks.isdecimal(), f"SLURM_NTASKS={tasks}: expected a whole number")
     if is_tpu or int(tasks) > 1:
         _connect()
+        if _has_all_visible_gpus(os.environ):
+            jax.config.update("jax_cuda_visible_devices", "all")
+
+
+def _has_all_visible_gpus(environment: Mapping[str, str]) -> bool:
+    """Whether all GPUs that a Slurm task sees are its own: it is alone on its node, or was given a single one.
+
+    Under Slurm JAX takes the GPU with the task's number on its node, which is right for several tasks that see the GPUs
+    of all. SLURM_STEP_TASKS_PER_NODE is like `8(x2),4`: the tasks on each node, here of two nodes and a third.
+    """
+    if "SLURM_LOCALID" not in environment:
+        return False
+    counts: list[int] = []
+    for part in environment.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
+        found = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
+        counts += [int(found[1])] * int(found[2] or 1) if found else []
+    node = environment.get("SLURM_NODEID", "0")
+    is_alone = node.isdecimal() and int(node) < len(counts) and counts[int(node)] == 1
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
+    return is_alone or (visible != "" and "," not in visible)
 
 
 def _connect(*arguments: Any) -> None:

@@ -1,8 +1,10 @@
 """The command line: overrides, and one-line errors."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
+import jax
 import pytest
 
 from g1jax.errors import ExperimentError
@@ -127,6 +129,39 @@ def test_processes_that_cannot_meet(
     monkeypatch.setattr("jax.distributed.initialize", initialize)
     with pytest.raises(ExperimentError, match=message):
         train._initialize_distributed()
+
+
+@pytest.mark.parametrize(
+    ("tasks_per_node", "node", "visible", "is_all"),
+    [
+        ("1(x2)", "1", "", True),  # one process a node
+        ("1", "0", "0,1,2,3", True),
+        ("4(x2)", "1", "0,1,2,3", False),  # one a GPU: JAX takes the one with its number
+        ("4(x2)", "1", "2", True),  # one a GPU, and each sees its own only
+        ("4(x2),1", "2", "", True),
+        ("4(x2),1", "0", "", False),
+        ("", "0", "", False),
+        ("?", "x", "", False),
+    ],
+)
+def test_the_gpus_of_a_slurm_task(
+    tasks_per_node: str, node: str, visible: str, is_all: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After JAX has restricted each task to one."""
+    for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+        monkeypatch.delenv(name, raising=False)
+    given = {"SLURM_NTASKS": "8", "SLURM_LOCALID": "0", "SLURM_NODEID": node}
+    given |= {"SLURM_STEP_TASKS_PER_NODE": tasks_per_node, "CUDA_VISIBLE_DEVICES": visible}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    before = jax.config.jax_cuda_visible_devices  # type: ignore[attr-defined]
+    restrict = functools.partial(jax.config.update, "jax_cuda_visible_devices", "0")
+    monkeypatch.setattr("jax.distributed.initialize", restrict)
+    try:
+        train._initialize_distributed()
+        assert jax.config.jax_cuda_visible_devices == ("all" if is_all else "0")  # type: ignore[attr-defined]
+    finally:
+        jax.config.update("jax_cuda_visible_devices", before)
 
 
 def test_overrides() -> None:
