@@ -24,7 +24,12 @@ SMALL: dict[str, Any] = {"rows": 2, "cols": 2}
 class Watcher:
     """A policy whose response identifies the frame: a sum of its pixels with a weight for each."""
 
-    def respond(self, params: Any, table: Any, game: Game[Any], frames: Any, keys: Any, *, starts: Any) -> Responses:
+    def boards(self, game: Game[Any], states: Any) -> None:
+        """It has no captions."""
+
+    def respond(
+        self, params: Any, table: Any, game: Game[Any], frames: Any, keys: Any, *, starts: Any, boards: None
+    ) -> Responses:
         pixels = frames.reshape(frames.shape[0], -1).astype(jnp.uint32)
         weights = jnp.arange(pixels.shape[1], dtype=jnp.uint32) * jnp.uint32(2654435761)
         total = jnp.sum(pixels * weights[None], axis=1, dtype=jnp.uint32)

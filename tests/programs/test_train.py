@@ -1,7 +1,6 @@
 """The command line: overrides, and one-line errors."""
 
 import dataclasses
-import functools
 from pathlib import Path
 
 import jax
@@ -154,14 +153,11 @@ def test_the_gpus_of_a_slurm_task(
     given |= {"SLURM_STEP_TASKS_PER_NODE": tasks_per_node, "CUDA_VISIBLE_DEVICES": visible}
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    before = jax.config.jax_cuda_visible_devices  # type: ignore[attr-defined]
-    restrict = functools.partial(jax.config.update, "jax_cuda_visible_devices", "0")
-    monkeypatch.setattr("jax.distributed.initialize", restrict)
-    try:
-        train._initialize_distributed()
-        assert jax.config.jax_cuda_visible_devices == ("all" if is_all else "0")  # type: ignore[attr-defined]
-    finally:
-        jax.config.update("jax_cuda_visible_devices", before)
+    chosen: dict[str, str] = {}
+    monkeypatch.setattr(jax.config, "update", chosen.__setitem__)
+    monkeypatch.setattr("jax.distributed.initialize", lambda: chosen.update(jax_cuda_visible_devices="0"))
+    train._initialize_distributed()
+    assert chosen == {"jax_cuda_visible_devices": "all" if is_all else "0"}
 
 
 def test_overrides() -> None:
