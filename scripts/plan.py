@@ -22,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from g1jax.errors import ExperimentError, G1Error
 from g1jax.programs import command_line, train
-from g1jax.training.plan import STEPS, StepPlan, plan_step, verdict
+from g1jax.training.plan import STEPS, StepPlan, longest_sequence, plan_step, verdict
 from g1jax.training.setup import make_setup
 from g1jax.training.targets import Target, target_of
 
@@ -53,8 +53,7 @@ def print_plan(target: Target, steps: Sequence[str], arguments: Sequence[str]) -
     experiment = dataclasses.replace(experiment, model=_published(experiment.model))
     setup = make_setup(experiment, devices=target.devices())
     sizes = " × ".join(f"{name} {size}" for name, size in setup.mesh.shape.items())
-    tokens = max(len(setup.policy.prompt_tokens(game)) + setup.policy.max_new_tokens(game) for game in setup.games)
-    print(f"{experiment.name} on {target.name} ({sizes}), at most {tokens} tokens; GiB a device.\n")
+    print(f"{experiment.name} on {target.name} ({sizes}), at most {longest_sequence(setup)} tokens; GiB a device.\n")
     print("| " + " | ".join(HEADER) + " |")
     print("|---|" + "---:|" * (len(HEADER) - 1))
     verdicts = []

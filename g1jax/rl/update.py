@@ -187,7 +187,7 @@ def at_length(function: Callable[[int], R], mask: Bool[Array, "B N"], num_bucket
     lengths = sorted({-(-longest // 2**k) for k in range(num_buckets)})
     if len(lengths) == 1:
         return function(longest)
-    needed = jnp.max(jnp.where(mask, jnp.arange(1, longest + 1, dtype=jnp.int32)[None], 0))
+    needed = jnp.max(_lengths(mask))
     index = jnp.sum((needed > jnp.array(lengths[:-1], jnp.int32)).astype(jnp.int32))
     out: R = lax.switch(index, [functools.partial(function, length) for length in lengths])
     return out
@@ -231,10 +231,14 @@ def _shuffle(samples: Samples, minibatching: Minibatching, num_samples: int, key
     return jax.tree.map(split, samples)
 
 
-def _group_lengths(mask: Array, num_samples: int) -> Int32[Array, "groups"]:
+def _lengths(mask: Bool[Array, "B N"]) -> Int32[Array, "B"]:
+    """The length of each response, up to its last token in the mask."""
+    return jnp.max(jnp.where(mask, jnp.arange(1, mask.shape[1] + 1, dtype=jnp.int32)[None], 0), axis=1)
+
+
+def _group_lengths(mask: Bool[Array, "B N"], num_samples: int) -> Int32[Array, "groups"]:
     """The longest response of each group."""
-    ends = jnp.where(mask, jnp.arange(1, mask.shape[1] + 1, dtype=jnp.int32)[None], 0)
-    return jnp.max(ends.reshape(-1, num_samples * mask.shape[1]), axis=1)
+    return jnp.max(_lengths(mask).reshape(-1, num_samples), axis=1)
 
 
 def sorted_by_length(groups: Int32[Array, "M m G"], lengths: Int32[Array, "groups"]) -> Int32[Array, "M m G"]:

@@ -23,7 +23,7 @@ import numpy as np
 from g1jax.envs.core import Game
 from g1jax.evaluation.players import policy_player, prepared
 from g1jax.training import precompile
-from g1jax.training.collectives import sent_a_turn, sent_bytes, traffic_of
+from g1jax.training.collectives import SHARES, sent_a_turn, sent_bytes, traffic_of
 from g1jax.training.setup import Setup
 from g1jax.training.steps import (
     Constants,
@@ -94,7 +94,7 @@ def plan_step(setup: Setup, step: str) -> StepPlan:
     held = held_bytes(setup, state)
     # What the program does not get as an argument stays on the device all the same.
     resident = sum(held.values()) - _num_bytes(arguments)
-    cache = _cache_bytes(setup) if step in ("rollout", "evaluation") else 0
+    cache = _cache_bytes(setup, _rows_at_once(setup, step))
     text = compiled.as_text()
     assert text is not None
     traffic = traffic_of(text, unknown_trips=0)
@@ -156,8 +156,7 @@ def _lower_evaluation(setup: Setup, state: RunState) -> tuple[Any, Pytree]:
     e, constants = setup.experiment, _constants(setup)
     policy = prepared(setup.policy, e.evaluation.temperature, setup.games)
     game: Game[Any] = max(setup.games, key=policy.max_new_tokens)
-    shards = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
-    count = -(-max(e.evaluation.episodes, 1) // shards) * shards
+    count = _rows_at_once(setup, "evaluation") * _num_shards(setup)
     respond = policy_player(policy, {}, constants.table).respond
 
     def act(trained: Any, constants: Constants, states: Any, keys: Any) -> Any:
@@ -212,22 +211,36 @@ def _num_bytes(tree: Pytree) -> int:
     return total
 
 
-def _cache_bytes(setup: Setup) -> int:
-    """A device's keys and values at full length, for the game that needs most."""
-    config, rl, sizes = setup.policy.config, setup.experiment.rl, setup.mesh.shape
+def longest_sequence(setup: Setup) -> int:
+    """The tokens of a prompt and the longest response to it, of the game that has most."""
+    policy = setup.policy
+    return max(policy.prompt_length(game) + policy.max_new_tokens(game) for game in setup.games)
+
+
+def _num_shards(setup: Setup) -> int:
+    return setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
+
+
+def _rows_at_once(setup: Setup, step: str) -> int:
+    """The responses that a device generates at once."""
+    rl, episodes = setup.experiment.rl, setup.experiment.evaluation.episodes
+    if step == "rollout":
+        return math.ceil(rl.states / rl.rollout_parts / _num_shards(setup)) * rl.num_samples
+    return math.ceil(max(episodes, 1) / _num_shards(setup)) if step == "evaluation" else 0
+
+
+def _cache_bytes(setup: Setup, rows: int) -> int:
+    """The keys and values of these rows at full length, for the game that needs most."""
+    config, tensor = setup.policy.config, setup.mesh.shape["tensor"]
     text = config.text
-    states = math.ceil(rl.states / rl.rollout_parts / (sizes["data"] * sizes["fsdp"]))
-    is_split = text.num_kv_heads % sizes["tensor"] == 0
-    heads = text.num_kv_heads // sizes["tensor"] if is_split else text.num_kv_heads
-    longest = max(len(setup.policy.prompt_tokens(game)) + setup.policy.max_new_tokens(game) for game in setup.games)
-    numbers = 2 * text.num_layers * heads * text.head_dim * longest * states * rl.num_samples
+    heads = text.num_kv_heads // tensor if text.num_kv_heads % tensor == 0 else text.num_kv_heads
+    numbers = 2 * text.num_layers * heads * text.head_dim * longest_sequence(setup) * rows
     return numbers * jnp.dtype(config.dtype).itemsize
 
 
 def _count_collectives(text: str) -> tuple[int, int]:
     """Asynchronous collectives, and all, in a compiled program's text."""
-    kinds = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-    started = sum(text.count(f" {kind}-start(") for kind in kinds)
-    plain = sum(text.count(f" {kind}(") for kind in kinds)
+    started = sum(text.count(f" {kind}-start(") for kind in SHARES)
+    plain = sum(text.count(f" {kind}(") for kind in SHARES)
     wrapped = text.count(" async-start(")
     return started + min(wrapped, plain), started + plain

@@ -46,7 +46,8 @@ def test_the_cache_by_hand(planned: dict[str, Any]) -> None:
     assert remainder == 0
     assert tokens > 48
     assert plans["rollout in parts"]["cache"] * 2 == plans["rollout"]["cache"]
-    assert plans["update"]["cache"] == 0
+    assert plans["update"]["cache"] == plans["cold_start"]["cache"] == 0
+    assert plans["evaluation"]["cache"] * 8 == plans["rollout"]["cache"]  # two episodes on eight devices: one each
 
 
 @pytest.mark.parametrize(
