@@ -172,7 +172,7 @@ def cold_programs(setup: Setup, state: RunState, constants: Constants) -> Progra
         return jax.block_until_ready((learner.value, metrics))
 
     def step() -> Any:
-        runner.value, metrics = loop._cold_step(setup, runner.value, constants, lambda _: None)
+        runner.value, metrics, _ = loop._cold_step(setup, runner.value, constants, None, lambda _: None)
         return jax.block_until_ready((runner.value, metrics))
 
     return {

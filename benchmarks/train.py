@@ -112,7 +112,7 @@ def first_seconds(experiment: Experiment) -> dict[str, float]:
     with jax.set_mesh(setup.mesh), compiling(setup, 0) as wait:
         state, constants = jax.block_until_ready(steps.init_state(setup, load_params(setup)))
         times.append(time.perf_counter())
-        state, _ = jax.block_until_ready(loop._cold_step(setup, state, constants, wait))
+        state, *_ = jax.block_until_ready(loop._cold_step(setup, state, constants, None, wait)[:2])
         times.append(time.perf_counter())
         state = jax.block_until_ready(steps.start_rl(setup, state))
         wait(steps.RL)

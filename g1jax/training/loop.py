@@ -13,10 +13,11 @@ from typing import Any
 import jax
 
 from g1jax import keys, vlm
+from g1jax.envs.batch import BatchState
 from g1jax.files import ROOM
 from g1jax.keys import OfStep
 from g1jax.sft.batch import SFTBatch, to_batch
-from g1jax.sft.demonstrations import next_demonstrations
+from g1jax.sft.demonstrations import Demonstrations, next_demonstrations
 from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.config import Experiment
 from g1jax.training.extension import learning_rate_lines
@@ -42,6 +43,7 @@ from g1jax.training.steps import (
     template,
 )
 from g1jax.training.stopping import Stop, signals
+from g1jax.typing import Array, Key
 from g1jax.vlm import Params
 
 
@@ -153,13 +155,14 @@ def _train(run: _Run, state: RunState, constants: Constants, wait: Callable[[str
     """Runs the remaining steps. `wait` blocks until a phase's step is compiled."""
     e = run.setup.experiment
     started, last_phase = time.perf_counter(), ""
+    prepared: _Prepared | None = None
     for step in range(int(state.step) + 1, e.num_steps + 1):  # counted from 1
         if run.stop.any_requested():
             run.checkpoints.save(step - 1, state)
             raise _stopped(run, f"after step {step - 1}")
         phase = COLD if step <= e.cold_start.steps else RL
         if phase == COLD:
-            state, device_metrics = _cold_step(run.setup, state, constants, wait)
+            state, device_metrics, prepared = _cold_step(run.setup, state, constants, prepared, wait)
         else:
             if step == e.cold_start.steps + 1 and e.cold_start.steps > 0:
                 _evaluate(run, state, constants, "cold_start", e.evaluation.cold_start_episodes)
@@ -194,28 +197,67 @@ def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """The demonstrations of a step as tokens, and the environments after them."""
+
+    batches: tuple[SFTBatch, ...]
+    cold_envs: tuple[BatchState, ...]
+
+
 def _cold_step(
-    setup: Setup, state: RunState, constants: Constants, wait: Callable[[str], None]
-) -> tuple[RunState, Mapping[str, Any]]:
-    """Takes demonstrations from the teacher or the dataset, tokenizes them, and does one supervised step."""
+    setup: Setup, state: RunState, constants: Constants, prepared: _Prepared | None, wait: Callable[[str], None]
+) -> tuple[RunState, Mapping[str, Any], _Prepared | None]:
+    """Takes demonstrations from the teacher or the dataset, tokenizes them, and does one supervised step.
+
+    On an accelerator the demonstrations of the next step are made before this step is dispatched, and tokenized on the
+    host while it runs; they are returned, as `prepared` for the next call.
+    """
     cold = setup.experiment.cold_start
     if setup.datasets is not None:
         wait(COLD)
         step, seed, policy = int(state.step), setup.experiment.seed, setup.policy
         read = [dataset.batch(policy, seed, step, cold.states) for dataset in setup.datasets]
         batches = tuple(SFTBatch(**setup.placement.shard_rows(batch)) for batch in read)
-        return cold_step(setup.cold, state, constants, batches)
-    key = keys.of_step(state.key, state.step, OfStep.TEACH)
-    has_facts = cold.facts_weight > 0
-    after, demonstrations = next_demonstrations(
-        setup.cold_envs, cold.random_moves, state.cold_envs, key, has_facts=has_facts
+        return *cold_step(setup.cold, state, constants, batches), None
+    if prepared is None:
+        envs, demonstrations = _demonstrate(setup, state.key, state.step, state.cold_envs)
+        wait(COLD)
+        prepared = _Prepared(_tokenize(setup, demonstrations), envs)
+    if not _is_ahead():
+        return *cold_step(setup.cold, _with_envs(state, prepared), constants, prepared.batches), None
+    envs, demonstrations = _demonstrate(setup, state.key, state.step + 1, prepared.cold_envs)
+    state, metrics = cold_step(setup.cold, _with_envs(state, prepared), constants, prepared.batches)
+    return state, metrics, _Prepared(_tokenize(setup, demonstrations), envs)
+
+
+def _is_ahead() -> bool:
+    """Whether the host has time while a step runs: not on a CPU (docs/lab_notes.md)."""
+    return jax.default_backend() != "cpu"
+
+
+def _with_envs(state: RunState, prepared: _Prepared) -> RunState:
+    return dataclasses.replace(state, cold_envs=prepared.cold_envs)
+
+
+def _demonstrate(
+    setup: Setup, key: Key, step: Array, envs: tuple[BatchState, ...]
+) -> tuple[tuple[BatchState, ...], tuple[Demonstrations, ...]]:
+    cold = setup.experiment.cold_start
+    return next_demonstrations(
+        setup.cold_envs,
+        cold.random_moves,
+        envs,
+        keys.of_step(key, step, OfStep.TEACH),
+        has_facts=cold.facts_weight > 0,
     )
-    wait(COLD)
-    batches = tuple(
+
+
+def _tokenize(setup: Setup, demonstrations: tuple[Demonstrations, ...]) -> tuple[SFTBatch, ...]:
+    return tuple(
         to_batch(setup.policy, game, made, setup.placement.shard_rows)
         for game, made in zip(setup.games, demonstrations, strict=True)
     )
-    return cold_step(setup.cold, dataclasses.replace(state, cold_envs=after), constants, batches)
 
 
 def _evaluate(run: _Run, state: RunState, constants: Constants, name: str, num_episodes: int) -> None:

@@ -152,7 +152,11 @@ def test_the_same_seed_gives_the_same_metrics(model: str, whole: Path, tmp_path:
 
 
 @pytest.mark.parametrize("step", [62, *(pytest.param(step, marks=pytest.mark.slow) for step in (30, COLD, ALL + 1))])
-def test_stopped_and_resumed(model: str, whole: Path, tmp_path: Path, step: int) -> None:
+def test_stopped_and_resumed(
+    model: str, whole: Path, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that it makes no difference when demonstrations are made a step ahead, as on an accelerator."""
+    monkeypatch.setattr(loop, "_is_ahead", lambda: True)
     experiment = tiny.make_experiment(model, tmp_path / "run")
     watch = stop_at(step)
     folder = run(experiment, progress=watch)
