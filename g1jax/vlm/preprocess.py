@@ -1,4 +1,7 @@
-"""Frames to patches on the device, equal to `Qwen2VLImageProcessor` for frames that need no resizing."""
+"""Frames to patches on the device, as `Qwen2VLImageProcessor` makes them.
+
+Equal for frames that need no resizing; others are resized as Pillow does, within one gray level.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,34 +10,30 @@ from jaxtyping import Float32
 from g1jax.errors import ConfigError
 from g1jax.typing import Array, ArrayLike
 from g1jax.vlm.config import VisionConfig
+from g1jax.vlm.resize import resize, whole_size
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def grid_of(config: VisionConfig, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of an image, in visual tokens.
+    """Rows and columns of an image in visual tokens, after it is resized to whole ones.
 
     Raises:
-        ConfigError: the image does not divide into whole visual tokens.
+        ConfigError: the image is empty, or one side is more than 200 times the other.
     """
-    size = config.token_size
-    ConfigError.require(
-        height > 0 and width > 0 and height % size == 0 and width % size == 0,
-        f"an image of {height}×{width} pixels is not made of whole visual tokens, {size}×{size} pixels each; "
-        f"the next larger size is {-(-max(height, 1) // size) * size}×{-(-max(width, 1) // size) * size}",
-    )
-    return height // size, width // size
+    whole = whole_size(height, width, config.token_size)
+    return whole[0] // config.token_size, whole[1] // config.token_size
 
 
 def patches(config: VisionConfig, frames: ArrayLike) -> Float32[Array, "n p {config.patch_dim}"]:
-    """The patches of frames, uint8[n, H, W, 3].
+    """The patches of frames, uint8[n, H, W, 3], resized to whole visual tokens.
 
     The patches of a visual token are adjacent, visual tokens are in reading order, and a patch's values are ordered by
     color, row, column.
 
     Raises:
-        ConfigError: the frames are not uint8[n, H, W, 3], or not made of whole visual tokens.
+        ConfigError: the frames are not uint8[n, H, W, 3], or cannot be resized to whole visual tokens.
     """
     ConfigError.require(
         frames.ndim == 4 and frames.shape[3] == 3 and frames.dtype == jnp.uint8,
@@ -43,7 +42,8 @@ def patches(config: VisionConfig, frames: ArrayLike) -> Float32[Array, "n p {con
     count, height, width, _ = frames.shape
     rows, columns = grid_of(config, height, width)
     merge, side = config.merge_size, config.patch_size
-    split = jnp.asarray(frames).reshape(count, rows, merge, side, columns, merge, side, 3)
+    whole = resize(jnp.asarray(frames), rows * config.token_size, columns * config.token_size)
+    split = whole.reshape(count, rows, merge, side, columns, merge, side, 3)
     split = split.transpose(0, 1, 4, 2, 5, 7, 3, 6).reshape(count, rows * columns * merge**2, 3, side**2)
     # Rescaled to [0, 1], then normalized, each rounded to float32 as in the host version.
     scaled = split.astype(jnp.float32) * np.float32(1 / 255)

@@ -7,18 +7,18 @@ from typing import Any
 from g1jax.files import write_atomically
 from g1jax.vlm.config import Config
 from g1jax.vlm.preprocess import IMAGE_MEAN, IMAGE_STD
+from g1jax.vlm.resize import MAX_TOKENS
 from g1jax.vlm.tokenizer import Tokenizer
 
 PROCESSOR = "preprocessor_config.json"
 TEMPLATE = "chat_template.jinja"
 GENERATION = "generation_config.json"
-_MOST_TOKENS = 16_384  # of an image, as Qwen's
 
 
 def save_processor(config: Config, tokenizer: Tokenizer, folder: Path) -> None:
     """Writes how images and messages become prompts, and how responses are sampled and end.
 
-    An image that is made of whole visual tokens is not resized, as in a run; others are, to the nearest such size.
+    An image that is made of whole visual tokens is not resized; others are, to the nearest such size, as in a run.
     Sampling is plain: temperature 1, all tokens.
     """
     vision = config.vision
@@ -31,7 +31,7 @@ def save_processor(config: Config, tokenizer: Tokenizer, folder: Path) -> None:
             "merge_size": vision.merge_size,
             "temporal_patch_size": vision.temporal_patch_size,
             "min_pixels": vision.token_size**2,
-            "max_pixels": _MOST_TOKENS * vision.token_size**2,
+            "max_pixels": MAX_TOKENS * vision.token_size**2,
             "image_mean": IMAGE_MEAN,
             "image_std": IMAGE_STD,
         },
