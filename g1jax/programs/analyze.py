@@ -219,7 +219,7 @@ def _along_axes(
             continue
         try:
             result = own if variant.is_own else points.play(run, step, game, variant=variant)
-        except ConfigError as error:  # for example, cells that are not made of whole visual tokens
+        except ConfigError as error:  # for example, a prompt that is too long
             found.append(VariantPoint(game.id, dataclasses.replace(variant, why_not=str(error)), None, None))
             continue
         varied, baseline = ({"perception": r.sums["perception"]} for r in (result, own))

@@ -79,7 +79,7 @@ class Policy:
         """The prompt of a game, including its image tokens, without a caption's board.
 
         Raises:
-            ConfigError: the game's frames are not made of whole visual tokens.
+            ConfigError: the game's frames cannot be resized to whole visual tokens.
             LevelError: the prompt's template has an unknown `{placeholder}`, or lacks a part that is left out.
         """
         return np.concatenate(self._prompt_ends(game))

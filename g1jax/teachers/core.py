@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from g1jax.envs.core import Game
+from g1jax.errors import G1Error
 from g1jax.teachers import game_2048, row_games
 from g1jax.typing import Array, Key, Pytree
 
@@ -22,6 +23,12 @@ _TEACHERS: dict[str, Teacher] = {
     "shisen_sho": row_games.teach,
     "shisen_sho_cifar10": row_games.teach,
     "swap": row_games.teach,
+}
+_UNIFORM_TEACHERS: dict[str, Teacher] = {
+    "game_2048": game_2048.teach_uniform,
+    "shisen_sho": row_games.teach_uniform,
+    "shisen_sho_cifar10": row_games.teach_uniform,
+    "swap": row_games.teach_uniform,
 }
 
 
@@ -41,9 +48,33 @@ def teach(game: Game[Any], state: Any, key: Key) -> tuple[Array, Array]:
     return teacher(game, state, key)
 
 
-def register_teacher(game_id: str, teacher: Teacher) -> None:
-    """Sets the teacher of a game, built-in or a user's own."""
+def teach_uniform(game: Game[Any], state: Any, key: Key) -> tuple[Array, Array]:
+    """The same rationale with a choice that ignores it: one of the directions or rows it lists, all equally likely.
+
+    Who learns from this sees and describes, but has not been shown which moves are good. The move may be illegal.
+
+    Raises:
+        G1Error: the game has no such teacher.
+    """
+    check_uniform(game.id)
+    return _UNIFORM_TEACHERS[game.id](game, state, key)
+
+
+def check_uniform(game_id: str) -> None:
+    """Raises G1Error if the teacher of a game has no uniform choice."""
+    G1Error.require(
+        game_id in _UNIFORM_TEACHERS,
+        f"{game_id}: its teacher has no uniform choice; register one with register_teacher(…, uniform=…)",
+    )
+
+
+def register_teacher(game_id: str, teacher: Teacher, uniform: Teacher | None = None) -> None:
+    """Sets the teacher of a game, built-in or a user's own, and the one whose choice ignores its rationale, if any."""
     _TEACHERS[game_id] = teacher
+    if uniform is not None:
+        _UNIFORM_TEACHERS[game_id] = uniform
+    else:
+        _UNIFORM_TEACHERS.pop(game_id, None)
 
 
 def _expert(game: Game[Any], state: Any, key: Key) -> tuple[Array, Array]:

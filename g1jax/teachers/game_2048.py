@@ -1,45 +1,71 @@
-"""The teacher of 2048: it lists the largest tile that each direction merges, then takes the expert's move.
+"""The teacher of 2048: it lists, by direction, the largest tile that the move makes, and the largest that the next can.
 
-    up 8
-    right 0
-    down 8
+    up 8 4
+    right 0 8
+    down 8 16
     left -
     Take down.
 
-`0`: tiles move but none merge; `-`: nothing moves.
+`0`: nothing merges; `-`: nothing moves. The second number is that of the board before a new tile appears. The teacher
+takes the direction with the highest sum; among equal ones the expert's choice.
 """
 
 import functools
 
+import jax
 import jax.numpy as jnp
+from jaxtyping import Int32
 
-from g1jax.envs.games.game_2048 import DIRECTIONS, Game2048, State, legal_moves
-from g1jax.envs.lines import twins
+from g1jax.envs.games.game_2048 import (
+    DIRECTIONS,
+    Game2048,
+    State,
+    largest_merges,
+    legal_moves,
+    move_values,
+    next_merges,
+)
 from g1jax.teachers.phrasebook import Phrasebook
 from g1jax.typing import Array, Key
 
 
 def teach(game: Game2048, state: State, key: Key) -> tuple[Array, Array]:
-    """The expert's move, and the list of merges: (int32[], uint8[T])."""
-    book, board, is_legal = _phrasebook(tuple(game.cell_names())), state.board, legal_moves(state.board)
-    action = game.expert(state, key)
-    merged = [jnp.max(largest_merge(lines)) for lines in (board.T, board)]
-    merged = [jnp.minimum(merged[i], len(game.cell_names()) - 1) for i in (0, 1, 0, 1)]
+    """The move with the highest sum of merges, and the list: (int32[], uint8[T])."""
+    del key
+    board, is_legal = state.board, legal_moves(state.board)
+    now, then = largest_merges(board), next_merges(board)
+    values = move_values(board, state.level.spawn_four)
+    is_best = is_legal & (_sum(now, then) == jnp.max(jnp.where(is_legal, _sum(now, then), -1)))
+    action = jnp.argmax(jnp.where(is_best, values, -jnp.inf)).astype(jnp.int32)
+    return jnp.where(jnp.any(is_legal), action, game.invalid_action), _rationale(game, state, now, then, action)
+
+
+def teach_uniform(game: Game2048, state: State, key: Key) -> tuple[Array, Array]:
+    """A random direction, legal or not, and the list: (int32[], uint8[T])."""
+    action = jax.random.randint(key, (), 0, 4, jnp.int32)
+    board = state.board
+    over = ~jnp.any(legal_moves(board))
+    return jnp.where(over, game.invalid_action, action), _rationale(
+        game, state, largest_merges(board), next_merges(board), action
+    )
+
+
+def _sum(now: Int32[Array, "4"], then: Int32[Array, "4"]) -> Int32[Array, "4"]:
+    """The sum of two tiles, from their exponents."""
+    return jnp.where(now > 0, 1 << now, 0) + jnp.where(then > 0, 1 << then, 0)
+
+
+def _rationale(game: Game2048, state: State, now: Int32[Array, "4"], then: Int32[Array, "4"], action: Array) -> Array:
+    """uint8[T]; empty if no direction is legal."""
+    book, is_legal = _phrasebook(tuple(game.cell_names())), legal_moves(state.board)
+    highest = len(game.cell_names()) - 1
     pieces: list[Array | str] = []
     for index, name in enumerate(DIRECTIONS):
-        largest = jnp.where(merged[index] == 0, book.phrase(" 0"), book.name(merged[index]))
-        pieces += [f"{chr(10) if index else ''}{name}", jnp.where(is_legal[index], largest, book.phrase(" -"))]
+        first, second = (book.name_or(jnp.minimum(tiles[index], highest), " 0") for tiles in (now, then))
+        pieces += [f"{chr(10) if index else ''}{name}", jnp.where(is_legal[index], first, book.phrase(" -"))]
+        pieces.append(jnp.where(is_legal[index], second, book.phrase_if(is_legal[index], " -")))
     pieces += ["\nTake", book.phrase_of(jnp.minimum(action, 3), [f" {name}" for name in DIRECTIONS]), "."]
-    return action, jnp.where(jnp.any(is_legal), book.write(pieces), jnp.uint8(0))
-
-
-def largest_merge(lines: Array) -> Array:
-    """The largest tile merged when each line slides, as its exponent, 0 if none: int8[n, m] -> int32[n].
-
-    `[1 1 2 2] -> 3`
-    """
-    merged = jnp.where(twins(lines), lines[:, :, None].astype(jnp.int32) + 1, 0)
-    return jnp.max(merged, axis=(1, 2))
+    return jnp.where(jnp.any(is_legal), book.write(pieces), jnp.uint8(0))
 
 
 @functools.lru_cache(maxsize=16)

@@ -23,6 +23,10 @@ class Phrasebook:
         """The piece with the name of a kind of cell."""
         return kind.astype(jnp.int32)
 
+    def name_or(self, kind: Array, phrase: str) -> Array:
+        """The piece with the name of a kind; of a phrase for kind 0."""
+        return jnp.where(kind == 0, self.phrase(phrase), self.name(kind))
+
     def place(self, place: Array) -> Array:
         """The piece of a cell, by its place in reading order; the empty piece for -1."""
         return jnp.where(place < 0, self._empty, place.astype(jnp.int32) + self._first_place)

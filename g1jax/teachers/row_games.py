@@ -34,6 +34,19 @@ def teach(game: Game[Any], state: Any, key: Key) -> tuple[Array, Array]:
     return action, jnp.where(is_over, jnp.uint8(0), rationale)
 
 
+def teach_uniform(game: Game[Any], state: Any, key: Key) -> tuple[Array, Array]:
+    """A random row's pair, or two adjacent cells of a row without one, and the list: (int32[], uint8[T])."""
+    num_cells = game.rows * game.cols
+    first, second = first_pairs(game.legal_actions(state).reshape(num_cells, num_cells), game.rows)
+    row_key, col_key = jax.random.split(key)
+    chosen = jax.random.randint(row_key, (), 0, game.rows, jnp.int32)
+    cell = chosen * game.cols + jax.random.randint(col_key, (), 0, max(game.cols - 1, 1), jnp.int32)
+    has_pair, is_over = first[chosen] >= 0, jnp.all(first < 0)
+    pair = jnp.where(has_pair, first[chosen] * num_cells + second[chosen], cell * num_cells + (cell + 1) % num_cells)
+    rationale = write_rows(_phrasebook(game.rows, game.cols), first, second, chosen)
+    return jnp.where(is_over, game.invalid_action, pair), jnp.where(is_over, jnp.uint8(0), rationale)
+
+
 @functools.lru_cache(maxsize=64)
 def _phrasebook(rows: int, cols: int) -> Phrasebook:
     return Phrasebook([], rows, cols, (*_labels(rows), *(f" {row}" for row in range(rows)), _NONE, _TAKE, _END))

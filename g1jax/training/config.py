@@ -60,6 +60,9 @@ class ColdStart:
     """Levels that a game's states alternate among, as changes of traced keys: {"swap": ({}, {"colors": 2})}."""
     random_moves: Share = 0.5
     """Share of moves that are random, so that states differ; the others are the teacher's. Not for a dataset."""
+    choice: Literal["teacher", "uniform"] = "teacher"
+    """The move of a demonstration. teacher: the teacher's. uniform: any of the directions or rows that its rationale
+    lists, good or bad, so that the policy learns to see and to describe, not to choose. Not for a dataset."""
     see_weight: Annotated[float, Range(0, 1e6)] = 1.0
     """Loss weight of perception tokens; reasoning and answer tokens have weight 1."""
     facts_weight: Annotated[float, Range(0, 1e6)] = 0.0
@@ -258,5 +261,9 @@ def check_experiment(experiment: Experiment) -> None:
     ):
         for game in mapping:
             ExperimentError.require(game in known, f"{name}: {unknown('game', game, known)}")
+    ExperimentError.require(
+        e.cold_start.choice == "teacher" or not e.cold_start.dataset,
+        "cold_start.choice=uniform: the demonstrations of a dataset are as written; leave one of the two out",
+    )
     for game, levels in e.cold_start.mixed_levels.items():
         ExperimentError.require(len(levels) > 0, f"cold_start.mixed_levels[{game!r}]: name at least one level")

@@ -250,6 +250,7 @@ def _demonstrate(
         envs,
         keys.of_step(key, step, OfStep.TEACH),
         has_facts=cold.facts_weight > 0,
+        is_uniform=cold.choice == "uniform",
     )
 
 

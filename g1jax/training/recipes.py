@@ -1,7 +1,10 @@
 """Settings that several experiments share: the laptop-sized ones, and the paper's."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from g1jax.envs.appearance import BACKGROUNDS, PALETTES
 from g1jax.rl.algorithm import make_algorithm
 from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.rewards import RewardWeights
@@ -15,6 +18,30 @@ PROMPTS = {
     "swap": "Swap",
 }
 """Short prompts: a small model follows no instructions, and every prompt token costs time."""
+
+
+LOOKS: Mapping[str, Any] = {
+    "palette": PALETTES, "background": tuple(BACKGROUNDS), "noise": 16.0, "jitter": 3, "distractors": 0.33,
+}  # fmt: skip
+"""Level keys of a game that can have every appearance."""
+_PLAIN = {"palette": "classic", "background": "light", "noise": 0.0, "jitter": 0, "distractors": 0.0}
+_COLORED = {"noise": 0.0, "jitter": 0, "distractors": 0.0}  # any palette and background
+_APPEARANCES: tuple[Mapping[str, Any], ...] = (
+    _PLAIN,
+    _COLORED,
+    {**_COLORED, "noise": 16.0},
+    {**_COLORED, "jitter": 3},
+    {**_COLORED, "distractors": 0.33},
+    {**_PLAIN, "background": "dark"},
+    {},  # any palette and background, with everything else
+    _PLAIN,
+)
+"""Levels of games with `LOOKS`; a quarter are plain."""
+
+
+def appearances(kinds: Sequence[Mapping[str, Any]] = ({},)) -> tuple[dict[str, Any], ...]:
+    """Levels for `ColdStart.mixed_levels`: every appearance with each of these changes of the rules."""
+    return tuple({**look, **kind} for look in _APPEARANCES for kind in kinds)
 
 
 def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool = True) -> Experiment:
@@ -40,25 +67,45 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
             algorithm=make_algorithm("grpo", kl_coefficient=0.0),
             minibatching=Minibatching(microbatches=4),
             weights=RewardWeights(game_shape="worth"),
-            optimizer=Optimizer(lr=2e-5, warmup=2, final_lr=0.1, b2=0.95),
+            optimizer=Optimizer(lr=2e-4, warmup=2, final_lr=0.1, b2=0.95),
         ),
-        sampling=Sampling(temperature=0.5),
         evaluation=Evaluation(episodes=48, cold_start_episodes=48, temperature=0.0),
         log=Log(checkpoint_every=20, samples_every=20),
     )
 
 
+def nano_cold_start() -> Experiment:
+    """The cold start of the policy that ships, from the base model: 800 steps on the teacher's moves."""
+    experiment = base()
+    cold = dataclasses.replace(
+        experiment.cold_start,
+        steps=800,
+        choice="teacher",
+        optimizer=dataclasses.replace(experiment.cold_start.optimizer, lr=1e-3),
+    )
+    return dataclasses.replace(experiment, name="g1_nano_cold_start", model="base", cold_start=cold)
+
+
 def nano() -> Experiment:
-    """The run that made the policy that ships, from the base model: RL alone, at a size for one GPU."""
+    """The RL of the policy that ships, from its cold start, at a size for one GPU.
+
+    Name the model of the cold start: `--model=FOLDER`. A policy that is nearly right needs a lower learning rate, and a
+    temperature at which its errors are not those of sampling (docs/lab_notes.md).
+    """
     laptop = small("g1_nano", has_cold_start=False)
     rl = dataclasses.replace(
         laptop.rl,
         iterations=360,
         states=64,
         minibatching=Minibatching(microbatches=2),
+        optimizer=dataclasses.replace(laptop.rl.optimizer, lr=2e-5),
     )
     return dataclasses.replace(
-        laptop, rl=rl, evaluation=Evaluation(episodes=1000, temperature=0.5, greedy=True), log=Log(checkpoint_every=60)
+        laptop,
+        rl=rl,
+        sampling=Sampling(temperature=0.5),
+        evaluation=Evaluation(episodes=1000, temperature=0.5, greedy=True),
+        log=Log(checkpoint_every=60),
     )
 
 
@@ -102,18 +149,23 @@ def paper(name: str, games: tuple[str, ...] = ALL_GAMES, *, model: str, has_cold
 def base() -> Experiment:
     """The run that made the base model that ships: supervised steps only, from random weights.
 
+    It learns to see and to describe boards, not to choose: its demonstrations take any of the moves they describe.
     Half of the boards have few kinds of tiles: relations between tiles are more frequent on them and learned sooner.
+    Three quarters have other appearances than the games' own.
     """
     return dataclasses.replace(
         small("base"),
         model="mini",
+        levels=dict.fromkeys(ALL_GAMES, LOOKS),
         cold_start=ColdStart(
-            steps=6000,
+            steps=8000,
             states=64,
+            choice="uniform",
             mixed_levels={
-                "swap": ({}, {"colors": 3, "shapes": 2}, {}, {"colors": 2, "shapes": 2}),
-                "shisen_sho": ({}, {"tile_types": 5}, {}, {"tile_types": 3}),
-                "shisen_sho_cifar10": ({}, {"tile_types": 5}, {}, {"tile_types": 3}),
+                "game_2048": appearances(),
+                "swap": appearances(({}, {"colors": 3, "shapes": 2}, {}, {"colors": 2, "shapes": 2})),
+                "shisen_sho": appearances(({}, {"tile_types": 5}, {}, {"tile_types": 3})),
+                "shisen_sho_cifar10": appearances(({}, {"tile_types": 5}, {}, {"tile_types": 3})),
             },
             facts_weight=3.0,
             optimizer=Optimizer(name="muon", lr=3e-3, warmup=30, final_lr=0.02, b2=0.98, weight_decay=1.0),

@@ -26,7 +26,7 @@ from g1jax.rl.prompts import override, read_templates
 from g1jax.rl.rewards import RewardWeights
 from g1jax.sft.dataset import Dataset, read_dataset
 from g1jax.sft.fact_loss import check_facts
-from g1jax.teachers import token_budgets
+from g1jax.teachers import check_uniform, token_budgets
 from g1jax.training import saved_setup
 from g1jax.training.config import Experiment, Optimizer, check_experiment
 from g1jax.training.optimizer import make_optimizer
@@ -190,6 +190,8 @@ def make_setup(
         check_length(policy.config, policy.prompt_length(game), max(e.max_new_tokens, 1))
         if e.cold_start.steps and e.cold_start.facts_weight:
             check_facts(policy, game)
+        if e.cold_start.steps and e.cold_start.choice == "uniform":
+            check_uniform(game.id)
     algorithm, minibatching = e.rl.algorithm, e.rl.minibatching
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     _check_divides("cold_start.states", e.cold_start.states, e.cold_start.microbatches, shards)

@@ -179,22 +179,23 @@ def test_a_damaged_checkpoint_is_left_out_with_a_note(
 def test_appearance_and_transfer(
     runs: tuple[Path, Path], analysis: Analysis, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(appearance, "AXES", {"noise": (0.0, 64.0), "cell_size": (14, 28, 30)})
+    monkeypatch.setattr(appearance, "AXES", {"noise": (0.0, 64.0), "cell_size": (14, 28, 30, 600)})
     options: dict[str, Any] = {"looks": ("noise,cell_size",), "transfer": "noisy, shisen_sho:tiny", "checkpoint": 3}
     found = analyze(Options(runs=runs[:1], out=out, **options, **SIZE)).runs[0]
     assert found.tested_at == 3
     looks = {(point.variant.axis, point.variant.value): point for point in found.variants}
-    assert [point.variant.is_own for point in found.variants] == [True, False, False, True, False]
+    assert [point.variant.is_own for point in found.variants] == [True, False, False, True, False, False]
     assert str(looks["noise", 0.0].metrics) == str(found.checkpoints[0].own["game_2048"].metrics)
     assert looks["noise", 64.0].metrics is not None
-    assert "not made of whole visual tokens" in looks["cell_size", 30].variant.why_not
+    assert looks["cell_size", 30].metrics is not None  # resized to whole visual tokens
+    assert "cell_size=600" in looks["cell_size", 600].variant.why_not
     assert [(point.test.label, point.kinship) for point in found.transfer] == [
         ("game_2048:noisy", "other level"),
         ("shisen_sho:tiny", "other game"),
     ]
     page = (out / "analysis.md").read_text("utf-8")
     assert "| noise | 0 | 0.0% (0.0–0.0), own |" in page
-    assert "- Not shown: game_2048, cell_size 30:" in page
+    assert "- Not shown: game_2048, cell_size 600:" in page
     assert "| shisen_sho:tiny | g0, step 3 | other game | " in page
 
 

@@ -1,10 +1,12 @@
 """The facts of games agree with the oracles, fact by fact."""
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,7 +20,10 @@ STEPS = {"up": (-1, 0), "right": (0, 1), "down": (1, 0), "left": (0, -1)}
 
 def facts(game: envs.Game[Any], num_games: int, num_steps: int) -> list[tuple[list[list[int]], dict[str, np.ndarray]]]:
     """Boards from play, with their facts by name, bool[R, C] each."""
-    states = helpers.play(game, num_games, num_steps).flat().states
+    return facts_of(game, helpers.play(game, num_games, num_steps).flat().states)
+
+
+def facts_of(game: envs.Game[Any], states: Any) -> list[tuple[list[list[int]], dict[str, np.ndarray]]]:
     boards, found = jax.jit(jax.vmap(lambda state: (game.cells(state), game.facts(state))))(states)
     assert found.shape == (len(boards), game.rows, game.cols, len(game.fact_names))
     assert len(set(game.fact_names)) == len(game.fact_names)
@@ -26,8 +31,10 @@ def facts(game: envs.Game[Any], num_games: int, num_steps: int) -> list[tuple[li
     return list(zip(helpers.to_lists(boards), named, strict=True))
 
 
-def check(game: envs.Game[Any], wanted_of: Callable[[list[list[int]]], Callable[[str, Cell], bool]]) -> None:
-    seen = facts(game, 6, 12)
+def check(
+    game: envs.Game[Any], wanted_of: Callable[[list[list[int]]], Callable[[str, Cell], bool]], states: Any = None
+) -> None:
+    seen = facts(game, 6, 12) if states is None else facts_of(game, states)
     held = dict.fromkeys(game.fact_names, 0)
     for board, found in seen:
         wanted = wanted_of(board)
@@ -56,22 +63,56 @@ def at(board: list[list[int]], cell: Cell | None) -> int:
 @pytest.mark.parametrize("size", [(4, 4), pytest.param((3, 5), marks=pytest.mark.slow)])
 def test_2048(size: tuple[int, int]) -> None:
     def wanted_of(board: list[list[int]]) -> Callable[[str, Cell], bool]:
-        def moves(cell: Cell, side: str) -> bool:
-            """Whether the tile moves: the line up to it then slides to another one."""
-            action = list(STEPS).index(side)
-            line = next(line for line in game_2048.lines_from_wall(*size, action) if cell in line)
-            tiles = [2 ** at(board, each) if at(board, each) else 0 for each in line[: line.index(cell) + 1]]
-            return at(board, cell) > 0 and game_2048.slide_line(tiles)[0] != tiles
+        after = [game_2048.slide(board, action)[0] for action in game_2048.ACTIONS]
+
+        def line_of(cell: Cell, side: str) -> list[Cell]:
+            lines = game_2048.lines_from_wall(*size, list(STEPS).index(side))
+            return next(line for line in lines if cell in line)
+
+        def landing(cell: Cell, side: str) -> int:
+            """The place of the last tile after the line up to a tile slides."""
+            line = line_of(cell, side)
+            tiles = [at(board, each) for each in line[: line.index(cell) + 1]]
+            return sum(tile > 0 for tile in game_2048.slide_line(tiles)[0]) - 1
 
         def wanted(name: str, cell: Cell) -> bool:
-            what, side = name.split()
+            what, side, *rest = name.split()
+            if what == "beside":
+                side, rest = rest[0], [side]
+            slid = after[list(STEPS).index(side)]
+            if what in ("now", "then"):
+                seen, sides = (slid, list(STEPS)) if what == "then" else (board, [side])
+                return max(largest_merge(seen, each) for each in sides) >= int(rest[0])
+            if at(board, cell) == 0:
+                return False
+            place = landing(cell, side)
+            landed = line_of(cell, side)[place]
             if what == "moves":
-                return moves(cell, side)
-            return at(board, cell) > 0 and at(board, next_tile(board, cell, side)) == at(board, cell)
+                return landed != cell
+            if what == "lands":
+                return place == int(rest[0])
+            if what == "merges":
+                return at(slid, landed) != at(board, cell)
+            if what == "beside":
+                return at(slid, next_tile(slid, landed, rest[0])) == at(slid, landed)
+            return at(board, next_tile(board, cell, side)) == at(board, cell)
 
         return wanted
 
-    check(envs.make("game_2048", rows=size[0], cols=size[1]), wanted_of)
+    game = envs.make("game_2048", rows=size[0], cols=size[1])
+    rng = np.random.default_rng(0)
+    is_empty = rng.random((60, *size)) < 0.5 * rng.random((60, 1, 1))
+    boards = np.where(is_empty, 0, rng.integers(1, 10, (60, 1, 1)) - rng.integers(0, 2, (60, *size)))
+    from_cells = functools.partial(game.from_cells, seed=jnp.uint32(0), level=game.traced_level())
+    check(game, wanted_of, jax.vmap(from_cells)(jnp.asarray(boards, jnp.int32)))
+
+
+def largest_merge(board: list[list[int]], side: str) -> int:
+    """The largest tile that two equal tiles next to each other would make."""
+    pairs = (
+        (at(board, cell), at(board, next_tile(board, cell, side))) for cell in np.ndindex(len(board), len(board[0]))
+    )
+    return max((2 ** (tile + 1) for tile, near in pairs if tile == near > 0), default=0)
 
 
 @pytest.mark.parametrize(

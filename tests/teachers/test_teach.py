@@ -13,7 +13,9 @@ import pytest
 
 from g1jax import envs
 from g1jax.envs import text
-from g1jax.teachers import core, register_teacher, teach
+from g1jax.envs.games.game_2048 import move_values
+from g1jax.errors import G1Error
+from g1jax.teachers import core, register_teacher, teach, teach_uniform
 from g1jax.teachers.testing import check_teacher
 from g1jax.typing import Array
 from tests.envs import helpers
@@ -82,32 +84,80 @@ def test_each_row_names_its_first_legal_pair_and_one_of_them_is_taken(game_id: s
 
 
 @pytest.mark.parametrize("size", [(4, 4), pytest.param((2, 5), marks=pytest.mark.slow)])
-def test_2048_says_what_each_move_merges_and_takes_the_experts(size: tuple[int, int]) -> None:
+def test_2048_says_what_two_moves_merge_and_takes_the_most(size: tuple[int, int]) -> None:
     game = envs.make("game_2048", rows=size[0], cols=size[1])
     seen = demonstrations("game_2048", 16, 20, rows=size[0], cols=size[1])
     assert len(seen) > 150
-    experts = jax.jit(jax.vmap(game.expert))(
-        jax.vmap(lambda cells: game.from_cells(cells, jnp.uint32(0), game.traced_level()))(
-            jnp.array([board for board, _, _ in seen])
-        ),
-        helpers.keys(len(seen)),
+    states = jax.vmap(lambda cells: game.from_cells(cells, jnp.uint32(0), game.traced_level()))(
+        jnp.array([board for board, _, _ in seen])
     )
+    values = jax.jit(jax.vmap(lambda state: move_values(state.board, state.level.spawn_four)))(states)
     ways = ("up", "right", "down", "left")
-    for (board, action, rationale), best in zip(seen, np.asarray(experts), strict=True):
-        values = [[2**cell if cell else 0 for cell in row] for row in board]
-        columns = [list(column) for column in zip(*values, strict=True)]
-        legal = game_2048.legal_actions(values)
-        made = [max(map(largest_merge, lines)) for lines in (columns, values, columns, values)]
-        lines = [f"{name} {made[way] if way in legal else '-'}" for way, name in enumerate(ways)]
+    for (board, action, rationale), value in zip(seen, np.asarray(values), strict=True):
+        legal = game_2048.legal_actions(board)
+        now = largest_merges(board)
+        then = [max(largest_merges(game_2048.slide(board, way)[0])) for way in range(4)]
+        lines = [f"{name} {now[way]} {then[way]}" if way in legal else f"{name} -" for way, name in enumerate(ways)]
         assert rationale == "\n".join([*lines, f"Take {ways[action]}."])
-        assert action == best
-        assert action in legal
+        most = [way for way in legal if now[way] + then[way] == max(now[way] + then[way] for way in legal)]
+        assert action == max(most, key=lambda way: value[way])
 
 
-def largest_merge(line: list[int]) -> int:
-    """The largest tile that a line makes when it slides."""
-    tiles = [tile for tile in line if tile]
-    return max((2 * a for a, b in itertools.pairwise(tiles) if a == b), default=0)
+def largest_merges(board: list[list[int]]) -> list[int]:
+    """The largest tile that a move in each direction makes."""
+    columns = [list(column) for column in zip(*board, strict=True)]
+    along, across = (
+        max(
+            2 ** (a + 1) if a == b else 0
+            for line in lines
+            for a, b in [*itertools.pairwise(filter(None, line)), (0, 1)]
+        )
+        for lines in (columns, board)
+    )
+    return [along, across, along, across]
+
+
+@pytest.mark.parametrize("game_id", ["game_2048", "swap"])
+def test_a_uniform_choice_takes_any_move_that_the_rationale_lists(game_id: str) -> None:
+    game = envs.make(game_id, rows=3, cols=5)
+    states = helpers.play(game, 16, 4).flat().states
+
+    def look(state: Any, key: Array) -> Any:
+        return teach(game, state, key)[1], *teach_uniform(game, state, key)[::-1], game.legal_actions(state)
+
+    seen = jax.jit(jax.vmap(look))(states, helpers.keys(64))
+    is_unfinished = ~np.asarray(states.terminated)
+    taken, legal = [], []
+    for of_teacher, rationale, action, mask in zip(
+        *(np.asarray(column)[is_unfinished] for column in seen), strict=True
+    ):
+        *listed, choice = text.decode(rationale).split("\n")
+        assert listed == text.decode(of_teacher).split("\n")[:-1]
+        taken.append(choice)
+        legal.append(bool(mask[action]))
+        if game_id == "game_2048":
+            assert choice == f"Take {('up', 'right', 'down', 'left')[action]}."
+        else:
+            row = int(choice.removeprefix("Take row ")[:-1])
+            first, second = divmod(int(action), 15)
+            named = cells_in(listed[row])
+            assert [divmod(first, 5), divmod(second, 5)] == named if named else (first // 5 == row and not mask[action])
+    choices = 4 if game_id == "game_2048" else 3
+    counts = np.unique(taken, return_counts=True)[1]
+    assert len(counts) == choices
+    assert (abs(counts - len(taken) / choices) < 3 * np.sqrt(len(taken) / choices)).all()
+    assert {True, False} == set(legal)
+
+
+def test_a_teacher_without_a_uniform_choice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "_TEACHERS", {})
+    monkeypatch.setattr(core, "_UNIFORM_TEACHERS", {})
+    game = envs.make("game_2048", rows=2, cols=2)
+    state = game.from_text("2 | 2\n- | -")
+    with pytest.raises(G1Error, match="no uniform choice"):
+        teach_uniform(game, state, jax.random.key(0))
+    register_teacher("game_2048", core._expert, uniform=core._expert)
+    assert int(teach_uniform(game, state, jax.random.key(0))[0]) == int(game.expert(state, jax.random.key(0)))
 
 
 @pytest.mark.parametrize(
@@ -144,6 +194,7 @@ def test_a_registered_teacher_and_what_is_wrong_with_it(
     action: int, rationale: bytes, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(core, "_TEACHERS", {})
+    monkeypatch.setattr(core, "_UNIFORM_TEACHERS", {})
     game = envs.make("game_2048", rows=2, cols=2)
     encoded = jnp.asarray(np.frombuffer(rationale, np.uint8))
 

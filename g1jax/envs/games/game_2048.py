@@ -19,6 +19,8 @@ from g1jax.typing import Array, ArrayLike, HostImages, Key
 UP, RIGHT, DOWN, LEFT = range(4)
 DIRECTIONS = ("up", "right", "down", "left")
 
+_MERGES = range(2, 10)  # 4 to 512, the exponents of merged tiles in the facts
+
 Line = list[Integer[ArrayLike, "*n"]]
 """The cells of a line from the wall, or of many lines at once."""
 
@@ -160,15 +162,46 @@ class Game2048(core.Game[State]):
 
     @property
     def fact_names(self) -> tuple[str, ...]:
-        """For each direction, whether the next tile across empty cells is equal, and whether the tile would move."""
-        return tuple(f"{fact} {direction}" for fact in ("like", "moves") for direction in DIRECTIONS)
+        """For each direction, whether the next tile across empty cells is equal, and whether the tile would move.
+
+        Then, for each direction: in which place from the wall the tile lands, whether it merges, and on which sides it
+        then has an equal tile next to it across empty cells. The same in every cell: whether the move makes a certain
+        tile or a higher one, and whether the next move can.
+        """
+        cell = [f"{fact} {direction}" for fact in ("like", "moves") for direction in DIRECTIONS]
+        lands = [
+            f"lands {direction} {place}" for way, direction in enumerate(DIRECTIONS) for place in self._places(way)
+        ]
+        landed = [
+            f"{fact} {direction}"
+            for direction in DIRECTIONS
+            for fact in ("merges", *(f"beside {side}" for side in DIRECTIONS))
+        ]
+        board = [f"{fact} {direction} {2**e}" for fact in ("now", "then") for direction in DIRECTIONS for e in _MERGES]
+        return (*cell, *lands, *landed, *board)
 
     def facts(self, state: State) -> Bool[Array, "R C F"]:
-        """Which tiles have an equal one next to them, and which move, in each direction."""
-        across, along = equal_neighbors(state.board), equal_neighbors(state.board.T)
-        left, right, up, down = *across, *(fact.T for fact in along)
-        moves = [would_move(state.board, jnp.int32(action)) for action in range(4)]
-        return jnp.stack([up, right, down, left, *moves], axis=-1)
+        """Which tiles have an equal one next to them; where each lands; what this move and the next can make."""
+        board = state.board
+        slid = _slide_all(board)[0]
+        lands = [landing(board, jnp.int32(way)) for way in range(4)]
+        from_wall = _from_wall(self.rows, self.cols)
+        cells = [*_equal_around(board)]
+        cells += [(place >= 0) & (place != own) for place, own in zip(lands, from_wall, strict=True)]
+        cells += [lands[way] == place for way in range(4) for place in self._places(way)]
+        for way, place in enumerate(lands):
+            after = (slid[way], *_equal_around(slid[way]))
+            new, *beside = (_at_place(each, way, jnp.maximum(place, 0)) for each in after)
+            cells += [(place >= 0) & fact for fact in (new != board, *beside)]
+        merges = jnp.concatenate([largest_merges(board), next_merges(board)])
+        of_board = (merges[:, None] >= np.asarray(_MERGES, np.int32)[None]).reshape(-1)
+        return jnp.concatenate(
+            [jnp.stack(cells, axis=-1), jnp.broadcast_to(of_board, (*board.shape, of_board.size))], -1
+        )
+
+    def _places(self, way: int) -> range:
+        """The places along a direction, from the wall."""
+        return range(self.rows if way in (UP, DOWN) else self.cols)
 
 
 # Rules
@@ -285,28 +318,66 @@ def equal_neighbors(lines: Int8[Array, "n m"]) -> tuple[Bool[Array, "n m"], Bool
     return jnp.any(pairs, axis=1), jnp.any(pairs, axis=2)
 
 
-def would_move(board: Int8[Array, "R C"], action: Int32[Array, ""]) -> Bool[Array, "R C"]:
-    """Which tiles leave their cell when the board slides.
+def _equal_around(board: Int8[Array, "R C"]) -> list[Bool[Array, "R C"]]:
+    """Whether the next tile in each direction, across empty cells, is equal."""
+    (left, right), (up, down) = equal_neighbors(board), equal_neighbors(board.T)
+    return [up.T, right, down.T, left]
 
-    `[2 0 2 4]` to the left: the second 2, which merges, and the 4.
+
+def landing(board: Int8[Array, "R C"], action: Int32[Array, ""]) -> Int32[Array, "R C"]:
+    """The place, counted from the wall, in which each tile lands; -1 for an empty cell.
+
+    `[2 0 2 4]` to the left: `[0 -1 0 1]`.
     """
     is_vertical, is_reversed = _direction(action)
 
-    def along(lines: Int8[Array, "n m"]) -> Bool[Array, "n m"]:
+    def along(lines: Int8[Array, "n m"]) -> Int32[Array, "n m"]:
         towards_start = jnp.where(is_reversed, lines[:, ::-1], lines)
-        has_merged, was_merged, before = (jnp.zeros(len(lines), kind) for kind in (bool, bool, lines.dtype))
-        moves, has_gap = [], jnp.zeros(len(lines), bool)
+        was_merged, before = jnp.zeros(len(lines), bool), jnp.zeros(len(lines), lines.dtype)
+        place, places = jnp.full(len(lines), -1, jnp.int32), []
         for cell in towards_start.T:
             is_tile = cell != 0
             is_merge = is_tile & (cell == before) & ~was_merged
-            has_merged |= is_merge
-            moves.append(is_tile & (has_gap | has_merged))
-            has_gap |= ~is_tile
+            place = place + (is_tile & ~is_merge).astype(jnp.int32)
+            places.append(jnp.where(is_tile, place, -1))
             was_merged, before = (jnp.where(is_tile, new, old) for new, old in ((is_merge, was_merged), (cell, before)))
-        moved = jnp.stack(moves, axis=1)
-        return jnp.where(is_reversed, moved[:, ::-1], moved)
+        landed = jnp.stack(places, axis=1)
+        return jnp.where(is_reversed, landed[:, ::-1], landed)
 
     return jnp.where(is_vertical, along(board.T).T, along(board))
+
+
+def _from_wall(rows: int, cols: int) -> list[Int32[np.ndarray, "R C"]]:
+    """The place of each cell, counted from the wall of each direction."""
+    down, right = np.mgrid[:rows, :cols].astype(np.int32)
+    return [down, cols - 1 - right, rows - 1 - down, right]
+
+
+def _at_place(cells: Array, way: int, place: Int32[Array, "R C"]) -> Array:
+    """The value of the cell in the same line at a place from the wall."""
+    rows, cols = cells.shape
+    down, right = np.mgrid[:rows, :cols].astype(np.int32)
+    if way in (UP, DOWN):
+        return cells[place if way == UP else rows - 1 - place, right]
+    return cells[down, place if way == LEFT else cols - 1 - place]
+
+
+def largest_merges(board: Int8[Array, "R C"]) -> Int32[Array, "4"]:
+    """The largest tile that a move in each direction merges, as its exponent; 0 if nothing merges.
+
+    `[2 2 4 4]` to the left or right: 3, the 8.
+    """
+
+    def largest(lines: Int8[Array, "n m"]) -> Int32[Array, ""]:
+        return jnp.max(jnp.where(twins(lines), lines[:, :, None].astype(jnp.int32) + 1, 0))
+
+    along, across = largest(board.T), largest(board)
+    return jnp.stack([along, across, along, across])
+
+
+def next_merges(board: Int8[Array, "R C"]) -> Int32[Array, "4"]:
+    """The largest tile that any move can merge after one in each direction, before a new tile appears; 0 for none."""
+    return jnp.max(jax.vmap(largest_merges)(_slide_all(board)[0]), axis=1)
 
 
 # The expert

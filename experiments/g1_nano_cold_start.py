@@ -1,0 +1,8 @@
+"""The cold start of the policy that ships, from the base model, on one GPU."""
+
+from g1jax.training import recipes
+from g1jax.training.config import Experiment
+
+
+def get_config() -> Experiment:
+    return recipes.nano_cold_start()
