@@ -12,6 +12,7 @@ from g1jax.envs.batch import Batch, BatchState
 from g1jax.sft.fact_loss import Facts, facts_of
 from g1jax.teachers import teach, teach_uniform
 from g1jax.typing import Array, Key
+from g1jax.vlm.ordering import after
 from g1jax.vlm.sharding import BATCH, constrain
 
 
@@ -43,8 +44,11 @@ def next_demonstrations(
     states that the teacher reaches to states that random play reaches. With `is_uniform` the demonstrations choose
     among all moves that they describe (`teach_uniform`); the states are still those of the teacher's moves.
     """
-    next_states, demonstrations = [], []
+    next_states: list[BatchState] = []
+    demonstrations = []
     for i, (env, state) in enumerate(zip(envs, states, strict=True)):
+        if i:  # one game after the other
+            key = after(next_states[-1].states, key)
         teach_key, move_key, coin_key, step_key, uniform_key = jax.random.split(keys.of_game(key, i), 5)
         game, inner = env.game, state.states
         actions, rationales = jax.vmap(functools.partial(teach, game))(inner, jax.random.split(teach_key, env.num_envs))

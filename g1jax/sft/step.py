@@ -45,8 +45,7 @@ def supervised_step(
         weights = jnp.where(batch.is_perception, see_weight, 1.0) * batch.mask.astype(jnp.float32)
         weights = weights / (jnp.sum(weights) * len(games))
         game_facts_weight = facts_weight / len(games)
-        game_grads, sums = _gradient(policy, game, game_facts_weight, num_micro, full_params, params, batch, weights)
-        grads = game_grads if grads is None else jax.tree.map(jnp.add, grads, game_grads)
+        grads, sums = _gradient(policy, game, game_facts_weight, num_micro, full_params, params, batch, weights, grads)
         metrics |= {f"{game.id}/{name}": value for name, value in _metrics(sums, len(games)).items()}
     updates, opt_state = optimizer.update(grads, opt_state, params)
     metrics["gradient_norm"] = optax.tree.norm(grads)
@@ -62,8 +61,13 @@ def _gradient(
     params: Params,
     batch: SFTBatch,
     weights: Array,
+    grads: Params | None,
 ) -> tuple[Params, dict[str, Array]]:
-    """The gradient of one game's share of the loss, summed over microbatches in float32, and sums for its metrics."""
+    """The gradient of one game's share of the loss added to `grads`, summed over microbatches in float32, and sums for
+    its metrics.
+
+    Games follow one another, since each starts with the sum so far: see `vlm.ordering`.
+    """
 
     def loss(params: Params, part: tuple[SFTBatch, Array]) -> tuple[Array, dict[str, Array]]:
         batch, weights = part
@@ -95,7 +99,8 @@ def _gradient(
     first = jax.tree.map(lambda leaf: leaf[0], parts)
     shapes = jax.eval_shape(functools.partial(jax.grad(loss, has_aux=True), params), first)
     total: tuple[Params, dict[str, Array]]
-    total, _ = lax.scan(add, empty_sums(shapes), parts)
+    before, sums = empty_sums(shapes)
+    total, _ = lax.scan(add, (before if grads is None else grads, sums), parts)
     return total
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from g1jax.training.setup import ColdStep, Learner, RLStep, Setup, StateSource, 
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm import Params, TokenBytes, lora, master
 from g1jax.vlm.lora import LoRA
+from g1jax.vlm.ordering import after
 
 COLD, RL = "cold_start", "rl"  # the two phases
 
@@ -269,8 +271,12 @@ def roll_out(rl: RLStep, state: RunState, constants: Constants) -> tuple[tuple[R
         keys.of_step(state.key, state.step, use) for use in (OfStep.STATES, OfStep.ROLLOUT, OfStep.PLAY, OfStep.ESCAPE)
     )
     params = rollout_params(rl.learner, rl.gathers_weights, state.trained, constants.frozen)
-    rollouts, play_envs = [], []
+    rollouts: list[Rollout] = []
+    play_envs: list[BatchState] = []
     for i, env in enumerate(source.envs):
+        if i:  # one game after the other
+            of_step = (states_key, rollout_key, play_key, escape_key)
+            states_key, rollout_key, play_key, escape_key = after(_results(rollouts, play_envs), of_step)
         envs = state.play_envs[i] if source.is_play else walk(source, i, keys.of_game(states_key, i))
         rollout, actions = _roll_out(rl, i, params, constants.table, envs.states, keys.of_game(rollout_key, i))
         rollouts.append(rollout)
@@ -279,7 +285,14 @@ def roll_out(rl: RLStep, state: RunState, constants: Constants) -> tuple[tuple[R
                 is_legal = rollout.is_legal.reshape(env.num_envs, -1)
                 actions = hard_actions(env, envs.states, is_legal, actions, keys.of_game(escape_key, i))
             play_envs.append(env.step(envs, actions, keys.of_game(play_key, i))[0])
-    return tuple(rollouts), tuple(play_envs)
+    done = _results(rollouts, play_envs)  # before the update begins
+    held = [dataclasses.replace(after(done, rollout), frames=rollout.frames) for rollout in rollouts]
+    return tuple(held), tuple(play_envs)
+
+
+def _results(rollouts: Sequence[Rollout], play_envs: Sequence[BatchState]) -> Pytree:
+    """What all loops of the last game lead to."""
+    return rollouts[-1].returns, [envs.states for envs in play_envs[-1:]]
 
 
 def rollout_params(learner: Learner, gathers_weights: bool, trained: Params, frozen: Params | None) -> Params:
