@@ -1,4 +1,4 @@
-"""The base model that ships, trained from random weights."""
+"""The last steps of the base model that ships; name the model of its cold start, `--model=FOLDER`."""
 
 from g1jax.training import recipes
 from g1jax.training.config import Experiment

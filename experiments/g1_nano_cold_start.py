@@ -1,4 +1,4 @@
-"""The cold start of the policy that ships, from the base model, on one GPU."""
+"""The cold start of the policy that ships, on one GPU; name the pretrained model, `--model=FOLDER`."""
 
 from g1jax.training import recipes
 from g1jax.training.config import Experiment
