@@ -13,6 +13,7 @@ PROGRAMS = {
     "evaluate": "metrics of a player on the games, a report page, comparisons",
     "analyze": "perception and reasoning over training runs",
     "dataset": "a dataset of demonstrations",
+    "play": "a game by hand, in the terminal",
     "serve": "the games as OpenEnv environments",
 }
 

@@ -19,7 +19,8 @@ def test_help_names_every_program(capsys: pytest.CaptureFixture[str], monkeypatc
 def test_an_unknown_program_is_an_error_with_near_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["trian"]) == 1
     assert capsys.readouterr().err == (
-        "g1jax: unknown program 'trian'; did you mean 'train'? Available: train, evaluate, analyze, dataset, serve\n"
+        "g1jax: unknown program 'trian'; did you mean 'train'? Available: train, evaluate, analyze, dataset, play, "
+        "serve\n"
     )
 
 
