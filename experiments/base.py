@@ -1,4 +1,4 @@
-"""The last steps of the base model that ships; name the model of its cold start, `--model=FOLDER`."""
+"""The base model that ships, on one GPU; name the pretrained model, `--model=FOLDER`."""
 
 from g1jax.training import recipes
 from g1jax.training.config import Experiment

@@ -1,4 +1,4 @@
-"""The policy that ships: RL from its cold start in all four games, on one GPU; name the model, `--model=FOLDER`."""
+"""The policy that ships: RL from the base model in all four games, on one GPU."""
 
 from g1jax.training import recipes
 from g1jax.training.config import Experiment

@@ -67,33 +67,25 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
             algorithm=make_algorithm("grpo", kl_coefficient=0.0),
             minibatching=Minibatching(microbatches=4),
             weights=RewardWeights(game_shape="worth"),
-            optimizer=Optimizer(lr=2e-4, warmup=2, final_lr=0.1, b2=0.95),
+            optimizer=Optimizer(lr=2e-5, warmup=2, final_lr=0.1, b2=0.95),
         ),
-        evaluation=Evaluation(episodes=32, cold_start_episodes=32, temperature=0.0),
+        sampling=Sampling(temperature=0.5),
+        evaluation=Evaluation(episodes=48, cold_start_episodes=48, temperature=0.0),
         log=Log(checkpoint_every=20, samples_every=20),
     )
 
 
 def nano() -> Experiment:
-    """The RL of the policy that ships, from its cold start, at a size for one GPU.
-
-    Name the model of the cold start: `--model=FOLDER`. A policy that is nearly right needs a lower learning rate, and a
-    temperature at which its errors are not those of sampling (docs/lab_notes.md).
-    """
+    """The run that made the policy that ships, from the base model: RL alone, at a size for one GPU."""
     laptop = small("g1_nano", has_cold_start=False)
     rl = dataclasses.replace(
         laptop.rl,
         iterations=360,
         states=64,
         minibatching=Minibatching(microbatches=2),
-        optimizer=dataclasses.replace(laptop.rl.optimizer, lr=2e-5),
     )
     return dataclasses.replace(
-        laptop,
-        rl=rl,
-        sampling=Sampling(temperature=0.5),
-        evaluation=Evaluation(episodes=1000, temperature=0.5, greedy=True),
-        log=Log(checkpoint_every=60),
+        laptop, rl=rl, evaluation=Evaluation(episodes=1000, temperature=0.5, greedy=True), log=Log(checkpoint_every=60)
     )
 
 
@@ -164,8 +156,8 @@ def pretraining() -> Experiment:
     )
 
 
-def nano_cold_start() -> Experiment:
-    """The cold start of the policy that ships: 800 more steps, on the teacher's moves.
+def base() -> Experiment:
+    """The run that made the base model that ships: 800 more steps, on the teacher's moves.
 
     Name the pretrained model: `--model=FOLDER`.
     """
@@ -173,23 +165,4 @@ def nano_cold_start() -> Experiment:
     cold = experiment.cold_start
     optimizer = dataclasses.replace(cold.optimizer, lr=1e-3)
     cold = dataclasses.replace(cold, steps=800, choice="teacher", optimizer=optimizer)
-    return dataclasses.replace(experiment, name="g1_nano_cold_start", cold_start=cold)
-
-
-def base() -> Experiment:
-    """The last steps of the base model that ships, after a cold start: any of the moves that it describes again.
-
-    It plays at chance, and has yet seen choices that depend on what is described, without which RL at a laptop's size
-    does not find them (docs/lab_notes.md). Name the model of the cold start: `--model=FOLDER`.
-    """
-    experiment = small("base")
-    optimizer = dataclasses.replace(experiment.cold_start.optimizer, lr=3e-4)
-    cold = dataclasses.replace(experiment.cold_start, steps=200, choice="uniform", optimizer=optimizer)
-    return dataclasses.replace(
-        experiment,
-        model="mini",
-        cold_start=cold,
-        rl=RL(),
-        evaluation=Evaluation(episodes=0),
-        log=Log(checkpoint_every=100),
-    )
+    return dataclasses.replace(experiment, name="base", cold_start=cold)

@@ -1,8 +1,0 @@
-"""The cold start of the policy that ships, on one GPU; name the pretrained model, `--model=FOLDER`."""
-
-from g1jax.training import recipes
-from g1jax.training.config import Experiment
-
-
-def get_config() -> Experiment:
-    return recipes.nano_cold_start()
