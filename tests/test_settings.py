@@ -103,7 +103,10 @@ def test_a_number_of_an_experiment(path: tuple[str, ...], tmp_path: Path, monkey
     for value in BAD:
         message = error_of(lambda value=value: make_setup(with_value(BASIS, path, value)))
         is_number = type(value) is int or (kind is float and type(value) is float)
-        if not is_number or value != value or abs(value) == float("inf") or abs(value) > 1e31:
+        is_default = value == () and len(path) == 1 and getattr(BASIS, path[0]) == ()
+        if is_default:
+            assert message == ""
+        elif not is_number or value != value or abs(value) == float("inf") or abs(value) > 1e31:
             names = (
                 f"{name_of(path)}=",
                 f"{path[-1]}=",
@@ -134,8 +137,8 @@ def test_numbers_of_programs_and_parts(basis: Any) -> None:
         check = functools.partial(check_with, basis, path, value)
         message = error_of(check)
         is_number = type(value) is int or (kind is float and type(value) is float)
-        is_none = value is None and functools.reduce(getattr, path, basis) is None
-        if not is_none and (not is_number or not abs(value) < 1e31):
+        is_default = value in (None, ()) and value == functools.reduce(getattr, path, basis)
+        if not is_default and (not is_number or not abs(value) < 1e31):
             assert f"{path[-1]}=" in message, (path, value, message)
             assert ": expected " in message
 

@@ -25,6 +25,7 @@ from g1jax.rl.observation import about as recorded
 from g1jax.rl.prompts import Templates, override, prompt_of, read_templates
 from g1jax.training.saved_model import SHIPPED, is_model, load_policy
 from g1jax.training.saved_run import open_setup, policy_of_run
+from g1jax.vlm.config import ImageSize
 
 ON_DEVICE: dict[str, Callable[[], Player]] = {"random": players.random_player, "expert": players.expert_player}
 
@@ -67,6 +68,8 @@ class Options:
     """What the player is shown: `picture`, `caption` (the true board as text), or both; without the rules or the goal
     that a prompt marks: `no_rules`, `no_goal`. `--observation caption`: text only. Default: what the policy was trained
     with, for an endpoint the picture."""
+    image_size: ImageSize = ()
+    """(height, width) in pixels to which frames are resized for the policy. Default: as it was trained."""
     sees: bool = False
     """Gives the policy the true perception, to measure its reasoning alone."""
     record: Annotated[int, settings.Range(0, 10_000)] = 3
@@ -102,9 +105,12 @@ def evaluate(options: Options) -> None:
         return
     options = _with_defaults(options)
     templates = read_templates(options.prompts)
-    for name in ("prompts", "observation"):
+    for name in ("prompts", "observation", "image_size"):
         is_read = options.player not in ON_DEVICE or not getattr(options, name)
         EvaluationError.require(is_read, f"{name}: {options.player} reads none")
+    EvaluationError.require(
+        options.player != "openai" or not options.image_size, "image_size: for an endpoint set --endpoint.image-side"
+    )
     others = [results.load(path) for path in options.beside]
     games = games_for_run(options.games, Path(options.player)) if _is_run(options) else games_of(options.games)
     observation, player, prompts = Observation.of(options.observation), None, {}
@@ -112,8 +118,9 @@ def evaluate(options: Options) -> None:
         prompts = {label: prompt_of(templates, game, observation) for label, game in games.items()}
     else:
         player = player_named(
-            options.player, tuple(games.values()), options.temperature, options.sees, templates, options.observation
-        )
+            options.player, tuple(games.values()), options.temperature, options.sees, templates, options.observation,
+            options.image_size,
+        )  # fmt: skip
         observation = players.observation_of(player)
     curves = curves_of_run(options)
     out = options.out
@@ -224,6 +231,11 @@ def _play_all(
     return about, episodes
 
 
+def _size_note(image_size: ImageSize) -> str:
+    """Part of a player's name: how its images are resized, if not as it was trained."""
+    return f" ({image_size[0]}×{image_size[1]})" if image_size else ""
+
+
 def player_named(
     name: str,
     games: Sequence[Game[Any]],
@@ -231,10 +243,11 @@ def player_named(
     sees: bool = False,
     templates: Templates = (),
     shown: Shown = (),
+    image_size: ImageSize = (),
 ) -> Player:
     """A player on the device: a built-in one by name, or the policy of a run or a model.
 
-    `templates`, `shown`: prompts and an observation instead of the policy's own.
+    `templates`, `shown`, `image_size`: prompts, an observation and a size of images instead of the policy's own.
 
     Raises:
         EvaluationError: there is no such player, the folder has no usable policy, or a game's prompt or picture does
@@ -246,10 +259,13 @@ def player_named(
         policy, params = load_policy(name) if is_model(name) else policy_of_run(name)
         policy = dataclasses.replace(policy, templates=override(policy.templates, templates))
         observation = Observation.of(shown) if shown else policy.observation
+        if image_size:
+            vision = dataclasses.replace(policy.config.vision, image_size=image_size)
+            policy = dataclasses.replace(policy, config=dataclasses.replace(policy.config, vision=vision))
         policy = dataclasses.replace(players.prepared(policy, temperature, games), observation=observation)
         for game in games:
             policy.prompt_tokens(game)
     except G1Error as error:
         raise EvaluationError(str(error)) from None
-    name = Path(name).resolve().name + (" (sees)" if sees else "")
+    name = Path(name).resolve().name + (" (sees)" if sees else "") + _size_note(image_size)
     return players.policy_player(policy, params, name=name, given_perception=sees)

@@ -14,6 +14,7 @@ from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.observation import Observation, Shown
 from g1jax.rl.rewards import RewardWeights
 from g1jax.settings import Count, CountOrNone, EpisodesOrNone, Range, Seed, Share, Size, Steps, Temperature, check, show
+from g1jax.vlm.config import ImageSize
 from g1jax.vlm.lora import LoRA
 from g1jax.vlm.sampling import Sampling
 
@@ -177,6 +178,9 @@ class Experiment:
     """What the policy is shown: `picture`, `caption` (the true board as text), or both; without the rules or the goal
     that a prompt marks: `no_rules`, `no_goal`. `--observation caption`: text only. Default: what the model was trained
     with, `picture` for a new one."""
+    image_size: ImageSize = ()
+    """(height, width) in pixels to which frames are resized for the policy, rounded to whole visual tokens. The release
+    shows 840 × 640. Default: that of the model, for a new one the frames' own size."""
     model: str = "nano"
     """`base` or `g1-nano` (the small trained models that ship: before and after RL), `nano`, `micro` or `small`
     (untrained), or a folder of weights."""

@@ -275,6 +275,8 @@ def _make_policy(e: Experiment, games: tuple[Game[Any], ...], run_folder: Path |
         config = vlm.preset(e.model, vocab_size=tokenizer.vocab_size, **changes)
     else:
         config = dataclasses.replace(vlm.load_config(folder), **changes)
+    if run_folder is None and e.image_size:
+        config = dataclasses.replace(config, vision=dataclasses.replace(config.vision, image_size=e.image_size))
     budgets = () if e.max_new_tokens else token_budgets(tokenizer, games)
     templates = () if folder is None else prompts_of(folder)
     observation = PICTURE if folder is None else observation_of(folder)

@@ -22,6 +22,7 @@ TokenId = Annotated[int, Range(0, 2**22)]
 Theta = Annotated[float, Range(0, 1e12, is_above=True)]
 # The ranges end well above every known model: they bound the time and memory spent on a config before it is used.
 DType = Literal["float32", "bfloat16"]
+ImageSize = tuple[Annotated[int, Range(1, 2**14)], ...]
 Attention = Literal["xla", "blockwise", "cudnn"]
 
 SPECIAL_TOKENS = (
@@ -60,11 +61,17 @@ class VisionConfig:
     """Rows and columns with a learned embedding that is added to their visual tokens, so that a small model locates
     tiles easily; 0: none, as in Qwen2.5-VL, which has only rotary positions.
     """
+    image_size: ImageSize = ()
+    """(height, width) in pixels that every image is resized to; empty: its own size. Either is rounded to whole tokens.
+    """
 
     def __post_init__(self) -> None:
         check(self, ConfigError, "vision: ")
         _require_at_most("vision: full_attention_blocks", self.full_attention_blocks, self.depth)
         _require_heads("vision", self.hidden_size, self.num_heads, multiple=4)
+        ConfigError.require(
+            len(self.image_size) in (0, 2), f"vision: image_size={list(self.image_size)}: expected a height and a width"
+        )
         for block in self.full_attention_blocks:
             ConfigError.require(block < self.depth, f"vision: full_attention_blocks has block {block} of {self.depth}")
         ConfigError.require(

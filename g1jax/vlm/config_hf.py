@@ -31,6 +31,7 @@ _VISION = {
     "spatial_merge_size": "merge_size",
     "temporal_patch_size": "temporal_patch_size",
     "g1jax_num_places": "num_places",
+    "g1jax_image_size": "image_size",
 }
 """Keys of `text_config` and `vision_config`, with the fields they give."""
 _DEFAULTS: dict[str, Any] = {
@@ -40,6 +41,7 @@ _DEFAULTS: dict[str, Any] = {
     "spatial_merge_size": 2,
     "temporal_patch_size": 2,
     "g1jax_num_places": 0,
+    "g1jax_image_size": (),
 }
 TOKENS = {
     "image_token_id": 151655,
@@ -183,6 +185,7 @@ def to_hf(config: Config) -> dict[str, Any]:
             "model_type": "qwen2_5_vl_vision",
             **{key: getattr(vision, field) for key, field in _VISION.items()},
             "fullatt_block_indexes": list(vision.full_attention_blocks),
+            "g1jax_image_size": list(vision.image_size),
             "out_hidden_size": text.hidden_size,
             "in_channels": 3,
             "hidden_act": "silu",

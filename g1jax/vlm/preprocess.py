@@ -17,11 +17,13 @@ IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def grid_of(config: VisionConfig, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of an image in visual tokens, after it is resized to whole ones.
+    """Rows and columns of an image in visual tokens, after it is resized to `image_size`, if set, and to whole ones.
 
     Raises:
         ConfigError: the image is empty, or one side is more than 200 times the other.
     """
+    if config.image_size:
+        height, width = config.image_size
     whole = whole_size(height, width, config.token_size)
     return whole[0] // config.token_size, whole[1] // config.token_size
 

@@ -167,7 +167,7 @@ def test_games_of_different_sizes_share_a_batch(tmp_path: Path) -> None:
     ("size", "changes"),
     [((56, 56), {}), ((84, 196), {}), ((112, 56), {"patch_size": 28, "merge_size": 1}), ((60, 80), {"patch_size": 10})],
 )
-def test_frames_become_the_processors_patches(size: tuple[int, int], changes: dict[str, int]) -> None:
+def test_frames_become_the_processors_patches(size: tuple[int, int], changes: dict[str, Any]) -> None:
     config = vlm.VisionConfig(
         depth=1, hidden_size=16, intermediate_size=16, num_heads=4, full_attention_blocks=(), **changes
     )

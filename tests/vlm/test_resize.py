@@ -1,5 +1,7 @@
 """Frames that are not made of whole visual tokens are resized as Qwen's own processor resizes them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,8 @@ from transformers.models.qwen2_vl import image_processing_pil_qwen2_vl as qwen
 
 from g1jax import vlm
 from g1jax.errors import ConfigError
-from g1jax.vlm.preprocess import grid_of, pixel_values
+from g1jax.vlm.config_hf import from_hf, to_hf
+from g1jax.vlm.preprocess import grid_of, patches, pixel_values
 from g1jax.vlm.resize import MAX_TOKENS, resize, whole_size
 
 SIZES = [
@@ -73,3 +76,16 @@ def test_patches_are_the_processors() -> None:
     step = 1 / 255 / 0.26  # a gray level
     assert np.abs(found - expected["pixel_values"]).max() < step * 1.05
     assert (np.abs(found - expected["pixel_values"]) > 1e-5).mean() < 1e-3
+
+
+def test_images_of_a_given_size() -> None:
+    config = vlm.preset("nano")
+    vision = dataclasses.replace(config.vision, image_size=(840, 640))
+    assert grid_of(vision, 128, 128) == grid_of(vision, 460, 400) == (30, 23)
+    config = dataclasses.replace(config, vision=dataclasses.replace(vision, image_size=(56, 84)))
+    assert from_hf(to_hf(config)).vision == config.vision
+    frames = np.random.default_rng(0).integers(0, 256, (2, 28, 42, 3), np.uint8)
+    larger = np.asarray(resize(jnp.asarray(frames), 56, 84))
+    np.testing.assert_array_equal(patches(config.vision, frames), patches(config.vision, larger))
+    with pytest.raises(ConfigError, match="expected a height and a width"):
+        dataclasses.replace(vision, image_size=(640,))
