@@ -21,7 +21,7 @@ PROMPTS = {
 
 
 LOOKS: Mapping[str, Any] = {
-    "palette": PALETTES, "background": tuple(BACKGROUNDS), "noise": 16.0, "jitter": 3, "distractors": 0.33,
+    "palette": [*PALETTES], "background": [*BACKGROUNDS], "noise": 16.0, "jitter": 3, "distractors": 0.33,
 }  # fmt: skip
 """Level keys of a game that can have every appearance."""
 _PLAIN = {"palette": "classic", "background": "light", "noise": 0.0, "jitter": 0, "distractors": 0.0}
