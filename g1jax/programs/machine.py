@@ -39,9 +39,9 @@ def use_cores(rows: int = 0, multiple: int = 1, games: int = 1) -> None:
 def _use_enough_threads(games: int) -> None:
     """Gives XLA's CPU client several threads per core, unless the environment sets their number.
 
-    By default it has one per core. The games of a program are independent, so a device may wait for as many collectives
-    at once, each blocking a thread. Once every thread waits in another collective, none is left to run what they wait
-    for, and XLA aborts the process after 40 s. This happens on a busy machine.
+    By default it has one per core. A device may wait in several collectives of a program at once, each blocking a
+    thread. Once every thread waits in another collective, none is left to run what they wait for, and XLA aborts the
+    process after 40 s. This happened on a busy machine, before the games of a program ran in order (`vlm.ordering`).
     """
     os.environ.setdefault("PJRT_NPROC", str(max(games, 2) * (os.cpu_count() or 1)))
 

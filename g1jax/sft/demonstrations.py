@@ -47,7 +47,7 @@ def next_demonstrations(
     next_states: list[BatchState] = []
     demonstrations = []
     for i, (env, state) in enumerate(zip(envs, states, strict=True)):
-        if i:  # one game after the other
+        if i:  # games run in order: see `vlm.ordering`
             key = after(next_states[-1].states, key)
         teach_key, move_key, coin_key, step_key, uniform_key = jax.random.split(keys.of_game(key, i), 5)
         game, inner = env.game, state.states

@@ -42,12 +42,9 @@ def teach(game: Game2048, state: State, key: Key) -> tuple[Array, Array]:
 
 def teach_uniform(game: Game2048, state: State, key: Key) -> tuple[Array, Array]:
     """A random direction, legal or not, and the list: (int32[], uint8[T])."""
-    action = jax.random.randint(key, (), 0, 4, jnp.int32)
-    board = state.board
-    over = ~jnp.any(legal_moves(board))
-    return jnp.where(over, game.invalid_action, action), _rationale(
-        game, state, largest_merges(board), next_merges(board), action
-    )
+    board, action = state.board, jax.random.randint(key, (), 0, 4, jnp.int32)
+    rationale = _rationale(game, state, largest_merges(board), next_merges(board), action)
+    return jnp.where(jnp.any(legal_moves(board)), action, game.invalid_action), rationale
 
 
 def _sum(now: Int32[Array, "4"], then: Int32[Array, "4"]) -> Int32[Array, "4"]:

@@ -274,7 +274,7 @@ def roll_out(rl: RLStep, state: RunState, constants: Constants) -> tuple[tuple[R
     rollouts: list[Rollout] = []
     play_envs: list[BatchState] = []
     for i, env in enumerate(source.envs):
-        if i:  # one game after the other
+        if i:  # games run in order: see `vlm.ordering`
             of_step = (states_key, rollout_key, play_key, escape_key)
             states_key, rollout_key, play_key, escape_key = after(_results(rollouts, play_envs), of_step)
         envs = state.play_envs[i] if source.is_play else walk(source, i, keys.of_game(states_key, i))
@@ -285,7 +285,8 @@ def roll_out(rl: RLStep, state: RunState, constants: Constants) -> tuple[tuple[R
                 is_legal = rollout.is_legal.reshape(env.num_envs, -1)
                 actions = hard_actions(env, envs.states, is_legal, actions, keys.of_game(escape_key, i))
             play_envs.append(env.step(envs, actions, keys.of_game(play_key, i))[0])
-    done = _results(rollouts, play_envs)  # before the update begins
+    done = _results(rollouts, play_envs)
+    # The update's collectives wait for the last game's.
     held = [dataclasses.replace(after(done, rollout), frames=rollout.frames) for rollout in rollouts]
     return tuple(held), tuple(play_envs)
 
