@@ -139,17 +139,16 @@ def board_table(game: Game[Any], board: str, frame: np.ndarray) -> Table:
         cells = []
         for col, name in enumerate(line.split(" | ")):
             y, x = top + row * size, left + col * size
-            pixels = frame[y : y + size, x : x + size].reshape(-1, 3)
+            quarter = size // 4  # the middle half of the cell
+            pixels = frame[y + quarter : y + size - quarter, x + quarter : x + size - quarter].reshape(-1, 3)
             cells.append(_cell("" if name == "-" else name, pixels))
         table.add_row(str(row), *cells)
     return table
 
 
 def _cell(name: str, pixels: np.ndarray) -> Text:
-    """A cell's name, one word a line, on the color that most of the tile has."""
-    background = np.median(pixels, axis=0)
-    distance = np.abs(pixels.astype(int) - background).sum(axis=1)
-    far = pixels[distance > 60] if name else pixels[:0]  # the shape on its cell
-    red, green, blue = (int(x) for x in (np.median(far, axis=0) if len(far) > len(pixels) // 8 else background))
+    """A cell's name, one word a line, on the most frequent color of its pixels."""
+    colors, counts = np.unique(pixels, axis=0, return_counts=True)
+    red, green, blue = (int(x) for x in colors[np.argmax(counts)])
     ink = "black" if luminance((red, green, blue)) > 128 else "white"
     return Text(name.replace(" ", "\n"), style=Style(color=ink, bgcolor=f"rgb({red},{green},{blue})"))
