@@ -29,7 +29,7 @@ from g1jax import vlm
 from g1jax.programs.machine import use_cores
 from g1jax.vlm.sharding import make_mesh
 
-TABLES = ("speed", "budget", "compiling")
+TABLES = ("speed", "memory", "budget", "compiling")
 LONG_BUDGET = 1024
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12}  # dense bfloat16 FLOP/s
 
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--turns", type=int, help="default: 7, of --quick 3")
     parser.add_argument("--tables", default=",".join(TABLES), help="which to print (default: %(default)s)")
+    parser.add_argument("--attention", choices=("xla", "blockwise", "cudnn"), help="ours (default: xla)")
     parser.add_argument("--no-torch", action="store_true", help="only our own numbers")
     parser.add_argument("--compile-times", metavar="MODEL", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -63,7 +64,11 @@ def print_all(args: argparse.Namespace) -> None:
     if "speed" in tables:
         torch = None if args.no_torch else import_torch()
         for name in models:
-            print_table(f"{name}, batch {args.batch}", SPEED_HEADER, speed_rows(name, args.batch, turns, torch))
+            rows = speed_rows(make_case(name, args.batch, args.attention), turns, torch)
+            print_table(f"{name}, batch {args.batch}", SPEED_HEADER, rows)
+    if "memory" in tables:
+        rows = [memory_row(name, make_case(name, args.batch, args.attention)) for name in models]
+        print_table(f"Memory of a training step, batch {args.batch}", MEMORY_HEADER, rows)
     if "budget" in tables:
         print_table("64 tokens under a long budget", BUDGET_HEADER, budget_rows(models, args.batch, turns))
     if "compiling" in tables:
@@ -86,9 +91,9 @@ def import_torch() -> Any:
 SPEED_HEADER = ("what", "ours, ms", "tokens/s", "model FLOP/s", "of peak", "torch, ms", "tokens/s", "ours is")
 
 
-def speed_rows(name: str, batch: int, turns: int, torch: Any) -> list[Row]:
+def speed_rows(case: Case, turns: int, torch: Any) -> list[Row]:
     """Generation, scoring and training, with both sides alternating."""
-    case = make_case(name, batch)
+    batch = len(case.tokens)
     sides: dict[str, Any] = {"ours": Ours(case)}
     if torch is not None:
         sides["theirs"] = Theirs(torch, case)
@@ -110,8 +115,9 @@ def speed_rows(name: str, batch: int, turns: int, torch: Any) -> list[Row]:
 def check_agreement(case: Case, theirs: Theirs) -> None:
     """Checks that both sides compute the same."""
     batch = (case.tokens, case.mask, case.response, case.response_mask, case.frames)
-    error = np.abs(np.asarray(score(case.config, case.params, *batch).logprobs) - theirs.logprobs()).max()
-    limit = 1e-3 if case.config.dtype == "float32" else 0.2
+    errors = np.abs(np.asarray(score(case.config, case.params, *batch).logprobs) - theirs.logprobs())
+    # bfloat16 rounds each of 36 layers: single tokens differ by up to 0.2, their mean by much less
+    error, limit = (errors.max(), 1e-3) if case.config.dtype == "float32" else (errors.mean(), 0.05)
     assert error < limit, f"log-probabilities differ by {error}"
 
 
@@ -149,6 +155,29 @@ def share_of_peak(rate: float) -> str:
     kind = jax.devices()[0].device_kind
     peaks = [peak for name, peak in PEAK.items() if name in kind]
     return f"{rate / peaks[0]:.1%}" if peaks else ""
+
+
+# Memory
+
+MEMORY_HEADER = ("model", "planned by the compiler, GiB", "peak of the device, GiB", "ratio")
+
+
+def memory_row(name: str, case: Case) -> Row:
+    """The compiler's plan for a training step beside the device's peak so far, where the device counts it.
+
+    The peak is that of the process: run it in one that has done nothing larger, such as generation by torch.
+    """
+    state = OPTIMIZER.init(case.params)
+    whole = (case.tokens, case.mask, case.response, case.response_mask, case.frames, case.advantages)
+    compiled = train_step.lower(case.config, num_parts(case), case.params, state, whole).compile()
+    memory: Any = compiled.memory_analysis()
+    planned = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    planned += memory.output_size_in_bytes - memory.alias_size_in_bytes
+    jax.block_until_ready(train_step(case.config, num_parts(case), case.params, state, whole))
+    stats = jax.devices()[0].memory_stats() or {}
+    peak = stats.get("peak_bytes_in_use", 0)
+    measured = (f"{peak / 2**30:.2f}", f"{peak / planned:.2f}") if peak else ("", "")
+    return (name, f"{planned / 2**30:.2f}", *measured)
 
 
 # A long budget

@@ -37,18 +37,19 @@ class Case:
         return jnp.ones_like(self.response, bool)
 
 
-def make_config(name: str) -> vlm.Config:
-    on_gpu: dict[str, Any] = {"dtype": "bfloat16", "param_dtype": "bfloat16"} if jax.default_backend() == "gpu" else {}
+def make_config(name: str, attention: str | None = None) -> vlm.Config:
+    changes: dict[str, Any] = {"dtype": "bfloat16", "param_dtype": "bfloat16"} if jax.default_backend() == "gpu" else {}
+    changes |= {"attention": attention} if attention else {}
     if name in ("3B", "7B"):
-        return qwen.shape_of(name, **on_gpu, is_remat=True)
-    config = vlm.preset(name, **on_gpu)
+        return qwen.shape_of(name, **changes, is_remat=True)
+    config = vlm.preset(name, **changes)
     return dataclasses.replace(
         config, vision=dataclasses.replace(config.vision, num_places=0)
     )  # torch's model has none
 
 
-def make_case(name: str, batch: int) -> Case:
-    config = make_config(name)
+def make_case(name: str, batch: int, attention: str | None = None) -> Case:
+    config = make_config(name, attention)
     side = GRID * config.vision.token_size
     start, end = config.vision_start_token_id, config.vision_end_token_id
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The base model that ships, on one GPU; name the pretrained model, `--model=FOLDER`."""
+"""The base model that ships, on one GPU; name the model of `sizes`, `--model=FOLDER`."""
 
 from g1jax.training import recipes
 from g1jax.training.config import Experiment

@@ -57,7 +57,7 @@ def game_of(test: TransferTest, own: Experiment, others: Sequence[Experiment] = 
         LevelError: The level is invalid.
     """
     LevelError.require(test.game_id in envs.game_ids(), unknown("game", test.game_id, envs.game_ids()))
-    experiments = [e for e in (own, *others) if test.game_id in e.games]
+    experiments = [e for e in (own, *others) if test.game_id in [name.partition(":")[0] for name in e.games]]
     keys = dict(experiments[0].levels.get(test.game_id, {})) if experiments else {}
     known = envs.presets(test.game_id) if test.preset else {}
     for name in test.preset.split("+") if test.preset else []:
@@ -70,4 +70,4 @@ def kinship(game: Game[Any], trained: Sequence[Game[Any]]) -> str:
     """The relation of a test's game to the games of training: `trained`, `other level` or `other game`."""
     if game in trained:
         return "trained"
-    return "other level" if game.id in [known.id for known in trained] else "other game"
+    return "other level" if game.base_id in [known.base_id for known in trained] else "other game"

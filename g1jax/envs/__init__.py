@@ -9,7 +9,7 @@ from g1jax.envs.games.swap import Swap
 from g1jax.envs.level import Appearance, Level, TracedLevel
 from g1jax.envs.mixed import VecEnv, VecResult, VecState, make_vec
 from g1jax.envs.own_games import import_games
-from g1jax.envs.registry import GameInfo, game_ids, info, make, presets, register
+from g1jax.envs.registry import GameInfo, game_ids, info, make, presets, register, setting_of
 from g1jax.errors import InputError, LevelError
 
 for _game in (Game2048, ShisenSho, ShisenShoCifar10, Swap):
@@ -36,4 +36,5 @@ __all__ = [
     "make_vec",
     "presets",
     "register",
+    "setting_of",
 ]

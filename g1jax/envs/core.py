@@ -109,6 +109,11 @@ class Game(Generic[S]):
         changed = [f"{key}={value!r}" for key, value in keys_of(self.level).items() if value != own[key]]
         return f"make({', '.join([repr(self.id), *changed])})"
 
+    @property
+    def base_id(self) -> str:
+        """The id of the game's rules: without the preset that is part of a level's name, as in `swap:tiny`."""
+        return self.id.partition(":")[0]
+
     def with_keys(self: G, **changes: Any) -> G:
         """The same game at a level with other values of some keys.
 

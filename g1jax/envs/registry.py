@@ -1,17 +1,19 @@
 """`make`: a game by id, at a level from presets and keys; `info`: what there is to choose from."""
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import g1jax
 from g1jax.envs.core import Game
-from g1jax.envs.level import make_level
+from g1jax.envs.level import keys_of, make_level
 from g1jax.errors import LevelError, unknown
 from g1jax.foreign import name_of, read_toml
 
+T = TypeVar("T")
 _GAMES: dict[str, type[Game[Any]]] = {}
 _EXTENSIONS: list[Callable[[], None]] = []
 PRESETS_VARIABLE = "G1JAX_ENVS"
@@ -74,26 +76,60 @@ def make(game_id: str, preset: str | None = None, **keys: Any) -> Game[Any]:
     make('shisen_sho', rows=8, cols=8, colors=8)
 
     Args:
-        game_id: one of `game_ids()`.
+        game_id: one of `game_ids()`. Or `id:preset`: that level under a name of its own, so that one run can train on
+            several levels of a game.
         preset: names from the game's preset file joined by `+`, such as `"base+more_tiles+noisy"`.
         **keys: level keys, see the game's Level.
 
     Raises:
         LevelError: a game, preset or key is unknown (the message has similar ones), or the level cannot be played.
     """
-    LevelError.require(game_id in _GAMES or game_id in game_ids(), unknown("game", game_id, _GAMES))
+    own_id, _, own_preset = game_id.partition(":")
+    preset = "+".join(filter(None, [own_preset, preset]))
+    _type_of(game_id)
     level: dict[str, Any] = {}
     for name in preset.split("+") if preset else []:
-        known = presets(game_id)
-        LevelError.require(name in known, f"{game_id}: {unknown('preset', name, known)}")
+        known = presets(own_id)
+        LevelError.require(name in known, f"{own_id}: {unknown('preset', name, known)}")
         level.update(known[name])
-    game_type = _GAMES[game_id]
     try:
-        return game_type(make_level(game_type.Level, game_id, {**level, **keys}))
+        return make_plain(game_id, {**level, **keys})
     except LevelError as error:
         if not level:
             raise
-        raise LevelError(f"{error} (with preset {preset!r} of {name_of(_preset_file(game_id))})") from None
+        raise LevelError(f"{error} (with preset {preset!r} of {name_of(_preset_file(own_id))})") from None
+
+
+def make_plain(game_id: str, keys: Mapping[str, Any]) -> Game[Any]:
+    """A game at the level of these keys alone: the preset in `id:preset` is only a part of its name.
+
+    Raises:
+        LevelError: the game is unknown, or the level cannot be played.
+    """
+    game_type = _type_of(game_id)
+    return game_type(make_level(game_type.Level, game_id, keys))
+
+
+def setting_of(table: Mapping[str, T], game_id: str, default: T) -> T:
+    """A game's entry in a table by id; for `id:preset` without one that of `id`."""
+    return table.get(game_id, table.get(game_id.partition(":")[0], default))
+
+
+def _type_of(game_id: str) -> type[Game[Any]]:
+    own_id, colon, _ = game_id.partition(":")
+    LevelError.require(own_id in _GAMES or own_id in game_ids(), unknown("game", own_id, _GAMES))
+    return _named(_GAMES[own_id], game_id) if colon else _GAMES[own_id]
+
+
+@functools.cache
+def _named(game_type: Any, game_id: str) -> type[Game[Any]]:
+    """The same game, a class, under another id, `id:preset`."""
+
+    def reduce(self: Game[Any]) -> tuple[Any, ...]:  # pickle finds no class by its module and name
+        return make_plain, (self.id, keys_of(self.level))
+
+    members = {"id": game_id, "__doc__": game_type.__doc__, "__reduce__": reduce}
+    return type(game_type.__name__, (game_type,), members)
 
 
 def presets(game_id: str) -> Mapping[str, dict[str, Any]]:

@@ -19,7 +19,9 @@ from g1jax.rl.observation import PICTURE, Observation
 from g1jax.rl.policy import Policy
 from g1jax.teachers import token_budgets
 from g1jax.typing import Array, Key, Pytree
-from g1jax.vlm import Params, TokenBytes
+from g1jax.vlm import Params, TokenBytes, count_params
+
+_MAX_WIDE = 50_000_000  # parameters of a model whose caches of 1024 episodes fit any accelerator
 
 
 def random_player() -> Player:
@@ -38,8 +40,8 @@ def policy_player(
     table: TokenBytes | None = None,
     *,
     name: str = "policy",
-    batch_size: int = 64,
-    steps_per_call: int = 1,
+    batch_size: int | None = None,
+    steps_per_call: int | None = None,
     given_perception: bool = False,
     appearance: "Appearance | None" = None,
 ) -> Player:
@@ -50,8 +52,8 @@ def policy_player(
         params: Its weights.
         table: The bytes of its tokens; computed if None.
         name: The player's name in results.
-        batch_size: Episodes in a batch, at most.
-        steps_per_call: Steps of one compiled call, at most.
+        batch_size: Episodes in a batch, at most. Default: 64; 1024 on an accelerator for a model of up to 50M params.
+        steps_per_call: Steps of one compiled call, at most. Default: 1; 10 where a batch has 1024 episodes.
         given_perception: Whether each response starts with the true perception, which the policy continues. This
             measures its reasoning without errors of perception.
         appearance: Renders the boards at another appearance.
@@ -60,6 +62,9 @@ def policy_player(
         table = policy.table()
     shown, traced = (None, {}) if appearance is None else (appearance.shown, dict(appearance.traced))
     respond = _PolicyRespond(policy, given_perception, shown)
+    is_wide = jax.default_backend() != "cpu" and count_params(policy.config) <= _MAX_WIDE
+    batch_size = batch_size or (1024 if is_wide else 64)
+    steps_per_call = steps_per_call or (10 if is_wide else 1)
     return Player(name, respond, (params, table, traced), batch_size, steps_per_call)
 
 

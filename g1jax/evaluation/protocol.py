@@ -123,12 +123,12 @@ Progress = Callable[[int, int], None]
 
 def counts_score(game: Game[Any]) -> bool:
     """Whether the paper uses this game's raw score; for the others it counts the steps with a reward above 0."""
-    return game.id in _RAW_SCORE
+    return game.base_id in _RAW_SCORE
 
 
 def scores_one_board(game: Game[Any]) -> bool:
     """Whether the paper scores one board of this game: the pairs found before it ends."""
-    return game.id in _ONE_BOARD
+    return game.base_id in _ONE_BOARD
 
 
 def step_score(game: Game[Any], steps: Judged) -> np.ndarray:

@@ -135,7 +135,7 @@ def _games(options: Options) -> dict[str, Game[Any]]:
     missing = [name for name in names if name not in e.games]
     if missing:
         raise ExperimentError(f"{e.name} has no game {missing[0]!r}: it has {', '.join(e.games)}")
-    return {name: envs.make(name, e.preset or None, **e.levels.get(name, {})) for name in names}
+    return {name: envs.make(name, e.preset or None, **envs.setting_of(e.levels, name, {})) for name in names}
 
 
 def _prompts(options: Options) -> Mapping[str, str]:

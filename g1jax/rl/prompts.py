@@ -37,7 +37,7 @@ def prompt_of(templates: Templates, game: Game[Any], observation: Observation = 
     Raises:
         LevelError: the template has an unknown `{placeholder}`, or lacks a part that the observation leaves out.
     """
-    return game.fill_prompt(dict(templates).get(game.id, game.default_prompt), observation.without)
+    return game.fill_prompt(envs.setting_of(dict(templates), game.id, game.default_prompt), observation.without)
 
 
 def _read(template: str) -> str:

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from g1jax import keys
 from g1jax.envs.batch import Batch, BatchState
 from g1jax.sft.fact_loss import Facts, facts_of
-from g1jax.teachers import teach, teach_uniform
+from g1jax.teachers import Choice, teach
 from g1jax.typing import Array, Key
 from g1jax.vlm.ordering import after
 from g1jax.vlm.sharding import BATCH, constrain
@@ -28,7 +28,7 @@ class Demonstrations:
     facts: Facts | None
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames=("has_facts", "is_uniform"))
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames=("has_facts", "choice"))
 def next_demonstrations(
     envs: tuple[Batch, ...],
     random_moves: float,
@@ -36,26 +36,33 @@ def next_demonstrations(
     key: Key,
     *,
     has_facts: bool = False,
-    is_uniform: bool = False,
+    choice: Choice = "teacher",
+    choice_share: float = 1.0,
 ) -> tuple[tuple[BatchState, ...], tuple[Demonstrations, ...]]:
     """A demonstration for every environment's state, and the states after a move: a random legal one or the teacher's.
 
     The share of random moves rises linearly over the environments of a game, from 0 to twice `random_moves`: from
-    states that the teacher reaches to states that random play reaches. With `is_uniform` the demonstrations choose
-    among all moves that they describe (`teach_uniform`); the states are still those of the teacher's moves.
+    states that the teacher reaches to states that random play reaches. A share `choice_share` of
+    the demonstrations chooses as `choice` says, the others as the teacher does; the states are those of the teacher's
+    moves.
     """
     next_states: list[BatchState] = []
     demonstrations = []
     for i, (env, state) in enumerate(zip(envs, states, strict=True)):
         if i:  # games run in order: see `vlm.ordering`
             key = after(next_states[-1].states, key)
-        teach_key, move_key, coin_key, step_key, uniform_key = jax.random.split(keys.of_game(key, i), 5)
+        teach_key, move_key, coin_key, step_key, choice_key = jax.random.split(keys.of_game(key, i), 5)
         game, inner = env.game, state.states
         actions, rationales = jax.vmap(functools.partial(teach, game))(inner, jax.random.split(teach_key, env.num_envs))
         shown = actions
-        if is_uniform:
-            uniform_keys = jax.random.split(uniform_key, env.num_envs)
-            shown, rationales = jax.vmap(functools.partial(teach_uniform, game))(inner, uniform_keys)
+        if choice != "teacher":
+            share_key, weak_key = jax.random.split(choice_key)
+            is_weak = jax.random.bernoulli(share_key, choice_share, (env.num_envs,))
+            weak = jax.vmap(functools.partial(teach, game, choice=choice))(
+                inner, jax.random.split(weak_key, env.num_envs)
+            )
+            shown = jnp.where(is_weak, weak[0], actions)
+            rationales = jnp.where(is_weak[:, None], weak[1], rationales)
         answers = jax.vmap(game.write_action)(shown)
         boards, rationales, answers = map(_replicated, (env.describe(inner), rationales, answers))
         facts = None

@@ -2,26 +2,26 @@
 
 from g1jax.teachers.budget import token_budgets
 from g1jax.teachers.core import (
+    Choice,
     Reply,
     Respond,
     StateBatch,
     Teacher,
     built_in,
-    check_uniform,
+    check_choice,
     register_teacher,
     teach,
-    teach_uniform,
 )
 
 __all__ = [
+    "Choice",
     "Reply",
     "Respond",
     "StateBatch",
     "Teacher",
     "built_in",
-    "check_uniform",
+    "check_choice",
     "register_teacher",
     "teach",
-    "teach_uniform",
     "token_budgets",
 ]

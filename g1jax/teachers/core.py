@@ -3,9 +3,9 @@
 A rationale is short and true, and names tiles and places as the board text and the answer do.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,16 +24,22 @@ _TEACHERS: dict[str, Teacher] = {
     "shisen_sho_cifar10": row_games.teach,
     "swap": row_games.teach,
 }
-_UNIFORM_TEACHERS: dict[str, Teacher] = {
-    "game_2048": game_2048.teach_uniform,
-    "shisen_sho": row_games.teach_uniform,
-    "shisen_sho_cifar10": row_games.teach_uniform,
-    "swap": row_games.teach_uniform,
+Choice = Literal["teacher", "uniform", "first"]
+"""How a demonstration chooses. teacher: well. uniform: any of the directions or rows that its rationale lists. first:
+always the first of them."""
+_WEAK_TEACHERS: dict[str, dict[str, Teacher]] = {
+    "game_2048": {"uniform": game_2048.teach_uniform, "first": game_2048.teach_first},
+    "shisen_sho": {"uniform": row_games.teach_uniform, "first": row_games.teach_first},
+    "shisen_sho_cifar10": {"uniform": row_games.teach_uniform, "first": row_games.teach_first},
+    "swap": {"uniform": row_games.teach_uniform, "first": row_games.teach_first},
 }
 
 
-def teach(game: Game[Any], state: Any, key: Key) -> tuple[Array, Array]:
+def teach(game: Game[Any], state: Any, key: Key, choice: Choice = "teacher") -> tuple[Array, Array]:
     """The action and rationale of a game's teacher, (int32[], uint8[T]); without one, the expert's and none.
+
+    `choice`: "uniform" and "first" take a move that ignores the rationale and may be illegal. Who learns from them sees
+    and describes, but has not been shown which moves are good.
 
     >>> import jax
     >>> from g1jax import envs
@@ -43,38 +49,37 @@ def teach(game: Game[Any], state: Any, key: Key) -> tuple[Array, Array]:
     >>> print(decode(teach(game, state, jax.random.key(0))[1]))
     0 (0, 0) (0, 3)
     Take row 0.
+
+    Raises:
+        G1Error: the game has no teacher with that choice.
     """
-    teacher: Teacher = _TEACHERS.get(game.id, _expert)
+    check_choice(game, choice)
+    teachers = _of_game(_TEACHERS if choice == "teacher" else _WEAK_TEACHERS, game)
+    teacher: Teacher = _expert if teachers is None else teachers if choice == "teacher" else teachers[choice]
     return teacher(game, state, key)
 
 
-def teach_uniform(game: Game[Any], state: Any, key: Key) -> tuple[Array, Array]:
-    """The same rationale with a choice that ignores it: one of the directions or rows it lists, all equally likely.
-
-    Who learns from this sees and describes, but has not been shown which moves are good. The move may be illegal.
-
-    Raises:
-        G1Error: the game has no such teacher.
-    """
-    check_uniform(game.id)
-    return _UNIFORM_TEACHERS[game.id](game, state, key)
-
-
-def check_uniform(game_id: str) -> None:
-    """Raises G1Error if the teacher of a game has no uniform choice."""
+def check_choice(game: Game[Any], choice: Choice) -> None:
+    """Raises G1Error if the teacher of a game cannot choose like this."""
     G1Error.require(
-        game_id in _UNIFORM_TEACHERS,
-        f"{game_id}: its teacher has no uniform choice; register one with register_teacher(…, uniform=…)",
+        choice == "teacher" or choice in (_of_game(_WEAK_TEACHERS, game) or {}),
+        f"{game.id}: its teacher has no {choice} choice; register one with register_teacher(…, {choice}=…)",
     )
 
 
-def register_teacher(game_id: str, teacher: Teacher, uniform: Teacher | None = None) -> None:
-    """Sets the teacher of a game, built-in or a user's own, and the one whose choice ignores its rationale, if any."""
+def register_teacher(
+    game_id: str, teacher: Teacher, *, uniform: Teacher | None = None, first: Teacher | None = None
+) -> None:
+    """Sets the teacher of a game, built-in or a user's own, and those whose choice ignores its rationale, if any."""
     _TEACHERS[game_id] = teacher
-    if uniform is not None:
-        _UNIFORM_TEACHERS[game_id] = uniform
-    else:
-        _UNIFORM_TEACHERS.pop(game_id, None)
+    weak = {"uniform": uniform, "first": first}
+    _WEAK_TEACHERS[game_id] = {choice: found for choice, found in weak.items() if found is not None}
+
+
+def _of_game(table: Mapping[str, Any], game: Game[Any]) -> Any:
+    """The entry of a game's id, else of the game that its class extends; None if there is none."""
+    ids: list[str] = [vars(kind)["id"] for kind in type(game).__mro__ if "id" in vars(kind)]
+    return next((table[name] for name in ids if name in table), None)
 
 
 def _expert(game: Game[Any], state: Any, key: Key) -> tuple[Array, Array]:

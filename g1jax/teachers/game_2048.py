@@ -42,7 +42,17 @@ def teach(game: Game2048, state: State, key: Key) -> tuple[Array, Array]:
 
 def teach_uniform(game: Game2048, state: State, key: Key) -> tuple[Array, Array]:
     """A random direction, legal or not, and the list: (int32[], uint8[T])."""
-    board, action = state.board, jax.random.randint(key, (), 0, 4, jnp.int32)
+    return _take(game, state, jax.random.randint(key, (), 0, 4, jnp.int32))
+
+
+def teach_first(game: Game2048, state: State, key: Key) -> tuple[Array, Array]:
+    """The first direction, legal or not, and the list: (int32[], uint8[T])."""
+    del key
+    return _take(game, state, jnp.int32(0))
+
+
+def _take(game: Game2048, state: State, action: Int32[Array, ""]) -> tuple[Array, Array]:
+    board = state.board
     rationale = _rationale(game, state, largest_merges(board), next_merges(board), action)
     return jnp.where(jnp.any(legal_moves(board)), action, game.invalid_action), rationale
 

@@ -36,11 +36,22 @@ def teach(game: Game[Any], state: Any, key: Key) -> tuple[Array, Array]:
 
 def teach_uniform(game: Game[Any], state: Any, key: Key) -> tuple[Array, Array]:
     """A random row's pair, or two adjacent cells of a row without one, and the list: (int32[], uint8[T])."""
+    row_key, col_key = jax.random.split(key)
+    col = jax.random.randint(col_key, (), 0, max(game.cols - 1, 1), jnp.int32)
+    return _take(game, state, jax.random.randint(row_key, (), 0, game.rows, jnp.int32), col)
+
+
+def teach_first(game: Game[Any], state: Any, key: Key) -> tuple[Array, Array]:
+    """The first row's pair, or its first two cells if it has none, and the list: (int32[], uint8[T])."""
+    del key
+    return _take(game, state, jnp.int32(0), jnp.int32(0))
+
+
+def _take(game: Game[Any], state: Any, chosen: Array, col: Array) -> tuple[Array, Array]:
+    """A row's pair, or the two cells from a column on if it has none, and the list."""
     num_cells = game.rows * game.cols
     first, second = first_pairs(game.legal_actions(state).reshape(num_cells, num_cells), game.rows)
-    row_key, col_key = jax.random.split(key)
-    chosen = jax.random.randint(row_key, (), 0, game.rows, jnp.int32)
-    cell = chosen * game.cols + jax.random.randint(col_key, (), 0, max(game.cols - 1, 1), jnp.int32)
+    cell = chosen * game.cols + col
     has_pair, is_over = first[chosen] >= 0, jnp.all(first < 0)
     pair = jnp.where(has_pair, first[chosen] * num_cells + second[chosen], cell * num_cells + (cell + 1) % num_cells)
     rationale = write_rows(_phrasebook(game.rows, game.cols), first, second, chosen)

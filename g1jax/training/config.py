@@ -14,6 +14,7 @@ from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.observation import Observation, Shown
 from g1jax.rl.rewards import RewardWeights
 from g1jax.settings import Count, CountOrNone, EpisodesOrNone, Range, Seed, Share, Size, Steps, Temperature, check, show
+from g1jax.teachers import Choice
 from g1jax.vlm.config import ImageSize
 from g1jax.vlm.lora import LoRA
 from g1jax.vlm.sampling import Sampling
@@ -61,9 +62,12 @@ class ColdStart:
     """Levels that a game's states alternate among, as changes of traced keys: {"swap": ({}, {"colors": 2})}."""
     random_moves: Share = 0.5
     """Share of moves that are random, so that states differ; the others are the teacher's. Not for a dataset."""
-    choice: Literal["teacher", "uniform"] = "teacher"
+    choice: Choice = "teacher"
     """The move of a demonstration. teacher: the teacher's. uniform: any of the directions or rows that its rationale
-    lists, good or bad, so that the policy learns to see and to describe, not to choose. Not for a dataset."""
+    lists, good or bad, so that the policy learns to see and to describe, not to choose. first: always the first of
+    them. Not for a dataset."""
+    choice_share: Share = 1.0
+    """Share of demonstrations with this choice; the others have the teacher's: demonstrations of mixed quality."""
     see_weight: Annotated[float, Range(0, 1e6)] = 1.0
     """Loss weight of perception tokens; reasoning and answer tokens have weight 1."""
     facts_weight: Annotated[float, Range(0, 1e6)] = 0.0
@@ -167,7 +171,7 @@ class Experiment:
     name: str
     """Name of the run, and of its folder."""
     games: tuple[str, ...] = ALL_GAMES
-    """Ids of the games to train on."""
+    """Ids of the games to train on; `swap:tiny` is Swap at that preset, beside others of its levels."""
     preset: str = ""
     """Level preset of all games, such as `base+noisy`; see envs/."""
     levels: tyro.conf.Suppress[Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
@@ -230,7 +234,7 @@ def check_experiment(experiment: Experiment) -> None:
     """
     e = experiment
     check(e, ExperimentError)
-    if set(e.games) - set(envs.game_ids()):
+    if {name.partition(":")[0] for name in e.games} - set(envs.game_ids()):
         for name in e.imports:  # a relative path could lead into the folder of a foreign run
             is_absolute = not name.endswith(".py") or Path(name).is_absolute()
             ExperimentError.require(is_absolute, f"imports: {show(name)}: give the absolute path of the file")
@@ -264,10 +268,11 @@ def check_experiment(experiment: Experiment) -> None:
         ("rl.weights_by_game", e.rl.weights_by_game),
     ):
         for game in mapping:
-            ExperimentError.require(game in known, f"{name}: {unknown('game', game, known)}")
+            is_known = game in known or game in e.games
+            ExperimentError.require(is_known, f"{name}: {unknown('game', game, known)}")
     ExperimentError.require(
         e.cold_start.choice == "teacher" or not e.cold_start.dataset,
-        "cold_start.choice=uniform: the demonstrations of a dataset are as written; leave one of the two out",
+        f"cold_start.choice={e.cold_start.choice}: the demonstrations of a dataset are as written; leave one out",
     )
     for game, levels in e.cold_start.mixed_levels.items():
         ExperimentError.require(len(levels) > 0, f"cold_start.mixed_levels[{game!r}]: name at least one level")

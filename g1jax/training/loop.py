@@ -250,7 +250,8 @@ def _demonstrate(
         envs,
         keys.of_step(key, step, OfStep.TEACH),
         has_facts=cold.facts_weight > 0,
-        is_uniform=cold.choice == "uniform",
+        choice=cold.choice,
+        choice_share=cold.choice_share,
     )
 
 

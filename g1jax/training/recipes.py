@@ -20,6 +20,13 @@ PROMPTS = {
 """Short prompts: a small model follows no instructions, and every prompt token costs time."""
 
 
+SIZES = ("game_2048:5x5", "shisen_sho:4x4", "shisen_sho:10x10", "swap:5x5", "swap:10x10")
+"""Boards of other sizes that the models that ship have seen, besides the games' own."""
+CARELESS = 0.6
+"""Share of the base model's demonstrations that take the first row or direction."""
+_SHARP = Sampling(temperature=0.5)
+"""The temperature at which the models that ship were trained, in the cold start as in RL. Exporting them with
+`--temperature=0.5` makes it part of their weights."""
 LOOKS: Mapping[str, Any] = {
     "palette": [*PALETTES], "background": [*BACKGROUNDS], "noise": 16.0, "jitter": 3, "distractors": 0.33,
 }  # fmt: skip
@@ -50,6 +57,8 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
         steps=20 if has_cold_start else 0,
         states=16,
         microbatches=2,
+        choice="first",
+        choice_share=CARELESS,
         optimizer=Optimizer(lr=1e-5, warmup=5, final_lr=0.1, b2=0.98),
     )
     return Experiment(
@@ -59,7 +68,7 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
         model="base",
         cold_start=cold,
         rl=RL(
-            iterations=40,
+            iterations=50,
             states=16,
             num_samples=8,
             source="hard_play",
@@ -67,25 +76,29 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
             algorithm=make_algorithm("grpo", kl_coefficient=0.0),
             minibatching=Minibatching(microbatches=4),
             weights=RewardWeights(game_shape="worth"),
-            optimizer=Optimizer(lr=2e-5, warmup=2, final_lr=0.1, b2=0.95),
+            optimizer=Optimizer(lr=2e-4, warmup=2, final_lr=0.1, b2=0.95),
         ),
-        sampling=Sampling(temperature=0.5),
         evaluation=Evaluation(episodes=48, cold_start_episodes=48, temperature=0.0),
         log=Log(checkpoint_every=20, samples_every=20),
     )
 
 
 def nano() -> Experiment:
-    """The run that made the policy that ships, from the base model: RL alone, at a size for one GPU."""
+    """The run that made `g1-nano`, from the model that has seen all sizes, `--model=FOLDER`: RL alone, on one GPU."""
     laptop = small("g1_nano", has_cold_start=False)
     rl = dataclasses.replace(
         laptop.rl,
         iterations=360,
         states=64,
         minibatching=Minibatching(microbatches=2),
+        optimizer=dataclasses.replace(laptop.rl.optimizer, lr=2e-5),
     )
     return dataclasses.replace(
-        laptop, rl=rl, evaluation=Evaluation(episodes=1000, temperature=0.5, greedy=True), log=Log(checkpoint_every=60)
+        laptop,
+        rl=rl,
+        sampling=_SHARP,
+        evaluation=Evaluation(episodes=1000, temperature=_SHARP.temperature, greedy=True),
+        log=Log(checkpoint_every=60),
     )
 
 
@@ -136,6 +149,7 @@ def pretraining() -> Experiment:
     return dataclasses.replace(
         small("pretraining"),
         model="mini",
+        sampling=_SHARP,
         levels=dict.fromkeys(ALL_GAMES, LOOKS),
         cold_start=ColdStart(
             steps=6500,
@@ -156,13 +170,33 @@ def pretraining() -> Experiment:
     )
 
 
-def base() -> Experiment:
-    """The run that made the base model that ships: 800 more steps, on the teacher's moves.
-
-    Name the pretrained model: `--model=FOLDER`.
-    """
+def teaching() -> Experiment:
+    """800 more steps, on the teacher's moves, from the pretrained model: `--model=FOLDER`."""
     experiment = pretraining()
     cold = experiment.cold_start
     optimizer = dataclasses.replace(cold.optimizer, lr=1e-3)
     cold = dataclasses.replace(cold, steps=800, choice="teacher", optimizer=optimizer)
+    return dataclasses.replace(experiment, name="teaching", cold_start=cold)
+
+
+def sizes() -> Experiment:
+    """1600 more steps, on boards of several sizes, from the taught model: `--model=FOLDER`."""
+    experiment = teaching()
+    cold = experiment.cold_start
+    optimizer = dataclasses.replace(cold.optimizer, lr=1.5e-3)
+    cold = dataclasses.replace(cold, steps=1600, states=48, optimizer=optimizer)
+    return dataclasses.replace(experiment, name="sizes", games=(*ALL_GAMES, *SIZES), cold_start=cold)
+
+
+def base() -> Experiment:
+    """The run that made the base model that ships, from the model that has seen all sizes: `--model=FOLDER`.
+
+    Its demonstrations are of mixed quality: most take the first row or direction that they list, good or bad, as a
+    careless player does; the others are the teacher's. So the model sees well and can play well, but its first choice
+    is a habit, and RL has to find out what pays.
+    """
+    experiment = teaching()
+    cold = experiment.cold_start
+    optimizer = dataclasses.replace(cold.optimizer, lr=5e-4, weight_decay=0.1)
+    cold = dataclasses.replace(cold, steps=200, choice="first", choice_share=CARELESS, optimizer=optimizer)
     return dataclasses.replace(experiment, name="base", cold_start=cold)

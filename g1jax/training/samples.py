@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from g1jax.envs import text
-from g1jax.files import write_atomically
+from g1jax.files import file_name, write_atomically
 from g1jax.rl.rollout import Rollout
 from g1jax.training.placement import Placement
 from g1jax.training.setup import Setup
@@ -35,7 +35,7 @@ def write_samples(
     lines = [f"# Responses at step {step}", ""]
     for game, rollout, is_shared in zip(setup.games, rollouts, shared, strict=True):
         for i in range(min(_STATES, rollout.returns.shape[0] // n)):
-            file, frame = f"{name}_{game.id}_{i}.png", np.asarray(rollout.frames[i if is_shared else i * n])
+            file, frame = f"{name}_{file_name(game.id)}_{i}.png", np.asarray(rollout.frames[i if is_shared else i * n])
             Image.fromarray(frame).save(folder / file)
             lines += [f"## {game.id}", "", f"![frame]({file})", ""]
             first = len(lines)

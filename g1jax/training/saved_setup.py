@@ -18,12 +18,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from g1jax import envs, vlm
+from g1jax import vlm
 from g1jax.envs import images
 from g1jax.envs.core import Game
 from g1jax.envs.level import keys_of
+from g1jax.envs.registry import make_plain
 from g1jax.errors import ExperimentError, LevelError
-from g1jax.files import write_atomically
+from g1jax.files import file_name, write_atomically
 from g1jax.foreign import read_object
 from g1jax.rl.policy import Policy
 from g1jax.sft.dataset import Dataset
@@ -108,7 +109,7 @@ def _write(
     for game in games:
         if (pictures := getattr(game, "pictures", None)) is not None:
             (folder / "pictures").mkdir(exist_ok=True)
-            images.save_images(pictures, folder / "pictures" / f"{game.id}.npz")
+            images.save_images(pictures, folder / "pictures" / f"{file_name(game.id)}.npz")
             sources["pictures"][game.id] = pictures.fingerprint
     if weights is not None:
         files = sorted([*weights.glob("*.safetensors"), *weights.glob("*.safetensors.index.json")])
@@ -132,7 +133,7 @@ def read_games(folder: Path, game_ids: Iterable[str]) -> tuple[Game[Any], ...]:
         if not isinstance(keys, dict):
             raise ExperimentError(f"{file}: no level of {game_id}")
         try:
-            games.append(_make(game_id, keys, pictures.get(game_id), folder / PICTURES / f"{game_id}.npz"))
+            games.append(_make(game_id, keys, pictures.get(game_id), folder / PICTURES / f"{file_name(game_id)}.npz"))
         except LevelError as error:
             raise ExperimentError(f"{file}: {error}") from None
     return tuple(games)
@@ -142,12 +143,12 @@ def _make(game_id: str, keys: Mapping[str, Any], pictures: str | None, saved: Pa
     """A game at a level, with the pictures that its level names if they are unchanged, else with the saved ones."""
     if pictures is not None:
         with contextlib.suppress(LevelError):
-            game = envs.make(game_id, **keys)
+            game = make_plain(game_id, keys)
             found = getattr(game, "pictures", None)
             if found is not None and found.fingerprint == pictures:
                 return game
         keys = {**keys, "images": str(saved.resolve())}
-    return envs.make(game_id, **keys)
+    return make_plain(game_id, keys)
 
 
 def resolved(game: Game[Any]) -> Game[Any]:

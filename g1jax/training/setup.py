@@ -26,7 +26,7 @@ from g1jax.rl.prompts import override, read_templates
 from g1jax.rl.rewards import RewardWeights
 from g1jax.sft.dataset import Dataset, read_dataset
 from g1jax.sft.fact_loss import check_facts
-from g1jax.teachers import check_uniform, token_budgets
+from g1jax.teachers import check_choice, token_budgets
 from g1jax.training import saved_setup
 from g1jax.training.config import Experiment, Optimizer, check_experiment
 from g1jax.training.optimizer import make_optimizer
@@ -135,13 +135,13 @@ class Setup:
     def rl(self) -> RLStep:
         """What an iteration of RL reads."""
         rl, games = self.experiment.rl, self.games
-        walk_steps = tuple(rl.walk_steps.get(game.id, 0) for game in games)
+        walk_steps = tuple(envs.setting_of(rl.walk_steps, game.id, 0) for game in games)
         return RLStep(
             learner=self._learner(rl.optimizer, rl.iterations * rl.minibatching.epochs * rl.minibatching.minibatches),
             source=StateSource(rl.source, _make_envs(games, rl.states, EPISODE_STEPS), walk_steps, self.placement),
             algorithm=rl.algorithm,
             minibatching=rl.minibatching,
-            weights=tuple(rl.weights_by_game.get(game.id, rl.weights) for game in games),
+            weights=tuple(envs.setting_of(rl.weights_by_game, game.id, rl.weights) for game in games),
             num_samples=rl.num_samples,
             num_steps=rl.num_steps,
             discount=rl.discount,
@@ -190,8 +190,8 @@ def make_setup(
         check_length(policy.config, policy.prompt_length(game), max(e.max_new_tokens, 1))
         if e.cold_start.steps and e.cold_start.facts_weight:
             check_facts(policy, game)
-        if e.cold_start.steps and e.cold_start.choice == "uniform":
-            check_uniform(game.id)
+        if e.cold_start.steps:
+            check_choice(game, e.cold_start.choice)
     algorithm, minibatching = e.rl.algorithm, e.rl.minibatching
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     _check_divides("cold_start.states", e.cold_start.states, e.cold_start.microbatches, shards)
@@ -255,7 +255,8 @@ def _make_games(e: Experiment, run_folder: Path | None) -> tuple[Game[Any], ...]
     if run_folder is not None:
         return saved_setup.read_games(run_folder, e.games)
     return tuple(
-        saved_setup.resolved(envs.make(name, preset=e.preset or None, **e.levels.get(name, {}))) for name in e.games
+        saved_setup.resolved(envs.make(name, preset=e.preset or None, **envs.setting_of(e.levels, name, {})))
+        for name in e.games
     )
 
 
@@ -292,7 +293,7 @@ def _make_envs(games: tuple[Game[Any], ...], num_states: int, max_steps: int) ->
 
 def _make_levels(e: Experiment, game: Game[Any]) -> TracedLevel:
     """The levels of the cold start's states: leaves [states]."""
-    levels = [game.traced_level(**changes) for changes in e.cold_start.mixed_levels.get(game.id, ({},))]
+    levels = [game.traced_level(**changes) for changes in envs.setting_of(e.cold_start.mixed_levels, game.id, ({},))]
     index = np.arange(e.cold_start.states) % len(levels)
     return jax.tree.map(lambda *leaves: jnp.stack(leaves)[index], *levels)
 

@@ -1,5 +1,7 @@
 """`make`: games by name, presets from files, and errors with suggestions."""
 
+import copy
+import pickle
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,28 @@ def test_presets_compose_from_left_to_right_and_keys_come_last() -> None:
     assert shape("large+base", cols=4, colors=3) == (6, 4, 3)
     level = envs.make("shisen_sho", preset="base+noisy").level
     assert (level.appearance.noise, level.appearance.palette) == (12.0, ("deep", "classic"))
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_level_can_have_a_name_of_its_own() -> None:
+    game = envs.make("shisen_sho:large", tile_types=4)
+    assert (game.id, game.base_id, game.rows, game.cols) == ("shisen_sho:large", "shisen_sho", 8, 10)
+    assert game.level == envs.make("shisen_sho", "large", tile_types=4).level
+    assert game == envs.make("shisen_sho:large", tile_types=4) != envs.make("shisen_sho", "large", tile_types=4)
+    assert repr(game).startswith("make('shisen_sho:large', ")
+    assert game.with_keys(rows=6).id == game.id
+    for copied in (pickle.loads(pickle.dumps(game)), copy.deepcopy(game)):
+        assert (type(copied), copied) == (type(game), game)
+    assert envs.make("shisen_sho:base", "noisy").level == envs.make("shisen_sho", "base+noisy").level
+    for name, message in (("shisen_sho:larg", "unknown preset 'larg'; did you mean 'large'"), ("swp:x", "'swp'; did")):
+        with refused(message):
+            envs.make(name)
+
+
+def test_a_level_under_its_own_name_has_its_game_s_settings_unless_it_has_its_own() -> None:
+    table = {"swap": 1, "swap:tiny": 2}
+    names = ("swap", "swap:tiny", "swap:base", "game_2048:late")
+    assert [envs.setting_of(table, name, 0) for name in names] == [1, 2, 1, 0]
 
 
 @pytest.mark.usefixtures("folder")

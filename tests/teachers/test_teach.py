@@ -15,7 +15,7 @@ from g1jax import envs
 from g1jax.envs import text
 from g1jax.envs.games.game_2048 import move_values
 from g1jax.errors import G1Error
-from g1jax.teachers import core, register_teacher, teach, teach_uniform
+from g1jax.teachers import Choice, core, register_teacher, teach
 from g1jax.teachers.testing import check_teacher
 from g1jax.typing import Array
 from tests.envs import helpers
@@ -117,13 +117,14 @@ def largest_merges(board: list[list[int]]) -> list[int]:
     return [along, across, along, across]
 
 
+@pytest.mark.parametrize("choice", ["uniform", "first"])
 @pytest.mark.parametrize("game_id", ["game_2048", "swap"])
-def test_a_uniform_choice_takes_any_move_that_the_rationale_lists(game_id: str) -> None:
+def test_a_weak_choice_ignores_what_the_rationale_lists(game_id: str, choice: Choice) -> None:
     game = envs.make(game_id, rows=3, cols=5)
     states = helpers.play(game, 16, 4).flat().states
 
     def look(state: Any, key: Array) -> Any:
-        return teach(game, state, key)[1], *teach_uniform(game, state, key)[::-1], game.legal_actions(state)
+        return teach(game, state, key)[1], *teach(game, state, key, choice)[::-1], game.legal_actions(state)
 
     seen = jax.jit(jax.vmap(look))(states, helpers.keys(64))
     is_unfinished = ~np.asarray(states.terminated)
@@ -131,33 +132,43 @@ def test_a_uniform_choice_takes_any_move_that_the_rationale_lists(game_id: str) 
     for of_teacher, rationale, action, mask in zip(
         *(np.asarray(column)[is_unfinished] for column in seen), strict=True
     ):
-        *listed, choice = text.decode(rationale).split("\n")
+        *listed, last = text.decode(rationale).split("\n")
         assert listed == text.decode(of_teacher).split("\n")[:-1]
-        taken.append(choice)
+        taken.append(last)
         legal.append(bool(mask[action]))
         if game_id == "game_2048":
-            assert choice == f"Take {('up', 'right', 'down', 'left')[action]}."
+            assert last == f"Take {('up', 'right', 'down', 'left')[action]}."
         else:
-            row = int(choice.removeprefix("Take row ")[:-1])
+            row = int(last.removeprefix("Take row ")[:-1])
             first, second = divmod(int(action), 15)
             named = cells_in(listed[row])
             assert [divmod(first, 5), divmod(second, 5)] == named if named else (first // 5 == row and not mask[action])
-    choices = 4 if game_id == "game_2048" else 3
-    counts = np.unique(taken, return_counts=True)[1]
+    choices = 1 if choice == "first" else 4 if game_id == "game_2048" else 3
+    names, counts = np.unique(taken, return_counts=True)
     assert len(counts) == choices
+    assert choice == "uniform" or names[0] in ("Take up.", "Take row 0.")
     assert (abs(counts - len(taken) / choices) < 3 * np.sqrt(len(taken) / choices)).all()
     assert {True, False} == set(legal)
 
 
-def test_a_teacher_without_a_uniform_choice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("choice", ["uniform", "first"])
+def test_a_teacher_without_a_weak_choice_is_refused(choice: Choice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core, "_TEACHERS", {})
-    monkeypatch.setattr(core, "_UNIFORM_TEACHERS", {})
+    monkeypatch.setattr(core, "_WEAK_TEACHERS", {})
     game = envs.make("game_2048", rows=2, cols=2)
     state = game.from_text("2 | 2\n- | -")
-    with pytest.raises(G1Error, match="no uniform choice"):
-        teach_uniform(game, state, jax.random.key(0))
-    register_teacher("game_2048", core._expert, uniform=core._expert)
-    assert int(teach_uniform(game, state, jax.random.key(0))[0]) == int(game.expert(state, jax.random.key(0)))
+    with pytest.raises(G1Error, match=f"no {choice} choice"):
+        teach(game, state, jax.random.key(0), choice)
+    register_teacher("game_2048", core._expert, uniform=core._expert, first=core._expert)
+    assert int(teach(game, state, jax.random.key(0), choice)[0]) == int(game.expert(state, jax.random.key(0)))
+
+
+def test_a_game_under_the_name_of_a_level_has_its_game_s_teacher() -> None:
+    game, tiny = envs.make("swap", "tiny"), envs.make("swap:tiny")
+    state = game.reset(jax.random.key(0))
+    for choice in ("teacher", "first"):
+        taught = [teach(level, state, jax.random.key(1), choice) for level in (game, tiny)]
+        assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), *taught))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +205,7 @@ def test_a_registered_teacher_and_what_is_wrong_with_it(
     action: int, rationale: bytes, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(core, "_TEACHERS", {})
-    monkeypatch.setattr(core, "_UNIFORM_TEACHERS", {})
+    monkeypatch.setattr(core, "_WEAK_TEACHERS", {})
     game = envs.make("game_2048", rows=2, cols=2)
     encoded = jnp.asarray(np.frombuffer(rationale, np.uint8))
 
