@@ -1,9 +1,17 @@
 """scripts/sweep.py: variants of an experiment, several seeds each, as a table."""
 
+import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
+import pytest
+
+from g1jax import envs
+from g1jax.evaluation import play, random_player, result_of, save
 from tests.conftest import REPOSITORY
 
 COMMON = [
@@ -17,6 +25,34 @@ def sweep(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
+@pytest.fixture
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("sweep", REPOSITORY / "scripts" / "sweep.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_has_means_and_intervals_over_seeds(script: ModuleType, tmp_path: Path) -> None:
+    game, scores = envs.make("game_2048"), []
+    for seed, success in enumerate((0.4, 0.5, 0.6)):
+        folder = tmp_path / f"grpo-{seed}"
+        folder.mkdir()
+        curve = [0.2] * 2 + [0.9] * 6 + [success] * 2
+        lines = [{"step": i, "phase": "rl", "game_2048/success": rate} for i, rate in enumerate(curve)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        played = play(game, random_player(), 4, 5, seed)
+        save(result_of({"name": "final"}, {"game_2048": played}), folder / "evaluation" / "final")
+        scores.append(float(np.mean(played.score.sum(axis=1))))
+    row = script.summary(tmp_path, ["grpo"], 3).splitlines()[-1]
+    assert row.startswith("| grpo | game_2048 | 0.20 ± 0.00 → 0.50 ± 0.25 | – | "), row
+    one = script.summary(tmp_path, ["grpo"], 1).splitlines()[-1]
+    assert one == f"| grpo | game_2048 | 0.20 → 0.40 | – | {script.interval([scores[0]])} |"
+
+
+@pytest.mark.slow
 def test_it_runs_each_variant_with_each_seed_and_resumes(tmp_path: Path) -> None:
     variants = ["--variant=grpo", "--rl.algorithm=grpo", "--variant=rloo", "--rl.algorithm=rloo"]
     done = sweep(tmp_path, *COMMON, *variants)
@@ -37,7 +73,7 @@ def test_a_wrong_command_is_one_line(tmp_path: Path) -> None:
     for arguments, message in (
         ([], "name at least one variant"),
         (["--variant=a", "--variant=a"], "give each variant its own name"),
-        (["--variant=a", "--rl.lr=fast"], "rl.lr"),
+        (["--variant=a", "--rl.lr=fast"], "rl.optimizer.lr"),
     ):
         done = sweep(tmp_path / "out", *COMMON, *arguments)
         assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr

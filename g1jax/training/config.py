@@ -268,8 +268,8 @@ def check_experiment(experiment: Experiment) -> None:
         ("rl.weights_by_game", e.rl.weights_by_game),
     ):
         for game in mapping:
-            is_known = game in known or game in e.games
-            ExperimentError.require(is_known, f"{name}: {unknown('game', game, known)}")
+            is_level = game in e.games and game.partition(":")[0] in known
+            ExperimentError.require(game in known or is_level, f"{name}: {unknown('game', game, known)}")
     ExperimentError.require(
         e.cold_start.choice == "teacher" or not e.cold_start.dataset,
         f"cold_start.choice={e.cold_start.choice}: the demonstrations of a dataset are as written; leave one out",

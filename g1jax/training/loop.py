@@ -111,8 +111,9 @@ def _title(setup: Setup, folder: Path) -> tuple[str, str]:
     e = setup.experiment
     size = vlm.count_params(setup.policy.config)
     mesh = " × ".join(f"{axis} {count}" for axis, count in setup.mesh.shape.items())
+    phases = {"steps of cold start": e.cold_start.steps, f"iterations of {e.rl.algorithm.name}": e.rl.iterations}
     return (
-        f"{e.name}: {e.cold_start.steps} steps of cold start, {e.rl.iterations} of {e.rl.algorithm.name}",
+        f"{e.name}: {', '.join(f'{count} {phase}' for phase, count in phases.items() if count)}",
         f"model {e.model}, {size / 1e6:.1f}M parameters; mesh {mesh}; folder {folder}",
     )
 

@@ -71,14 +71,14 @@ def small(name: str, games: tuple[str, ...] = ALL_GAMES, *, has_cold_start: bool
             iterations=50,
             states=16,
             num_samples=8,
-            source="hard_play",
+            source="play",
             walk_steps={"game_2048": 100, "shisen_sho": 17, "shisen_sho_cifar10": 17, "swap": 20},
             algorithm=make_algorithm("grpo", kl_coefficient=0.0),
             minibatching=Minibatching(microbatches=4),
             weights=RewardWeights(game_shape="worth"),
             optimizer=Optimizer(lr=2e-4, warmup=2, final_lr=0.1, b2=0.95),
         ),
-        evaluation=Evaluation(episodes=48, cold_start_episodes=48, temperature=0.0),
+        evaluation=Evaluation(episodes=48, cold_start_episodes=48, temperature=0.0, play_every=10),
         log=Log(checkpoint_every=20, samples_every=20),
     )
 
@@ -90,6 +90,7 @@ def nano() -> Experiment:
         laptop.rl,
         iterations=360,
         states=64,
+        source="hard_play",
         minibatching=Minibatching(microbatches=2),
         optimizer=dataclasses.replace(laptop.rl.optimizer, lr=2e-5),
     )

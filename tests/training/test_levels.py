@@ -17,6 +17,7 @@ from tests.training import tiny
 GAMES = ("shisen_sho", "shisen_sho:tiny")
 
 
+@pytest.mark.slow
 def test_a_run_on_two_levels_of_a_game(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = tiny.make_experiment(
         model, tmp_path / "run", games=GAMES, cold_start__steps=1, rl__iterations=1, evaluation__steps=1
