@@ -203,11 +203,7 @@ def test_programs_check_first(
         ({"levels": {"game_2048": {"noise": 10**400}}}, "game_2048: noise=1000000"),
         ({"cold_start__mixed_levels": {"shisen_sho": ()}}, "cold_start.mixed_levels['shisen_sho']: name at least one"),
         ({"cold_start__mixed_levels": {"shisen_sho": ({"colors": 0},)}}, "shisen_sho: colors=0"),
-        ({"cold_start__choice": "random"}, "cold_start.choice='random': expected one of teacher, uniform"),
-        (
-            {"cold_start__choice": "uniform", "cold_start__dataset": "x"},
-            "the demonstrations of a dataset are as written",
-        ),
+        ({"cold_start__choice": "random"}, "cold_start.choice='random': expected one of teacher, uniform, first"),
         ({"rl__walk_steps": {"shisen": 3}}, "rl.walk_steps: unknown game 'shisen'; did you mean 'shisen_sho'"),
         (
             {"rl__weights_by_game": {"swap": 1.0}},

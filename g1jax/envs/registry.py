@@ -118,7 +118,8 @@ def setting_of(table: Mapping[str, T], game_id: str, default: T) -> T:
 def _type_of(game_id: str) -> type[Game[Any]]:
     own_id, colon, _ = game_id.partition(":")
     LevelError.require(own_id in _GAMES or own_id in game_ids(), unknown("game", own_id, _GAMES))
-    return _named(_GAMES[own_id], game_id) if colon else _GAMES[own_id]
+    game_type: Any = _GAMES[own_id]
+    return _named(game_type, game_id) if colon else game_type
 
 
 @functools.cache

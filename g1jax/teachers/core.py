@@ -54,16 +54,19 @@ def teach(game: Game[Any], state: Any, key: Key, choice: Choice = "teacher") -> 
         G1Error: the game has no teacher with that choice.
     """
     check_choice(game, choice)
-    teachers = _of_game(_TEACHERS if choice == "teacher" else _WEAK_TEACHERS, game)
-    teacher: Teacher = _expert if teachers is None else teachers if choice == "teacher" else teachers[choice]
+    own: Teacher | None = _of_game(_TEACHERS, game)
+    if own is None:
+        return _WITHOUT_TEACHER[choice](game, state, key)
+    teacher = own if choice == "teacher" else _of_game(_WEAK_TEACHERS, game)[choice]
     return teacher(game, state, key)
 
 
 def check_choice(game: Game[Any], choice: Choice) -> None:
     """Raises G1Error if the teacher of a game cannot choose like this."""
     G1Error.require(
-        choice == "teacher" or choice in (_of_game(_WEAK_TEACHERS, game) or {}),
-        f"{game.id}: its teacher has no {choice} choice; register one with register_teacher(…, {choice}=…)",
+        choice == "teacher" or _of_game(_TEACHERS, game) is None or choice in (_of_game(_WEAK_TEACHERS, game) or {}),
+        f"{game.id}: its teacher has no {choice} choice; set cold_start.choice=teacher, or register one with "
+        f"register_teacher(…, {choice}=…)",
     )
 
 
@@ -82,8 +85,12 @@ def _of_game(table: Mapping[str, Any], game: Game[Any]) -> Any:
     return next((table[name] for name in ids if name in table), None)
 
 
-def _expert(game: Game[Any], state: Any, key: Key) -> tuple[Array, Array]:
-    return game.expert(state, key), jnp.zeros(1, jnp.uint8)
+_NO_RATIONALE = np.zeros(1, np.uint8)
+_WITHOUT_TEACHER: dict[Choice, Teacher] = {
+    "teacher": lambda game, state, key: (game.expert(state, key), jnp.asarray(_NO_RATIONALE)),
+    "uniform": lambda game, state, key: (game.sample_action(state, key, legal=False), jnp.asarray(_NO_RATIONALE)),
+    "first": lambda game, state, key: (jnp.int32(0), jnp.asarray(_NO_RATIONALE)),
+}
 
 
 # Teachers that reply on the host, such as a model behind an endpoint

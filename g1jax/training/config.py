@@ -65,7 +65,7 @@ class ColdStart:
     choice: Choice = "teacher"
     """The move of a demonstration. teacher: the teacher's. uniform: any of the directions or rows that its rationale
     lists, good or bad, so that the policy learns to see and to describe, not to choose. first: always the first of
-    them. Not for a dataset."""
+    them. Demonstrations of a dataset are taken as they are."""
     choice_share: Share = 1.0
     """Share of demonstrations with this choice; the others have the teacher's: demonstrations of mixed quality."""
     see_weight: Annotated[float, Range(0, 1e6)] = 1.0
@@ -270,9 +270,5 @@ def check_experiment(experiment: Experiment) -> None:
         for game in mapping:
             is_level = game in e.games and game.partition(":")[0] in known
             ExperimentError.require(game in known or is_level, f"{name}: {unknown('game', game, known)}")
-    ExperimentError.require(
-        e.cold_start.choice == "teacher" or not e.cold_start.dataset,
-        f"cold_start.choice={e.cold_start.choice}: the demonstrations of a dataset are as written; leave one out",
-    )
     for game, levels in e.cold_start.mixed_levels.items():
         ExperimentError.require(len(levels) > 0, f"cold_start.mixed_levels[{game!r}]: name at least one level")

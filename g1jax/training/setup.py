@@ -190,7 +190,7 @@ def make_setup(
         check_length(policy.config, policy.prompt_length(game), max(e.max_new_tokens, 1))
         if e.cold_start.steps and e.cold_start.facts_weight:
             check_facts(policy, game)
-        if e.cold_start.steps:
+        if e.cold_start.steps and not e.cold_start.dataset:
             check_choice(game, e.cold_start.choice)
     algorithm, minibatching = e.rl.algorithm, e.rl.minibatching
     shards = mesh.shape["data"] * mesh.shape["fsdp"]

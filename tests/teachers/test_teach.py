@@ -151,16 +151,31 @@ def test_a_weak_choice_ignores_what_the_rationale_lists(game_id: str, choice: Ch
     assert {True, False} == set(legal)
 
 
+def expert(game: Any, state: Any, key: Array) -> tuple[Array, Array]:
+    return game.expert(state, key), jnp.zeros(1, jnp.uint8)
+
+
 @pytest.mark.parametrize("choice", ["uniform", "first"])
 def test_a_teacher_without_a_weak_choice_is_refused(choice: Choice, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "_TEACHERS", {})
-    monkeypatch.setattr(core, "_WEAK_TEACHERS", {})
+    for table in ("_TEACHERS", "_WEAK_TEACHERS"):
+        monkeypatch.setattr(core, table, {})
     game = envs.make("game_2048", rows=2, cols=2)
-    state = game.from_text("2 | 2\n- | -")
-    with pytest.raises(G1Error, match=f"no {choice} choice"):
-        teach(game, state, jax.random.key(0), choice)
-    register_teacher("game_2048", core._expert, uniform=core._expert, first=core._expert)
-    assert int(teach(game, state, jax.random.key(0), choice)[0]) == int(game.expert(state, jax.random.key(0)))
+    state, key = game.from_text("2 | 2\n- | -"), jax.random.key(0)
+    register_teacher("game_2048", expert)
+    with pytest.raises(G1Error, match=f"no {choice} choice; set cold_start.choice=teacher"):
+        teach(game, state, key, choice)
+    register_teacher("game_2048", expert, uniform=expert, first=expert)
+    assert int(teach(game, state, key, choice)[0]) == int(game.expert(state, key))
+
+
+def test_a_game_without_a_teacher_has_its_expert_and_choices_that_ignore_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "_TEACHERS", {})
+    game = envs.make("game_2048", rows=2, cols=2)
+    state, keys = game.from_text("2 | 2\n- | -"), jax.random.split(jax.random.key(0), 64)
+    assert int(teach(game, state, keys[0])[0]) == int(game.expert(state, keys[0]))
+    assert int(teach(game, state, keys[0], "first")[0]) == 0
+    assert {int(teach(game, state, key, "uniform")[0]) for key in keys} == {0, 1, 2, 3}
+    assert text.decode(teach(game, state, keys[0], "first")[1]) == ""
 
 
 def test_a_game_under_the_name_of_a_level_has_its_game_s_teacher() -> None:
