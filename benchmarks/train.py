@@ -77,9 +77,12 @@ def main() -> None:
 def make_experiment(args: argparse.Namespace) -> Experiment:
     """The recipe with the requested changes."""
     e = load_experiment(args.experiment)
-    both = {key: value for key, value in (("states", args.states), ("microbatches", args.microbatches)) if value}
+    states = {"states": args.states} if args.states else {}
+    parts = {"microbatches": args.microbatches} if args.microbatches else {}
     samples = {"num_samples": args.samples} if args.samples else {}
-    cold, rl = dataclasses.replace(e.cold_start, **both), dataclasses.replace(e.rl, **both, **samples)
+    cold = dataclasses.replace(e.cold_start, **states, **parts)
+    minibatching = dataclasses.replace(e.rl.minibatching, **parts)
+    rl = dataclasses.replace(e.rl, **states, **samples, minibatching=minibatching)
     games = tuple(args.games.split(",")) if args.games else e.games
     return dataclasses.replace(e, cold_start=cold, rl=rl, model=args.model or e.model, games=games)
 
