@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from g1jax import envs
+from g1jax.errors import ExperimentError
 from g1jax.evaluation import play, random_player, result_of, save
 from tests.conftest import REPOSITORY
 
@@ -69,13 +70,15 @@ def test_it_runs_each_variant_with_each_seed_and_resumes(tmp_path: Path) -> None
     assert {path: path.read_bytes() for path in metrics} == metrics
 
 
-def test_a_wrong_command_is_one_line(tmp_path: Path) -> None:
+def test_a_wrong_command_is_one_line(script: ModuleType, tmp_path: Path) -> None:
     for arguments, message in (
         ([], "name at least one variant"),
         (["--variant=a", "--variant=a"], "give each variant its own name"),
-        (["--variant=a", "--rl.lr=fast"], "rl.optimizer.lr"),
+        (["--variant="], "give each variant its own name"),
     ):
-        done = sweep(tmp_path / "out", *COMMON, *arguments)
-        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
-        assert message in done.stderr
+        with pytest.raises(ExperimentError, match=message):
+            script.split_variants(arguments)
+    done = sweep(tmp_path / "out", *COMMON, "--variant=a", "--rl.lr=fast")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert "rl.optimizer.lr" in done.stderr
     assert not (tmp_path / "out").exists()
