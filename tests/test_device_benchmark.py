@@ -1,6 +1,5 @@
 """benchmarks/device.py: parts end in time, are kept, and are not repeated."""
 
-import importlib.util
 import subprocess
 import sys
 import time
@@ -9,17 +8,12 @@ from types import ModuleType
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, load_script
 
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("device_benchmark", REPOSITORY / "benchmarks" / "device.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
+    module = load_script("benchmarks/device.py")
     monkeypatch.setattr(module, "_FOLDER", tmp_path)
     (tmp_path / "quick.py").write_text("import sys; print(sys.argv[1:])")
     (tmp_path / "slow.py").write_text("import time; print('begun', flush=True); time.sleep(60)")

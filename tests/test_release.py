@@ -1,24 +1,18 @@
 """scripts/release.py: what a release changes in files."""
 
 import datetime
-import importlib.util
 from types import ModuleType
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, load_script
 
 DATE = datetime.date(2026, 11, 27)
 
 
 @pytest.fixture(scope="module")
 def release() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("release", REPOSITORY / "scripts" / "release.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("scripts/release.py")
 
 
 @pytest.fixture

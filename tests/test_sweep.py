@@ -1,6 +1,5 @@
 """scripts/sweep.py: variants of an experiment, several seeds each, as a table."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 from g1jax import envs
 from g1jax.errors import ExperimentError
 from g1jax.evaluation import play, random_player, result_of, save
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, load_script
 
 COMMON = [
     "--experiment=g0_swap", "--model=micro", "--games", "game_2048", "--rl.iterations=2", "--rl.states=2",
@@ -28,12 +27,7 @@ def sweep(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sweep", REPOSITORY / "scripts" / "sweep.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("scripts/sweep.py")
 
 
 def test_the_table_has_means_and_intervals_over_seeds(script: ModuleType, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from g1jax import envs
 from g1jax.envs.core import Game
+from g1jax.envs.level import base_id_of
 from g1jax.errors import LevelError, unknown
 from g1jax.training.config import Experiment
 
@@ -57,7 +58,7 @@ def game_of(test: TransferTest, own: Experiment, others: Sequence[Experiment] = 
         LevelError: The level is invalid.
     """
     LevelError.require(test.game_id in envs.game_ids(), unknown("game", test.game_id, envs.game_ids()))
-    experiments = [e for e in (own, *others) if test.game_id in [name.partition(":")[0] for name in e.games]]
+    experiments = [e for e in (own, *others) if test.game_id in map(base_id_of, e.games)]
     keys = dict(experiments[0].levels.get(test.game_id, {})) if experiments else {}
     known = envs.presets(test.game_id) if test.preset else {}
     for name in test.preset.split("+") if test.preset else []:

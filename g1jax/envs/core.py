@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float32, Int, Int32, UInt8, UInt32
 from g1jax.envs import level as level_keys
 from g1jax.envs import prng, prompt, text
 from g1jax.envs.checks import as_int32, check_seed
-from g1jax.envs.level import Level, TracedLevel, keys_of, make_level, make_traced, names_of, traced_keys
+from g1jax.envs.level import Level, TracedLevel, base_id_of, keys_of, make_level, make_traced, names_of, traced_keys
 from g1jax.envs.render import Renderer
 from g1jax.envs.response import ANSWER_FORMAT
 from g1jax.errors import LevelError, unknown
@@ -112,7 +112,7 @@ class Game(Generic[S]):
     @property
     def base_id(self) -> str:
         """The id of the game's rules: without the preset that is part of a level's name, as in `swap:tiny`."""
-        return self.id.partition(":")[0]
+        return base_id_of(self.id)
 
     def with_keys(self: G, **changes: Any) -> G:
         """The same game at a level with other values of some keys.

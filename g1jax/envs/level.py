@@ -185,6 +185,15 @@ def make_level(level_type: type[Level], game_id: str, keys: Mapping[str, Any]) -
         raise LevelError(f"{game_id}: {error}") from None
 
 
+def base_id_of(game_id: str) -> str:
+    """The id of a game's rules: `swap` for `swap:tiny`, a level under a name of its own.
+
+    >>> base_id_of("swap:tiny")
+    'swap'
+    """
+    return game_id.partition(":")[0]
+
+
 def keys_of(level: Level) -> dict[str, Any]:
     """The keys of a level and of its appearance in one table, as `make_level` takes them."""
     keys = dataclasses.asdict(level)

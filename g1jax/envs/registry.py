@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import g1jax
 from g1jax.envs.core import Game
-from g1jax.envs.level import keys_of, make_level
+from g1jax.envs.level import base_id_of, keys_of, make_level
 from g1jax.errors import LevelError, unknown
 from g1jax.foreign import name_of, read_toml
 
@@ -112,14 +112,14 @@ def make_plain(game_id: str, keys: Mapping[str, Any]) -> Game[Any]:
 
 def setting_of(table: Mapping[str, T], game_id: str, default: T) -> T:
     """A game's entry in a table by id; for `id:preset` without one that of `id`."""
-    return table.get(game_id, table.get(game_id.partition(":")[0], default))
+    return table.get(game_id, table.get(base_id_of(game_id), default))
 
 
 def _type_of(game_id: str) -> type[Game[Any]]:
-    own_id, colon, _ = game_id.partition(":")
+    own_id = base_id_of(game_id)
     LevelError.require(own_id in _GAMES or own_id in game_ids(), unknown("game", own_id, _GAMES))
     game_type: Any = _GAMES[own_id]
-    return _named(game_type, game_id) if colon else game_type
+    return game_type if game_id == own_id else _named(game_type, game_id)
 
 
 @functools.cache

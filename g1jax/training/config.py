@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from g1jax import envs
+from g1jax.envs.level import base_id_of
 from g1jax.errors import ExperimentError, unknown
 from g1jax.rl.algorithm import Algorithm, grpo
 from g1jax.rl.minibatching import Minibatching
@@ -234,7 +235,7 @@ def check_experiment(experiment: Experiment) -> None:
     """
     e = experiment
     check(e, ExperimentError)
-    if {name.partition(":")[0] for name in e.games} - set(envs.game_ids()):
+    if {base_id_of(name) for name in e.games} - set(envs.game_ids()):
         for name in e.imports:  # a relative path could lead into the folder of a foreign run
             is_absolute = not name.endswith(".py") or Path(name).is_absolute()
             ExperimentError.require(is_absolute, f"imports: {show(name)}: give the absolute path of the file")
@@ -268,7 +269,7 @@ def check_experiment(experiment: Experiment) -> None:
         ("rl.weights_by_game", e.rl.weights_by_game),
     ):
         for game in mapping:
-            is_level = game in e.games and game.partition(":")[0] in known
+            is_level = game in e.games and base_id_of(game) in known
             ExperimentError.require(game in known or is_level, f"{name}: {unknown('game', game, known)}")
     for game, levels in e.cold_start.mixed_levels.items():
         ExperimentError.require(len(levels) > 0, f"cold_start.mixed_levels[{game!r}]: name at least one level")
