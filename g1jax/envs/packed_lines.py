@@ -2,11 +2,10 @@
 
 Lines are the rows or columns along the move, from the wall, so all four directions are one case. A packed line has 5
 bits per cell, cell 0 lowest. Choosing a random empty cell and detecting the end of the game take a few bit operations.
-`game_2048` has the same rules for every size, cell by cell; tests compare the two.
+`lines` has the same rules for every size, cell by cell; tests compare the two.
 """
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int8, UInt32
 
 from g1jax.envs import prng
+from g1jax.envs.lines import merge_cells
 from g1jax.typing import Array, Key
 
 SIZE = 4
@@ -24,18 +24,16 @@ _LOWEST_BITS = np.uint32(0b00001_00001_00001_00001)
 _ALL_CELLS = np.uint32(0b01111_01111_01111_01111)  # bit 5·cell + line, for all 16 cells
 _IS_CHANGED = np.uint32(30)
 
-Merge = Callable[[list[np.ndarray]], tuple[list[np.ndarray], list[np.ndarray]]]
-
 
 @functools.cache
-def slid_lines(merge: Merge) -> UInt32[np.ndarray, "18**4"]:
-    """The slide of every line of four cells under a merge rule, by `line_index`.
+def slid_lines() -> UInt32[np.ndarray, "18**4"]:
+    """The slide of every line of four cells, by `line_index`.
 
     An entry has four cells and the exponents of two merged tiles, 5 bits each; bit 30 is set if the line changed.
     """
     index = np.arange(_BASE**SIZE)
     lines = [(index // _BASE**i % _BASE).astype(np.uint32) for i in range(SIZE)]
-    cells, merged = merge(list(lines))
+    cells, merged = merge_cells([*lines])
     first = merged[0] + (merged[0] == 0) * merged[1]  # at most two of the three pairs merge, never adjacent ones
     is_changed = np.any(np.stack(cells) != np.stack(lines), axis=0)
     packed = is_changed.astype(np.uint32) << _IS_CHANGED
@@ -53,14 +51,11 @@ def line_index(lines: Int8[Array, "n 4"], is_reversed: Bool[Array, ""]) -> UInt3
 
 
 def slide(
-    slid: UInt32[np.ndarray, "18**4"],
-    board: Int8[Array, "4 4"],
-    is_vertical: Bool[Array, ""],
-    is_reversed: Bool[Array, ""],
+    board: Int8[Array, "4 4"], is_vertical: Bool[Array, ""], is_reversed: Bool[Array, ""]
 ) -> tuple[UInt32[Array, "4"], Float32[Array, ""], Bool[Array, ""]]:
     """Slides without a new tile: the packed lines, the reward and whether the move is legal."""
     index = line_index(jnp.where(is_vertical, board.T, board), is_reversed)
-    entries = list(jnp.asarray(slid).at[index].get(mode="promise_in_bounds"))
+    entries = list(jnp.asarray(slid_lines()).at[index].get(mode="promise_in_bounds"))
     value = jnp.uint32(0)
     for entry in entries:
         for merged in (entry >> (4 * _BITS), entry >> (5 * _BITS)):

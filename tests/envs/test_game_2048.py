@@ -13,6 +13,7 @@ import pytest
 from g1jax import envs
 from g1jax.envs import packed_lines as packed
 from g1jax.envs.games import game_2048
+from g1jax.envs.lines import slide_lines
 from g1jax.typing import Array
 from tests.envs import helpers
 from tests.oracles import game_2048 as oracle
@@ -49,8 +50,8 @@ def game_of(size: tuple[int, int], **keys: Any) -> Any:
 def general_slide(board: Array, action: Array) -> tuple[Array, Array]:
     """As `slide` on boards that are not 4×4."""
     is_reversed = (action == oracle.RIGHT) | (action == oracle.DOWN)
-    across, reward_across = game_2048.slide_lines(board, is_reversed)
-    along, reward_along = game_2048.slide_lines(board.T, is_reversed)
+    across, reward_across = slide_lines(board, is_reversed)
+    along, reward_along = slide_lines(board.T, is_reversed)
     is_vertical = (action == oracle.UP) | (action == oracle.DOWN)
     return jnp.where(is_vertical, along.T, across), jnp.where(is_vertical, reward_along, reward_across)
 

@@ -6,23 +6,20 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int8, Int32, Integer, UInt32
+from jaxtyping import Bool, Float32, Int, Int8, Int32, UInt32
 
 from g1jax.envs import appearance, core, prng, sprites
 from g1jax.envs import level as level_keys
 from g1jax.envs import packed_lines as packed
 from g1jax.envs.level import traced
-from g1jax.envs.lines import twins
+from g1jax.envs.lines import equal_neighbors, landing_places, slide_lines, twins
 from g1jax.errors import LevelError
-from g1jax.typing import Array, ArrayLike, HostImages, Key
+from g1jax.typing import Array, HostImages, Key
 
 UP, RIGHT, DOWN, LEFT = range(4)
 DIRECTIONS = ("up", "right", "down", "left")
 
 _MERGES = range(2, 10)  # 4 to 512, the exponents of merged tiles in the facts
-
-Line = list[Integer[ArrayLike, "*n"]]
-"""The cells of a line from the wall, or of many lines at once."""
 
 
 @jax.tree_util.register_dataclass
@@ -229,7 +226,7 @@ def slide_and_spawn(
     """A whole move: the board, the reward, whether the move is legal and whether the game is over."""
     if board.shape == (packed.SIZE, packed.SIZE):
         is_vertical, is_reversed = _direction(action)
-        lines, reward, is_legal = packed.slide(_slid_lines(), board, is_vertical, is_reversed)
+        lines, reward, is_legal = packed.slide(board, is_vertical, is_reversed)
         lines, is_over = packed.spawn(lines, is_legal, key, spawn_four)
         return packed.unpack(lines, is_vertical, is_reversed), reward, is_legal, is_over
     slid, reward = slide(board, action)
@@ -242,7 +239,7 @@ def slide(board: Int8[Array, "R C"], action: Int32[Array, ""]) -> tuple[Int8[Arr
     """Slides and merges, without a new tile: the board, and the sum of the merged tiles' values."""
     is_vertical, is_reversed = _direction(action)
     if board.shape == (packed.SIZE, packed.SIZE):
-        lines, reward, _ = packed.slide(_slid_lines(), board, is_vertical, is_reversed)
+        lines, reward, _ = packed.slide(board, is_vertical, is_reversed)
         return packed.unpack(lines, is_vertical, is_reversed), reward
     across, reward_across = slide_lines(board, is_reversed)
     along, reward_along = slide_lines(board.T, is_reversed)
@@ -252,47 +249,6 @@ def slide(board: Int8[Array, "R C"], action: Int32[Array, ""]) -> tuple[Int8[Arr
 def _direction(action: Int32[Array, ""]) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
     """Whether a move is along columns, and whether towards the end of its lines."""
     return (action == UP) | (action == DOWN), (action == RIGHT) | (action == DOWN)
-
-
-def slide_lines(
-    lines: Int8[Array, "n m"], is_reversed: Bool[Array, ""]
-) -> tuple[Int8[Array, "n m"], Float32[Array, ""]]:
-    """Slides every line towards its start, or its end: the lines, and the reward."""
-    towards_start = jnp.where(is_reversed, lines[:, ::-1], lines)
-    cells, merged_cells = merge_cells(list(towards_start.T))
-    slid = jnp.stack(cells, axis=1)
-    exponents = jnp.stack(merged_cells).astype(jnp.uint32) if merged_cells else jnp.zeros((1, 1), jnp.uint32)
-    values = (jnp.uint32(1) << exponents) & ~np.uint32(1)  # no merge: 1 -> 0
-    reward = jnp.sum(values.astype(jnp.float32))
-    return jnp.where(is_reversed, slid[:, ::-1], slid), reward
-
-
-def merge_cells(cells: Line) -> tuple[Line, Line]:
-    """The rule of one line, cell by cell from the wall: `[2 2 2 2] -> [4 4 0 0]`, `[4 2 2 0] -> [4 4 0 0]`.
-
-    The pair nearest the wall merges first, and a tile merges once. Returns the cells and the exponents of the merged
-    tiles (0 where none). Works on NumPy and JAX arrays.
-    """
-    cells = _close_gaps(cells)
-    merged = []
-    was_merged = cells[0] != cells[0]
-    for i in range(len(cells) - 1):
-        is_merge = (cells[i] == cells[i + 1]) & (cells[i] != 0) & ~was_merged
-        cells[i] = cells[i] + is_merge.astype(cells[i].dtype)
-        cells[i + 1] = cells[i + 1] * (~is_merge).astype(cells[i].dtype)
-        merged.append(cells[i] * is_merge.astype(cells[i].dtype))
-        was_merged = is_merge
-    return _close_gaps(cells), merged
-
-
-def _close_gaps(cells: Line) -> Line:
-    """`[0 2 0 4] -> [2 4 0 0]`: tiles swap with the gap before them until no gap is left."""
-    cells = list(cells)
-    for end in range(len(cells) - 1, 0, -1):
-        for i in range(end):
-            is_gap = (cells[i] == 0).astype(cells[i].dtype)
-            cells[i], cells[i + 1] = cells[i] + is_gap * cells[i + 1], (1 - is_gap) * cells[i + 1]
-    return cells
 
 
 def spawn_tile(board: Int8[Array, "R C"], key: Key, spawn_four: Float32[Array, ""]) -> Int8[Array, "R C"]:
@@ -309,15 +265,6 @@ def spawn_tile(board: Int8[Array, "R C"], key: Key, spawn_four: Float32[Array, "
 # Facts
 
 
-def equal_neighbors(lines: Int8[Array, "n m"]) -> tuple[Bool[Array, "n m"], Bool[Array, "n m"]]:
-    """Whether the next tile to the left, and to the right, across empty cells is equal.
-
-    `[1 0 1 2] -> [0 0 1 0], [1 0 0 0]`
-    """
-    pairs = twins(lines)
-    return jnp.any(pairs, axis=1), jnp.any(pairs, axis=2)
-
-
 def _equal_around(board: Int8[Array, "R C"]) -> list[Bool[Array, "R C"]]:
     """Whether the next tile in each direction, across empty cells, is equal."""
     (left, right), (up, down) = equal_neighbors(board), equal_neighbors(board.T)
@@ -330,21 +277,7 @@ def landing(board: Int8[Array, "R C"], action: Int32[Array, ""]) -> Int32[Array,
     `[2 0 2 4]` to the left: `[0 -1 0 1]`.
     """
     is_vertical, is_reversed = _direction(action)
-
-    def along(lines: Int8[Array, "n m"]) -> Int32[Array, "n m"]:
-        towards_start = jnp.where(is_reversed, lines[:, ::-1], lines)
-        was_merged, before = jnp.zeros(len(lines), bool), jnp.zeros(len(lines), lines.dtype)
-        place, places = jnp.full(len(lines), -1, jnp.int32), []
-        for cell in towards_start.T:
-            is_tile = cell != 0
-            is_merge = is_tile & (cell == before) & ~was_merged
-            place = place + (is_tile & ~is_merge).astype(jnp.int32)
-            places.append(jnp.where(is_tile, place, -1))
-            was_merged, before = (jnp.where(is_tile, new, old) for new, old in ((is_merge, was_merged), (cell, before)))
-        landed = jnp.stack(places, axis=1)
-        return jnp.where(is_reversed, landed[:, ::-1], landed)
-
-    return jnp.where(is_vertical, along(board.T).T, along(board))
+    return jnp.where(is_vertical, landing_places(board.T, is_reversed).T, landing_places(board, is_reversed))
 
 
 def _from_wall(rows: int, cols: int) -> list[Int32[np.ndarray, "R C"]]:
@@ -424,10 +357,6 @@ def _value_before_move(board: Int8[Array, "R C"]) -> Float32[Array, ""]:
     slid, scores = _slide_all(board)
     gaps = jnp.sum((slid == 0).astype(jnp.float32), axis=(1, 2), dtype=jnp.float32)
     return jnp.max(jnp.where(legal_moves(board), scores + _GAP * gaps, _DEAD))
-
-
-def _slid_lines() -> UInt32[np.ndarray, "18**4"]:
-    return packed.slid_lines(merge_cells)
 
 
 # Sprites
