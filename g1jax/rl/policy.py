@@ -204,10 +204,11 @@ class Policy:
     ) -> vlm.Score:
         """Log-probabilities and entropies of responses to states.
 
-        The responses to one state are in adjacent rows. `frames` and `boards`: as for `respond`. `visual_tokens`: those
-        of the frames, if already computed by `vlm.see`.
+        The responses to one state are in adjacent rows; their prompt is computed once. `frames` and `boards`: as for
+        `respond`. `visual_tokens`: those of the frames, if already computed by `vlm.see`.
         """
-        prompts, frames = self.prompts(game, tokens.shape[0], boards), self._frames(frames)
+        count = next((len(given) for given in (frames, boards) if given is not None), tokens.shape[0])
+        prompts, frames = self.prompts(game, count, boards), self._frames(frames)
         return vlm.score(
             self.config, params, *prompts, tokens, mask, frames, sampling=self.sampling, visual_tokens=visual_tokens
         )

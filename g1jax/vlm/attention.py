@@ -40,7 +40,7 @@ class Causal:
 
     is_token: Bool[Array, "B T"]
     start: int = dataclasses.field(default=0, metadata={"static": True})
-    """The position of the first query."""
+    """The position of the first query; the keys before it are those of earlier tokens."""
 
     def dense(self) -> Bool[Array, "B S T"]:
         """The mask as an array."""

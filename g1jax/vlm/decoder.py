@@ -19,6 +19,9 @@ KeyValue = tuple[Float[Array, "*layers B g T d"], Float[Array, "*layers B g T d"
 """The keys and values of one layer, or stacked ones of all layers: T tokens, g heads."""
 Cache = tuple[KeyValue, ...]
 """The keys and values of each layer; of a scanned decoder, a single stacked pair."""
+PrefixKeyValue = tuple[Float[Array, "*layers n g P d"], Float[Array, "*layers n g P d"]]
+"""The same of the P tokens of n prompts, each for B / n adjacent rows."""
+Prefix = tuple[PrefixKeyValue, ...]
 Rotation = tuple[Float32[Array, "B 1 S half"], Float32[Array, "B 1 S half"]]
 """Cosine and sine of the tokens' rotary angles, one for each pair of a head's numbers."""
 
@@ -43,11 +46,13 @@ class SelfAttention(nnx.Module):
         cache: KeyValue | None,
         slot: Int32[Array, ""] | int,
         start: int = 0,
+        prefix: PrefixKeyValue | None = None,
     ) -> tuple[Float[Array, "B S-{start} D"], KeyValue]:
         """Hidden states from `start` on, and the keys and values.
 
         Without a cache T is S. With one, new keys and values are first written to it at `slot`, and T is its length.
-        Tokens before `start` have keys and values but no queries.
+        Tokens before `start` have keys and values but no queries. With a prefix, its keys and values come before the
+        new ones; each of its rows is that of B / n adjacent rows.
         """
         text = self.config.text
         query = rotate(
@@ -59,6 +64,8 @@ class SelfAttention(nnx.Module):
         if cache is not None:
             key = jax.lax.dynamic_update_slice_in_dim(cache[0], key, slot, axis=2)
             value = jax.lax.dynamic_update_slice_in_dim(cache[1], value, slot, axis=2)
+        if prefix is not None:
+            key, value = (_after(before, new) for before, new in zip(prefix, (key, value), strict=True))
         return self.o_proj(join_heads(attend(self.config, query, key, value, _from(mask, start)))), (key, value)
 
 
@@ -80,9 +87,10 @@ class DecoderLayer(nnx.Module):
         cache: KeyValue | None,
         slot: Int32[Array, ""] | int,
         start: int = 0,
+        prefix: PrefixKeyValue | None = None,
     ) -> tuple[Float[Array, "B S-{start} D"], KeyValue]:
         """As `SelfAttention`."""
-        attended, key_value = self.self_attn(self.input_layernorm(x), rotation, mask, cache, slot, start)
+        attended, key_value = self.self_attn(self.input_layernorm(x), rotation, mask, cache, slot, start, prefix)
         x = constrain(x[:, start:] + attended, BATCH, None, None)
         return constrain(x + self.mlp(self.post_attention_layernorm(x)), BATCH, None, None), key_value
 
@@ -108,23 +116,27 @@ class Decoder(nnx.Module):
         cache: Cache | None = None,
         slot: Int32[Array, ""] | int = 0,
         start: int = 0,
+        prefix: Prefix | None = None,
     ) -> tuple[Float[Array, "B S-{start} D"], Cache]:
         """Embeddings to normalized hidden states, and each layer's keys and values.
 
-        cache, slot: see `SelfAttention`. start: the first token whose hidden state is returned; the last layer skips
-        the queries before it.
+        cache, slot, prefix: see `SelfAttention`; a cache or a prefix, not both. start: the first token whose hidden
+        state is returned; the last layer skips the queries before it.
         """
         angles = text_angles(self.config.text, positions)[:, None]
         rotation = jnp.cos(angles), jnp.sin(angles)
         if self.config.is_scanned:
             x, stacked = (
-                self._scan(x, rotation, mask) if cache is None else self._step(x, rotation, mask, cache[0], slot)
+                self._scan(x, rotation, mask, None if prefix is None else prefix[0])
+                if cache is None
+                else self._step(x, rotation, mask, cache[0], slot)
             )
             return self.norm(x[:, start:]), (stacked,)
         key_values = []
         for i, layer in enumerate(self.layers):
-            layer_cache, is_last = None if cache is None else cache[i], i == self.config.text.num_layers - 1
-            x, key_value = self._run(layer, x, rotation, mask, layer_cache, slot, start if is_last else 0)
+            layer_cache, layer_prefix = (None if given is None else given[i] for given in (cache, prefix))
+            first = start if i == self.config.text.num_layers - 1 else 0
+            x, key_value = self._run(layer, x, rotation, mask, layer_cache, slot, first, layer_prefix)
             key_values.append(key_value)
         return self.norm(x), tuple(key_values)
 
@@ -137,25 +149,28 @@ class Decoder(nnx.Module):
         cache: KeyValue | None,
         slot: Array | int,
         start: int,
+        prefix: PrefixKeyValue | None,
     ) -> tuple[Array, KeyValue]:
         if not self.config.is_remat or cache is not None:
-            return layer(x, rotation, mask, cache, slot, start)
+            return layer(x, rotation, mask, cache, slot, start, prefix)
         graph, state = nnx.split(layer)
 
-        def run(state: Pytree, x: Array, rotation: Rotation, mask: Mask) -> tuple[Array, KeyValue]:
-            return nnx.merge(graph, state)(x, rotation, mask, None, 0, start)
+        def run(
+            state: Pytree, x: Array, rotation: Rotation, mask: Mask, prefix: PrefixKeyValue | None
+        ) -> tuple[Array, KeyValue]:
+            return nnx.merge(graph, state)(x, rotation, mask, None, 0, start, prefix)
 
-        return cast(tuple[Array, KeyValue], jax.checkpoint(run)(state, x, rotation, mask))
+        return cast(tuple[Array, KeyValue], jax.checkpoint(run)(state, x, rotation, mask, prefix))
 
-    def _scan(self, x: Array, rotation: Rotation, mask: Mask) -> tuple[Array, KeyValue]:
-        """All layers over a whole sequence; keys and values are [layers, B, g, S, d]."""
+    def _scan(self, x: Array, rotation: Rotation, mask: Mask, prefix: PrefixKeyValue | None) -> tuple[Array, KeyValue]:
+        """All layers over a whole sequence; keys and values are [layers, B, g, T, d]."""
         graph, state = nnx.split(self.layers)
 
-        def run(x: Array, state: Pytree) -> tuple[Array, KeyValue]:
-            return nnx.merge(graph, state)(x, rotation, mask, None, 0)
+        def run(x: Array, layer: tuple[Pytree, PrefixKeyValue | None]) -> tuple[Array, KeyValue]:
+            return nnx.merge(graph, layer[0])(x, rotation, mask, None, 0, prefix=layer[1])
 
         run = jax.checkpoint(run, prevent_cse=False) if self.config.is_remat else run
-        return jax.lax.scan(run, x, state)
+        return jax.lax.scan(run, x, (state, prefix))
 
     def _step(
         self, x: Array, rotation: Rotation, mask: Mask, cache: KeyValue, slot: Array | int
@@ -184,8 +199,14 @@ def _stacked(config: Config) -> DecoderLayer:
     return nnx.merge(graph, jax.tree.map(lambda x: jnp.broadcast_to(x[None], (layers, *x.shape)), state))
 
 
+def _after(prefix: Float[Array, "n g P d"], new: Float[Array, "B g S d"]) -> Float[Array, "B g P+S d"]:
+    """New keys or values with those of their prompts before them."""
+    repeated = jnp.repeat(prefix, new.shape[0] // prefix.shape[0], axis=0)
+    return constrain(jnp.concatenate([repeated, new], axis=2), BATCH, "tensor", None, None)
+
+
 def _from(mask: Mask, start: int) -> Mask:
     """The mask of the queries from `start` on."""
     if isinstance(mask, Causal):
-        return dataclasses.replace(mask, start=start)
+        return dataclasses.replace(mask, start=mask.start + start)
     return mask if mask is None or isinstance(mask, Filled) or start == 0 else mask[:, start:]

@@ -116,6 +116,26 @@ class VLM(nnx.Module):
         embeddings = self.embed(tokens, is_image, frames, visual_tokens)
         return DecoderOutput(*self.model(embeddings, positions, Causal(mask), start=start), next_position)
 
+    def extend(
+        self,
+        prompt: DecoderOutput,
+        prompt_mask: Bool[Array, "n P"],
+        tokens: Int32[Array, "B S"],
+        mask: Bool[Array, "B S"],
+    ) -> Float[Array, "B S D"]:
+        """The hidden states of text after prompts; B / n adjacent rows follow the same prompt.
+
+        They equal those of `forward` on prompts and tokens together, but each prompt is computed only once.
+        """
+        rows, length = tokens.shape
+        prompt_mask, first = (_for_rows(x, rows) for x in (prompt_mask, prompt.next_position))
+        num_axes = 3 if self.config.text.positions == "mrope" else 1
+        positions = first[:, None] + jnp.arange(length, dtype=jnp.int32)[None]
+        positions = jnp.broadcast_to(positions[:, :, None], (rows, length, num_axes))
+        embeddings = constrain(self.model.embed_tokens(tokens), BATCH, None, None)
+        causal = Causal(jnp.concatenate([prompt_mask, mask], axis=1), start=prompt_mask.shape[1])
+        return self.model(embeddings, positions, causal, prefix=prompt.cache)[0]
+
     @property
     def output_kernel(self) -> Array:
         """The weights of the output layer, [D, V], or the embedding, [V, D]."""
@@ -221,7 +241,8 @@ def _for_rows(values: Array, num_rows: int) -> Array:
     if values.shape[0] == num_rows:
         return values
     ConfigError.require(
-        num_rows % values.shape[0] == 0, f"{num_rows} rows are not a multiple of the frames of {values.shape[0]}"
+        num_rows % values.shape[0] == 0,
+        f"{num_rows} rows are not a multiple of the frames or prompts of {values.shape[0]}",
     )
     return jnp.repeat(values, num_rows // values.shape[0], axis=0)
 
