@@ -23,8 +23,8 @@ class Minibatching:
     microbatches: Size = 1
     """Parts of a minibatch whose gradients are accumulated: less memory, and on a CPU less time."""
     length_buckets: Annotated[int, Range(1, 8)] = 1
-    """Lengths that microbatches are cut to, if all of their responses have ended: 1, 1/2, 1/4, … of the maximum.
-    Responses of similar lengths share a microbatch. Each length is compiled."""
+    """Lengths that responses are computed at: 1, 1/2, 1/4, … of the maximum, each compiled. With several, a microbatch
+    is computed in up to four parts, of responses of similar lengths: use fewer microbatches."""
 
     def __post_init__(self) -> None:
         check_settings(self, AlgorithmError)

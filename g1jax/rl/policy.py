@@ -57,6 +57,8 @@ class Policy:
     """Its prompts; games without one have their default."""
     observation: Observation = PICTURE
     """What it is shown: pictures, captions, parts of the prompts."""
+    compact_every: int = 0
+    """Tokens after which finished responses leave the batch that is decoded; 0: never. See `vlm.generate`."""
 
     def __post_init__(self) -> None:
         vlm.check_tokenizer(self.tokenizer, self.config)
@@ -181,6 +183,7 @@ class Policy:
             stop_tokens=self.tokenizer.stop_tokens,
             pad_token=self.tokenizer.pad_token,
             num_samples=num_samples,
+            compact_every=self.compact_every,
         )
         tokens, mask = out.response_tokens, out.response_mask
         text_tokens, text_mask = tokens, mask
@@ -212,6 +215,23 @@ class Policy:
         return vlm.score(
             self.config, params, *prompts, tokens, mask, frames, sampling=self.sampling, visual_tokens=visual_tokens
         )
+
+    def read(
+        self,
+        params: Params,
+        game: Game[Any],
+        frames: UInt8[Array, "n H W 3"] | None,
+        boards: UInt8[Array, "n L"] | None = None,
+    ) -> vlm.Prompts:
+        """The prompts of states, for `score_after`; with the same weights, that equals `score`."""
+        count = next((len(given) for given in (frames, boards) if given is not None), 0)
+        return vlm.read(self.config, params, *self.prompts(game, count, boards), self._frames(frames))
+
+    def score_after(
+        self, params: Params, prompts: vlm.Prompts, tokens: Int32[Array, "B N"], mask: Bool[Array, "B N"]
+    ) -> vlm.Score:
+        """Log-probabilities and entropies of responses; those to one state are in adjacent rows."""
+        return vlm.score_after(self.config, params, prompts, tokens, mask, sampling=self.sampling)
 
 
 @functools.lru_cache(maxsize=256)

@@ -9,18 +9,20 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Bool, Float32, Int32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 
+from g1jax import vlm
 from g1jax.envs.core import Game
 from g1jax.errors import AlgorithmError
 from g1jax.rl.advantages import prepare
 from g1jax.rl.algorithm import Algorithm, Batch
+from g1jax.rl.lengths import at_length, group_lengths, groups_by_length, rows_by_length
 from g1jax.rl.losses import Metrics, TokenWeights, policy_loss, token_weights
 from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.policy import Policy
@@ -28,10 +30,8 @@ from g1jax.rl.rollout import Rollout
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm import Params
 from g1jax.vlm.accumulation import add_to, empty_sums, join_rows, split_rows
+from g1jax.vlm.compaction import put_rows, take_rows
 from g1jax.vlm.master import apply_updates
-from g1jax.vlm.sharding import num_shards
-
-R = TypeVar("R")
 
 
 @jax.tree_util.register_dataclass
@@ -158,19 +158,15 @@ def _logprobs_of(
 
     def score(part: tuple[Array, Array | None, Array, Array]) -> Array:
         frames, boards, tokens, mask = part
-
-        def score_cut(longest: int) -> Array:
-            cut = tokens[:, :longest], mask[:, :longest]
-            logprobs = policy.score(params, game, frames, *cut, boards=boards).logprobs
-            return jnp.pad(logprobs, ((0, 0), (0, length - longest)))
-
-        return at_length(score_cut, mask, minibatching.length_buckets)
+        if minibatching.length_buckets == 1:
+            return policy.score(params, game, frames, tokens, mask, boards=boards).logprobs
+        return _logprobs_by_length(policy, params, game, part, minibatching.length_buckets)
 
     if num_parts == 1:
         return score(rows)
     order = split_rows(jnp.arange(num_groups, dtype=jnp.int32), num_parts)
     if minibatching.length_buckets > 1:
-        order = sorted_by_length(order[None], _group_lengths(rows[3], num_samples))[0]
+        order = groups_by_length(order[None], group_lengths(rows[3], num_samples))[0]
     order = join_rows(order)
     groups = jax.tree.map(lambda leaf: leaf.reshape(num_groups, -1, *leaf.shape[1:])[order], rows)
     parts = jax.tree.map(lambda leaf: join_inner(split_rows(leaf, num_parts)), groups)
@@ -178,19 +174,32 @@ def _logprobs_of(
     return logprobs[jnp.argsort(order)].reshape(num_rows, length)
 
 
-def at_length(function: Callable[[int], R], mask: Bool[Array, "B N"], num_buckets: int) -> R:
-    """`function` of the first of N / 2^k, … N / 2, N that is not below the end of any row of a mask.
+def _logprobs_by_length(
+    policy: Policy,
+    params: Params,
+    game: Game[Any],
+    rows: tuple[Array, Array | None, Array, Array],
+    num_buckets: int,
+) -> Float32[Array, "B N"]:
+    """The log-probabilities of a microbatch, responses of similar lengths at a time."""
+    frames, boards, tokens, mask = rows
+    prompts = policy.read(params, game, frames, boards)
+    parts, longest = rows_by_length(mask, len(prompts.mask)), mask.shape[1]
 
-    Its result must not depend on the length, nor its shape. It is compiled for each length.
-    """
-    longest = mask.shape[1]
-    lengths = sorted({-(-longest // 2**k) for k in range(num_buckets)})
-    if len(lengths) == 1:
-        return function(longest)
-    needed = jnp.max(_lengths(mask))
-    index = jnp.sum((needed > jnp.array(lengths[:-1], jnp.int32)).astype(jnp.int32))
-    out: R = lax.switch(index, [functools.partial(function, length) for length in lengths])
-    return out
+    def score(index: Array) -> Array:
+        given = prompts.of_rows(index // (len(tokens) // len(prompts.mask)))
+        part = take_rows(tokens, index), take_rows(mask, index)
+
+        def at(length: int) -> Array:
+            cut = (x[:, :length] for x in part)
+            return jnp.pad(policy.score_after(params, given, *cut).logprobs, ((0, 0), (0, longest - length)))
+
+        return at_length(at, part[1], num_buckets)
+
+    scored = lax.map(score, parts).reshape(*parts.shape, longest)  # [parts, shards, b, N]
+    order, scored = parts.transpose(1, 0, 2), scored.transpose(1, 0, 2, 3)
+    empty = jnp.zeros(tokens.shape, jnp.float32)
+    return put_rows(empty, order.reshape(len(order), -1), scored.reshape(-1, longest))
 
 
 def join_inner(parts: Array) -> Array:
@@ -219,7 +228,7 @@ def _shuffle(samples: Samples, minibatching: Minibatching, num_samples: int, key
     if minibatching.length_buckets > 1:
         order = jnp.arange(num_groups, dtype=jnp.int32) if order is None else order
         divided = split_rows(order, math.prod(parts)).reshape(*parts, -1)
-        divided = sorted_by_length(divided, _group_lengths(samples.batch.response_mask, num_samples))
+        divided = groups_by_length(divided, group_lengths(samples.batch.response_mask, num_samples))
         order = join_rows(divided.reshape(math.prod(parts), -1))
 
     def split(leaf: Array) -> Array:
@@ -229,28 +238,6 @@ def _shuffle(samples: Samples, minibatching: Minibatching, num_samples: int, key
         return shuffled.reshape(*parts, -1, *leaf.shape[1:])
 
     return jax.tree.map(split, samples)
-
-
-def _lengths(mask: Bool[Array, "B N"]) -> Int32[Array, "B"]:
-    """The length of each response, up to its last token in the mask."""
-    return jnp.max(jnp.where(mask, jnp.arange(1, mask.shape[1] + 1, dtype=jnp.int32)[None], 0), axis=1)
-
-
-def _group_lengths(mask: Bool[Array, "B N"], num_samples: int) -> Int32[Array, "groups"]:
-    """The longest response of each group."""
-    return jnp.max(_lengths(mask).reshape(-1, num_samples), axis=1)
-
-
-def sorted_by_length(groups: Int32[Array, "M m G"], lengths: Int32[Array, "groups"]) -> Int32[Array, "M m G"]:
-    """Groups rearranged within their minibatches, so that those of a microbatch have similar lengths.
-
-    Groups that are sharded stay on their devices. With lengths 9 1 8 2: [[[0, 1], [2, 3]]] -> [[[1, 3], [2, 0]]]
-    """
-    minibatches, microbatches, count = groups.shape
-    shards = num_shards(count)
-    local = groups.reshape(minibatches, microbatches, shards, -1).transpose(0, 2, 1, 3).reshape(minibatches, shards, -1)
-    local = jnp.take_along_axis(local, jnp.argsort(lengths[local], axis=-1), axis=-1)
-    return local.reshape(minibatches, shards, microbatches, -1).transpose(0, 2, 1, 3).reshape(groups.shape)
 
 
 def _gradient(
@@ -265,28 +252,92 @@ def _gradient(
     """The gradient and metrics of a minibatch, leaves [m, R, …], summed in float32 over games and microbatches."""
     total: tuple[Params, Metrics] | None = None
     for game, samples, weights in zip(games, minibatch, _token_weights(algorithm, minibatch), strict=True):
+        gradient = functools.partial(
+            _gradient_of_rows if num_buckets == 1 else _gradient_by_length,
+            policy, algorithm, game, full_params, params, num_buckets=num_buckets,
+        )  # fmt: skip
 
-        def loss(params: Params, samples: Samples, game: Game[Any] = game) -> tuple[Array, Metrics]:
-            tokens, mask = samples.tokens, samples.batch.response_mask
-            score = policy.score(full_params(params), game, samples.frames, tokens, mask, boards=samples.boards)
-            return policy_loss(
-                algorithm, score.logprobs, score.entropy, samples.batch, samples.advantages, samples.weights
-            )
-
-        def add(
-            carry: tuple[Params, Metrics] | None, samples: Samples, loss: Any = loss
-        ) -> tuple[tuple[Params, Metrics], None]:
-            def gradient(length: int) -> tuple[Params, Metrics]:
-                return jax.grad(loss, has_aux=True)(params, _cut(samples, length))
-
-            return add_to(carry, at_length(gradient, samples.batch.response_mask, num_buckets)), None
+        def add(carry: Any, samples: Samples, gradient: Any = gradient) -> tuple[Any, None]:
+            return add_to(carry, gradient(samples)), None
 
         samples = dataclasses.replace(samples, weights=weights)
         first = jax.tree.map(lambda leaf: leaf[0], samples)
-        shapes = jax.eval_shape(lambda first=first, loss=loss: jax.grad(loss, has_aux=True)(params, first))
+        shapes = jax.eval_shape(gradient, first)
         total, _ = lax.scan(add, empty_sums(shapes) if total is None else total, samples)
     assert total is not None
     return total
+
+
+def _gradient_of_rows(
+    policy: Policy,
+    algorithm: Algorithm,
+    game: Game[Any],
+    full_params: Callable[[Params], Params],
+    params: Params,
+    samples: Samples,
+    *,
+    num_buckets: int,
+) -> tuple[Params, Metrics]:
+    """The gradient of a microbatch of one game, all rows at full length."""
+    del num_buckets
+
+    def loss(params: Params) -> tuple[Array, Metrics]:
+        tokens, mask = samples.tokens, samples.batch.response_mask
+        score = policy.score(full_params(params), game, samples.frames, tokens, mask, boards=samples.boards)
+        return _loss(algorithm, score, samples)
+
+    return jax.grad(loss, has_aux=True)(params)
+
+
+def _gradient_by_length(
+    policy: Policy,
+    algorithm: Algorithm,
+    game: Game[Any],
+    full_params: Callable[[Params], Params],
+    params: Params,
+    samples: Samples,
+    *,
+    num_buckets: int,
+) -> tuple[Params, Metrics]:
+    """The gradient of a microbatch of one game, responses of similar lengths at a time.
+
+    The chain rule by hand: prompts are read once; each part of the responses adds to the gradients of the params and of
+    the read prompts; the latter then go back through the reading. So only one part's activations are held, and none
+    are padded to a common length, as those of `lax.switch` would be.
+    """
+
+    def read(params: Params) -> tuple[tuple[Any, Array], vlm.Prompts]:
+        prompts = policy.read(full_params(params), game, samples.frames, samples.boards)
+        return (prompts.cache, prompts.hidden), prompts
+
+    values, back, prompts = jax.vjp(read, params, has_aux=True)
+    rows = dataclasses.replace(samples, frames=None, boards=None)
+    num_samples = len(samples.tokens) // len(prompts.mask)
+
+    def gradient(index: Array) -> tuple[tuple[Params, Any], Metrics]:
+        part = jax.tree.map(lambda x: take_rows(x, index), rows)
+
+        def at(length: int) -> tuple[tuple[Params, Any], Metrics]:
+            cut = _cut(part, length)
+
+            def loss(params: Params, values: tuple[Any, Array]) -> tuple[Array, Metrics]:
+                given = dataclasses.replace(prompts, cache=values[0], hidden=values[1]).of_rows(index // num_samples)
+                mask = cut.batch.response_mask
+                return _loss(algorithm, policy.score_after(full_params(params), given, cut.tokens, mask), cut)
+
+            return jax.grad(loss, (0, 1), has_aux=True)(params, values)
+
+        return at_length(at, part.batch.response_mask, num_buckets)
+
+    parts = rows_by_length(samples.batch.response_mask, len(prompts.mask))
+    zeros = empty_sums(jax.eval_shape(gradient, parts[0]))
+    ((grads, of_values), metrics), _ = lax.scan(lambda sums, i: (add_to(sums, gradient(i)), None), zeros, parts)
+    (of_reading,) = back(jax.tree.map(lambda x, value: x.astype(value.dtype), of_values, values))
+    return add_to(grads, of_reading), metrics
+
+
+def _loss(algorithm: Algorithm, score: vlm.Score, samples: Samples) -> tuple[Array, Metrics]:
+    return policy_loss(algorithm, score.logprobs, score.entropy, samples.batch, samples.advantages, samples.weights)
 
 
 def _cut(samples: Samples, length: int) -> Samples:

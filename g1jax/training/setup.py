@@ -284,7 +284,7 @@ def _make_policy(e: Experiment, games: tuple[Game[Any], ...], run_folder: Path |
     if run_folder is None:
         templates = override(templates, read_templates(e.prompts))
         observation = Observation.of(e.observation) if e.observation else observation
-    return Policy(config, tokenizer, e.sampling, e.max_new_tokens, budgets, templates, observation)
+    return Policy(config, tokenizer, e.sampling, e.max_new_tokens, budgets, templates, observation, e.rl.compact_every)
 
 
 def _make_envs(games: tuple[Game[Any], ...], num_states: int, max_steps: int) -> tuple[Batch, ...]:

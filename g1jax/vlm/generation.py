@@ -4,9 +4,13 @@ With a prompt of P tokens, decoding starts with a cache of P + 64 positions. Onl
 full, the cache is padded and a second loop continues, and so on by factors of four. So a large token budget costs no
 memory or attention while responses are short. With `attention="blockwise"` there is one cache of full length and one
 loop: several caches would be held at once, and only what is filled is read.
+
+With `compact_every` the loop pauses after so many tokens, and continues with a smaller batch if enough rows are done.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -17,6 +21,7 @@ from jaxtyping import Bool, Float32, Int32
 from g1jax.errors import ConfigError
 from g1jax.typing import Array, ArrayLike, Keys
 from g1jax.vlm.attention import CACHE_BLOCK, Filled
+from g1jax.vlm.compaction import batch_sizes, put_rows, running_first, take_rows
 from g1jax.vlm.config import Config
 from g1jax.vlm.decoder import Cache
 from g1jax.vlm.model import VLM, Frames, Params, bind, check_length, left_pad
@@ -61,13 +66,16 @@ def generate(
     stop_tokens: tuple[int, ...] = (),
     pad_token: int = 0,
     num_samples: int = 1,
+    compact_every: int = 0,
 ) -> Response:
     """Generates `num_samples` responses to each prompt from one prefill. `frames` None: prompts of text alone.
 
     `key` is a random key for all, or one per response, which makes a response independent of the others in its batch;
     raw `jax.random.PRNGKey` keys are accepted. Padding may be anywhere, so a response that starts with given tokens is
-    a prompt with these tokens appended: `jnp.concatenate([prompt_tokens, start_tokens], axis=1)`, the masks alike. To
-    be jitted with `config` and all keyword arguments static.
+    a prompt with these tokens appended: `jnp.concatenate([prompt_tokens, start_tokens], axis=1)`, the masks alike.
+    `compact_every`: tokens between cuts of the batch to its running rows (1/2, 1/4 or 1/8 of it, each compiled); 0: it
+    is not cut. A single key is then split into one per response. To be jitted with `config` and all keyword arguments
+    static.
 
     Raises:
         ConfigError: prompt and new tokens exceed the context length, or the keys do not match the responses.
@@ -90,7 +98,11 @@ def generate(
         jnp.repeat(x, num_samples, axis=0) for x in (logits, prefill.next_position, prompt_mask)
     )
     cache = jax.tree.map(lambda x: jnp.repeat(x, num_samples, axis=-4), prefill.cache)
-    generator = _Generator(model, prompt_mask, next_position, key, max_new_tokens, sampling, stop_tokens, pad_token)
+    if compact_every and not key.ndim:
+        key = jax.random.split(key, rows)
+    generator = _Generator(
+        model, prompt_mask, next_position, key, max_new_tokens, sampling, stop_tokens, pad_token, compact_every
+    )
     is_read_in_blocks = config.attention == "blockwise" and max_new_tokens > FIRST_STAGE
     return generator.run(generator.start(logits, cache), max_new_tokens if is_read_in_blocks else FIRST_STAGE)
 
@@ -107,6 +119,7 @@ class _Generator:
     sampling: Sampling
     stop_tokens: tuple[int, ...]
     pad_token: int
+    compact_every: int
 
     def start(self, logits: Array, cache: Cache) -> _DecodeState:
         """The state after the first token, which is sampled from the prompt's logits."""
@@ -127,11 +140,14 @@ class _Generator:
             length += -length % CACHE_BLOCK
         state = dataclasses.replace(state, cache=jax.tree.map(lambda x: _pad_to(x, length), state.cache))
         with jax.named_scope(DECODE):
-            state = lax.while_loop(
-                lambda state: (state.num_tokens < capacity) & ~jnp.all(state.is_done),
-                lambda state: self._sample(*self._forward(state, length)),
-                state,
-            )
+            if self.compact_every:
+                state = lax.while_loop(
+                    lambda state: (state.num_tokens < capacity) & ~jnp.all(state.is_done),
+                    lambda state: self._decode_running(state, capacity),
+                    state,
+                )
+            else:
+                state = self._decode(state, capacity)
         if capacity == self.max_new_tokens:
             return state.response
         response: Response = lax.cond(
@@ -142,9 +158,38 @@ class _Generator:
         )
         return response
 
-    def _forward(self, state: _DecodeState, length: int) -> tuple[_DecodeState, Array]:
+    def _decode(self, state: _DecodeState, end: Int32[Array, ""] | int) -> _DecodeState:
+        """Decodes until there are `end` tokens or all rows are done."""
+        return lax.while_loop(
+            lambda state: (state.num_tokens < end) & ~jnp.all(state.is_done),
+            lambda state: self._sample(*self._forward(state)),
+            state,
+        )
+
+    def _decode_running(self, state: _DecodeState, capacity: int) -> _DecodeState:
+        """Decodes the next `compact_every` tokens in the smallest batch that holds all running rows."""
+        sizes = batch_sizes(len(state.is_done))
+        end = jnp.minimum(state.num_tokens + self.compact_every, capacity)
+        order, needed = running_first(state.is_done)
+
+        def decode(size: int) -> _DecodeState:
+            index = order[:, : size // len(order)]
+            part = _map_rows(lambda x, axis: take_rows(x, index, axis), state)
+            part = self._of_rows(index)._decode(part, end)
+            return _map_rows(lambda x, axis, new: put_rows(x, index, new, axis), state, part)
+
+        branches = [functools.partial(decode, size) for size in sizes[:-1]]
+        smaller = jnp.sum((needed > jnp.array(sizes[:-1], jnp.int32)).astype(jnp.int32))
+        out: _DecodeState = lax.switch(smaller, [*branches, lambda: self._decode(state, end)])
+        return out
+
+    def _of_rows(self, index: Int32[Array, "shards b"]) -> "_Generator":
+        mask, position, key = (take_rows(x, index) for x in (self.prompt_mask, self.next_position, self.key))
+        return dataclasses.replace(self, prompt_mask=mask, next_position=position, key=key)
+
+    def _forward(self, state: _DecodeState) -> tuple[_DecodeState, Array]:
         """The state with the last tokens in its cache, and the logits of the next."""
-        prompt_length = self.prompt_mask.shape[1]
+        prompt_length, length = self.prompt_mask.shape[1], jax.tree.leaves(state.cache)[0].shape[-2]
         slot = prompt_length + state.num_tokens - 1
         is_generated = jnp.arange(length - prompt_length, dtype=jnp.int32) < state.num_tokens
         is_visible = jnp.concatenate(
@@ -178,3 +223,15 @@ class _Generator:
 def _pad_to(x: Array, length: int) -> Array:
     """[..., S, d] -> [..., length, d]."""
     return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, length - x.shape[-2]), (0, 0)])
+
+
+def _map_rows(function: Callable[..., Array], state: _DecodeState, *others: _DecodeState) -> _DecodeState:
+    """`function` of every array with rows, the axis of its rows, and the same arrays of other states.
+
+    The number of tokens is that of the last state.
+    """
+    states = (state, *others)
+    rows = [(s.last_tokens, s.is_done, s.response) for s in states]
+    last_tokens, is_done, response = jax.tree.map(lambda x, *xs: function(x, 0, *xs), *rows)
+    cache = jax.tree.map(lambda x, *xs: function(x, -4, *xs), *(s.cache for s in states))
+    return _DecodeState(states[-1].num_tokens, last_tokens, is_done, cache, response)

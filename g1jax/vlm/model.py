@@ -20,8 +20,9 @@ from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
 from g1jax.errors import ConfigError
 from g1jax.typing import Array, ArrayLike, Key
 from g1jax.vlm.attention import Causal
+from g1jax.vlm.compaction import take_rows
 from g1jax.vlm.config import Config
-from g1jax.vlm.decoder import Cache, Decoder
+from g1jax.vlm.decoder import Cache, Decoder, Prefix
 from g1jax.vlm.layers import Linear, project
 from g1jax.vlm.preprocess import grid_of, patches
 from g1jax.vlm.rotary import token_positions
@@ -48,6 +49,23 @@ class DecoderOutput:
     hidden: Float[Array, "B S D"]  # from the first token asked for
     cache: Cache
     next_position: Int32[Array, "B"]  # the position of the next token
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts that have been read: what text after them needs."""
+
+    cache: Prefix
+    hidden: Float[Array, "n D"]  # of the last token, which predicts the first token after it
+    next_position: Int32[Array, "n"]
+    mask: Bool[Array, "n P"]
+
+    def of_rows(self, index: Int32[Array, "shards b"]) -> "Prompts":
+        """The prompts at each device's indices, as `take_rows`."""
+        rows = (self.hidden, self.next_position, self.mask)
+        cache = jax.tree.map(lambda x: take_rows(x, index, axis=-4), self.cache)
+        return Prompts(cache, *(take_rows(x, index) for x in rows))
 
 
 class VLM(nnx.Module):
@@ -116,25 +134,36 @@ class VLM(nnx.Module):
         embeddings = self.embed(tokens, is_image, frames, visual_tokens)
         return DecoderOutput(*self.model(embeddings, positions, Causal(mask), start=start), next_position)
 
-    def extend(
+    def read(
         self,
-        prompt: DecoderOutput,
-        prompt_mask: Bool[Array, "n P"],
-        tokens: Int32[Array, "B S"],
-        mask: Bool[Array, "B S"],
-    ) -> Float[Array, "B S D"]:
-        """The hidden states of text after prompts; B / n adjacent rows follow the same prompt.
+        tokens: Int32[Array, "n P"],
+        mask: Bool[Array, "n P"],
+        frames: Frames | None,
+        visual_tokens: Float[Array, "n t D"] | None = None,
+    ) -> Prompts:
+        """Prompts whose padding is on the left, as `left_pad` makes it; arguments as of `forward`."""
+        out = self.forward(tokens, mask, frames, start=tokens.shape[1] - 1, visual_tokens=visual_tokens)
+        return Prompts(out.cache, out.hidden[:, 0], out.next_position, mask)
 
-        They equal those of `forward` on prompts and tokens together, but each prompt is computed only once.
+    def extend(
+        self, prompts: Prompts, tokens: Int32[Array, "B S"], mask: Bool[Array, "B S"]
+    ) -> Float[Array, "B S+1 D"]:
+        """The hidden states of the prompts' last tokens and of the text after them.
+
+        B / n adjacent rows follow the same prompt. The states equal those of `forward` on prompts and text together,
+        but each prompt is computed only once.
         """
         rows, length = tokens.shape
-        prompt_mask, first = (_for_rows(x, rows) for x in (prompt_mask, prompt.next_position))
+        first, prompt_mask, position = (
+            _for_rows(x, rows) for x in (prompts.hidden, prompts.mask, prompts.next_position)
+        )
         num_axes = 3 if self.config.text.positions == "mrope" else 1
-        positions = first[:, None] + jnp.arange(length, dtype=jnp.int32)[None]
+        positions = position[:, None] + jnp.arange(length, dtype=jnp.int32)[None]
         positions = jnp.broadcast_to(positions[:, :, None], (rows, length, num_axes))
         embeddings = constrain(self.model.embed_tokens(tokens), BATCH, None, None)
         causal = Causal(jnp.concatenate([prompt_mask, mask], axis=1), start=prompt_mask.shape[1])
-        return self.model(embeddings, positions, causal, prefix=prompt.cache)[0]
+        hidden = self.model(embeddings, positions, causal, prefix=prompts.cache)[0] if length else embeddings
+        return jnp.concatenate([first[:, None], hidden], axis=1)
 
     @property
     def output_kernel(self) -> Array:

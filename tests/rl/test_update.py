@@ -15,9 +15,10 @@ import optax
 import pytest
 
 from g1jax import rl, vlm
+from g1jax.rl.lengths import at_length, groups_by_length, rows_by_length
 from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.rollout import Rollout
-from g1jax.rl.update import at_length, sorted_by_length, update
+from g1jax.rl.update import update
 from tests.conftest import REPOSITORY
 from tests.rl import tiny
 
@@ -169,7 +170,14 @@ def test_length_buckets_change_nothing(parts: tuple[int, int]) -> None:
 
 def test_microbatches_have_similar_lengths() -> None:
     groups, lengths = jnp.arange(8).reshape(2, 2, 2), jnp.array([9, 1, 8, 2, 5, 6, 7, 3])
-    assert lengths[sorted_by_length(groups, lengths)].tolist() == [[[1, 2], [8, 9]], [[3, 5], [6, 7]]]
+    assert lengths[groups_by_length(groups, lengths)].tolist() == [[[1, 2], [8, 9]], [[3, 5], [6, 7]]]
+
+
+def test_responses_of_similar_lengths_are_computed_together() -> None:
+    lengths = jnp.array([9, 1, 8, 2, 5, 6, 7, 3])
+    mask = jnp.arange(9)[None] < lengths[:, None]
+    assert lengths[rows_by_length(mask, 4)].tolist() == [[[1, 2]], [[3, 5]], [[6, 7]], [[8, 9]]]
+    assert lengths[:6][rows_by_length(mask[:6], 3)].tolist() == [[[1, 2]], [[5, 6]], [[8, 9]]]
 
 
 @pytest.mark.parametrize(("longest", "length"), [(0, 3), (3, 3), (4, 6), (6, 6), (7, 12), (12, 12)])

@@ -1,5 +1,6 @@
 """Generation against scoring, plain `apply`, and torch's generate."""
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from g1jax import vlm
-from g1jax.vlm import generation, left_pad, output_layer
+from g1jax.vlm import generation, left_pad, output_layer, stacking
 
 VISION = vlm.VisionConfig(depth=1, hidden_size=16, intermediate_size=24, num_heads=2, full_attention_blocks=(0,))
 TEXT = vlm.TextConfig(
@@ -205,3 +206,36 @@ def test_raw_keys_equal_typed_ones_and_other_values_are_refused() -> None:
             write(key)
     with pytest.raises(vlm.ConfigError, match=r"key\[3\]: expected one for all, or one for each of 4 responses"):
         write(jax.random.split(typed, 3))
+
+
+@pytest.mark.parametrize("config", [CONFIG, dataclasses.replace(CONFIG, is_scanned=True)], ids=["layers", "scanned"])
+def test_a_smaller_batch_of_running_rows_writes_the_same(config: vlm.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "FIRST_STAGE", 8)  # for several stages
+    params, (tokens, mask, frames) = make_params(CONFIG), make_prompts()
+    params = stacking.stack_layers(params) if config.is_scanned else params
+    sizes = record_batches(monkeypatch)
+    given = params, tokens, mask, frames, jax.random.split(jax.random.key(3), 16)
+    options = {"max_new_tokens": 24, "stop_tokens": tuple(range(7, 11)), "num_samples": 4}
+    expected, found = (
+        jax.jit(functools.partial(vlm.generate, config, **options, compact_every=every))(*given) for every in (0, 3)
+    )
+    lengths = np.asarray(expected.response_mask).sum(axis=1)
+    assert len(set(lengths.tolist())) > 4
+    assert lengths.min() < 4 < 12 < lengths.max()
+    assert sizes == {16, 8, 4, 2}
+    np.testing.assert_array_equal(found.response_tokens, expected.response_tokens)
+    np.testing.assert_array_equal(found.response_mask, expected.response_mask)
+    np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=1e-5, rtol=0)
+
+
+def record_batches(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The batch sizes that a decoding loop was run with."""
+    sizes: set[int] = set()
+    forward = generation._Generator._forward
+
+    def recorded(self: Any, state: Any) -> Any:
+        jax.debug.callback(lambda: sizes.add(len(state.is_done)))
+        return forward(self, state)
+
+    monkeypatch.setattr(generation._Generator, "_forward", recorded)
+    return sizes
