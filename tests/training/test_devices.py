@@ -3,7 +3,7 @@
 import json
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,8 @@ import pytest
 
 from g1jax import vlm
 from g1jax.training import policy_of_run, run
-from g1jax.training.config import Optimizer
 from g1jax.training.run_folder import read_metrics
 from tests.training import tiny
-
-FEW = {
-    "games": ("game_2048",),
-    "cold_start__steps": 2,
-    "cold_start__states": 8,
-    "cold_start__optimizer": Optimizer(lr=1e-5),
-    "rl__iterations": 2,
-    "rl__states": 8,
-    "rl__optimizer": Optimizer(lr=1e-5),
-    "evaluation__episodes": 5,  # not divisible by any mesh here
-    "evaluation__cold_start_episodes": 5,
-    "evaluation__steps": 3,
-}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +28,7 @@ def trained(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def single(trained: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = run(tiny.make_experiment(trained, tmp_path_factory.mktemp("runs") / "single", **FEW))
+    folder = run(tiny.make_experiment(trained, tmp_path_factory.mktemp("runs") / "single", **tiny.FEW))
     lines = read_metrics(folder)
     assert len(lines) == 4
     assert all(line["gradient_norm"] > 0.01 for line in lines)
@@ -76,8 +62,10 @@ def numbers_of(file: Path) -> Iterator[tuple[str, float]]:
     return walk("", json.loads(file.read_text("utf-8")))
 
 
-def check_mesh(trained: str, single: Path, tmp_path: Path, data: int, fsdp: int, tensor: int) -> None:
-    experiment = tiny.write_experiment(tmp_path / "tiny.py", trained, tmp_path / "run", **FEW)
+def check_mesh(
+    trained: str, single: Path, tmp_path: Path, data: int, fsdp: int, tensor: int, changes: Mapping[str, Any] = tiny.FEW
+) -> None:
+    experiment = tiny.write_experiment(tmp_path / "tiny.py", trained, tmp_path / "run", **changes)
     mesh = (f"--mesh.data={data}", f"--mesh.fsdp={fsdp}", f"--mesh.tensor={tensor}")
     process = tiny.start(f"--experiment={experiment}", *mesh, num_devices=8, extra={"JAX_LOG_COMPILES": "1"})
     out, err = process.communicate(timeout=900)
@@ -103,9 +91,17 @@ def test_eight_devices_in_other_meshes(mesh: tuple[int, int, int], trained: str,
 
 
 @pytest.mark.slow
+def test_eight_devices_with_every_setting_for_large_models(trained: str, tmp_path: Path) -> None:
+    single = run(tiny.make_experiment(trained, tmp_path / "single", **tiny.EVERY))
+    assert all(line["game_2048/success"] > 0 for line in read_metrics(single)[2:])
+    check_mesh(trained, single, tmp_path, 2, 2, 2, tiny.EVERY)
+    assert all(line["kl_sampler_k3"] < 1e-8 for line in read_metrics(single)[2:]), "the sampler is the scorer"
+
+
+@pytest.mark.slow
 def test_two_processes(trained: str, single: Path, tmp_path: Path) -> None:
     """Two devices each, over loopback; they also resume from a checkpoint."""
-    changes = FEW | {"log__checkpoint_every": 1}
+    changes = tiny.FEW | {"log__checkpoint_every": 1}
     experiment = tiny.write_experiment(tmp_path / "tiny.py", trained, tmp_path / "run", **changes)
     start_two(experiment)
     check_same(tmp_path / "run", single)

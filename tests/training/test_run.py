@@ -172,6 +172,16 @@ def test_stopped_and_resumed(
     assert (folder / "evaluation" / "final.md").read_bytes() == (whole / "evaluation" / "final.md").read_bytes()
 
 
+@pytest.mark.slow
+def test_stopped_and_resumed_with_every_setting_for_large_models(model: str, tmp_path: Path) -> None:
+    whole = run(tiny.make_experiment(model, tmp_path / "whole", **tiny.EVERY))
+    experiment = tiny.make_experiment(model, tmp_path / "run", **tiny.EVERY)
+    run(experiment, progress=stop_at(3))
+    assert len(read_metrics(tmp_path / "run")) == 3
+    run(experiment)
+    assert tiny.metrics_of(tmp_path / "run") == tiny.metrics_of(whole)
+
+
 def test_a_finished_run_is_left_alone(model: str, whole: Path) -> None:
     before = tiny.metrics_of(whole)
     watch = Watch(lambda step: pytest.fail(f"step {step} of a finished run"))

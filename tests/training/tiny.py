@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from g1jax import vlm
+from g1jax.rl.minibatching import Minibatching
 from g1jax.training import saved_setup
 from g1jax.training.config import RL, ColdStart, Evaluation, Experiment, Log, Optimizer
 from g1jax.training.setup import Setup
@@ -30,6 +31,29 @@ LEVELS = {
     "shisen_sho": {"rows": 2, "cols": 2},
 }
 PROMPTS = {"game_2048": "2048", "shisen_sho": "Pairs"}
+FEW: dict[str, Any] = {
+    "games": ("game_2048",),
+    "cold_start__steps": 2,
+    "cold_start__states": 8,
+    "cold_start__optimizer": Optimizer(lr=1e-5),
+    "rl__iterations": 2,
+    "rl__states": 8,
+    "rl__optimizer": Optimizer(lr=1e-5),
+    "evaluation__episodes": 5,  # not divisible by any mesh of the tests
+    "evaluation__cold_start_episodes": 5,
+    "evaluation__steps": 3,
+}
+"""Changes of `make_experiment`: few steps, on several devices."""
+EVERY = FEW | {
+    "is_remat": True,
+    "is_scanned": True,
+    "attention": "blockwise",
+    "rl__states": 16,
+    "rl__compact_every": 4,
+    "rl__rollout_parts": 2,
+    "rl__minibatching": Minibatching(microbatches=2, length_buckets=3),
+}
+"""And every setting that large models need."""
 
 
 def save_model(folder: Path) -> str:
@@ -68,7 +92,8 @@ def make_experiment(model: str, workdir: Path | str, **changes: Any) -> Experime
 def write_experiment(file: Path, model: str, workdir: Path | str, **changes: Any) -> str:
     """Writes a file for `--experiment=…` that returns `make_experiment` of these arguments."""
     file.write_text(
-        "from g1jax.training.config import Optimizer\nfrom tests.training import tiny\n\n\ndef get_config():\n"
+        "from g1jax.rl.minibatching import Minibatching\nfrom g1jax.training.config import Optimizer\n"
+        "from tests.training import tiny\n\n\ndef get_config():\n"
         f"    return tiny.make_experiment({model!r}, {str(workdir)!r}, **{changes!r})\n"
     )
     return str(file)
