@@ -70,13 +70,17 @@ def start_rl(setup: Setup, state: RunState) -> RunState:
 
     `state` is donated. Its moments and reference are freed before new ones are allocated, which keeps peak memory low.
     """
-    kept = dataclasses.replace(state, opt_state=master.without_rule(state.opt_state), reference=None, cold_envs=())
+    kept = _kept_for_rl(state)
     used = {id(leaf) for leaf in jax.tree.leaves(kept)}
     for leaf in jax.tree.leaves((state.opt_state, state.reference)):
         if id(leaf) not in used:
             leaf.delete()
     with jax.set_mesh(setup.mesh):
         return _start_rl(_rl_phase(setup), kept)
+
+
+def _kept_for_rl(state: RunState) -> RunState:
+    return dataclasses.replace(state, opt_state=master.without_rule(state.opt_state), reference=None, cold_envs=())
 
 
 def constants_of(setup: Setup, frozen: Params | None) -> Constants:
@@ -90,17 +94,19 @@ def frozen_of(setup: Setup) -> Constants:
 
 
 def template(setup: Setup, step: int) -> RunState:
-    """The shapes, dtypes and shardings of the state after `step` steps; allocates nothing."""
+    """The shapes, dtypes and shardings of the state after `step` steps; allocates nothing.
 
-    def make() -> RunState:
-        shapes = vlm.param_shapes(setup.policy.config)
-        if setup.lora is not None:
-            shapes = lora.init(setup.policy.config, setup.lora, jax.random.key(0))
-        params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        state = _first_state(_first_phase(setup), params, setup.cold_levels)
-        return _rl_state(_rl_phase(setup), state) if step > setup.experiment.cold_start.steps else state
-
-    shapes = jax.eval_shape(make)
+    The programs that make these states are traced here, and not again when they are called.
+    """
+    params = vlm.param_shapes(setup.policy.config)
+    if setup.lora is not None:
+        params = jax.eval_shape(functools.partial(lora.init, setup.policy.config, setup.lora), jax.random.key(0))
+    cold_steps = setup.experiment.cold_start.steps
+    with jax.set_mesh(setup.mesh):
+        levels = jax.eval_shape(lambda: setup.cold_levels)
+        shapes = _init_state.eval_shape(_first_phase(setup), params, levels)
+        if step > cold_steps > 0:
+            shapes = _start_rl.eval_shape(_rl_phase(setup), _kept_for_rl(shapes))
     return with_shardings(shapes, shardings(setup.placement, shapes))
 
 
