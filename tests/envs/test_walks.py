@@ -10,9 +10,6 @@ import pytest
 from g1jax import envs
 from tests.envs import helpers, toy
 
-MODES: tuple[envs.AutoReset, ...] = ("none", "same_step", "next_step", "pool")
-
-
 # ---- Walks -----------------------------------------------------------------------------------------------------------
 
 
@@ -74,7 +71,9 @@ def test_a_walk_of_any_actions_takes_illegal_ones_too() -> None:
     assert 20 < added.mean() < 29
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode", ["next_step", "pool", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("none", "same_step"))]
+)
 def test_environments_that_had_ended_play_again_after_a_walk(mode: envs.AutoReset) -> None:
     vec = envs.make_vec(toy.make(most=1, start=1), 4, autoreset=mode, pool_size=4)
     state = jax.jit(vec.reset)(jax.random.key(0))
@@ -113,7 +112,7 @@ def test_branches_start_from_the_same_state_and_share_their_future_or_not() -> N
     np.testing.assert_array_equal(np.asarray(backwards.board)[::-1], states.board)
 
 
-@pytest.mark.parametrize("common", [True, False])
+@pytest.mark.parametrize("common", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_branches_keep_the_batch_and_differ_by_key_or_action(common: bool) -> None:
     games = (helpers.make("game_2048"), toy.make(start=9))
     vec = envs.make_vec(games, 10)

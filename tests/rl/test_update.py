@@ -111,7 +111,7 @@ def max_difference(a: Any, b: Any) -> float:
     return max(float(jnp.max(jnp.abs(x - y))) for x, y in both)
 
 
-@pytest.mark.parametrize("name", ["grpo", "dr_grpo"])
+@pytest.mark.parametrize("name", ["grpo", pytest.param("dr_grpo", marks=pytest.mark.slow)])
 def test_one_step_is_the_plain_gradient_step(name: str) -> None:
     algorithm = rl.make_algorithm(name)
     params, reference, rollouts = before()
@@ -152,7 +152,7 @@ def shortened(rollouts: tuple[Rollout, ...]) -> tuple[Rollout, ...]:
     return tuple(map(shorten, rollouts))
 
 
-@pytest.mark.parametrize("parts", [(1, 2), (2, 2)])
+@pytest.mark.parametrize("parts", [pytest.param((1, 2), marks=pytest.mark.slow), (2, 2)])
 def test_length_buckets_change_nothing(parts: tuple[int, int]) -> None:
     algorithm = rl.make_algorithm("grpo")
     params, reference, rollouts = of_one_game()

@@ -117,8 +117,14 @@ def largest_merges(board: list[list[int]]) -> list[int]:
     return [along, across, along, across]
 
 
-@pytest.mark.parametrize("choice", ["uniform", "first"])
-@pytest.mark.parametrize("game_id", ["game_2048", "swap"])
+@pytest.mark.parametrize(
+    ("game_id", "choice"),
+    [
+        ("game_2048", "uniform"),
+        ("swap", "first"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("game_2048", "first"), ("swap", "uniform"))),
+    ],
+)
 def test_a_weak_choice_ignores_what_the_rationale_lists(game_id: str, choice: Choice) -> None:
     game = envs.make(game_id, rows=3, cols=5)
     states = helpers.play(game, 16, 4).flat().states

@@ -23,7 +23,7 @@ def make() -> dict[str, Any]:
     return {"prompt": make_batch(rows=8), "advantages": jnp.cos(jnp.arange(8, dtype=jnp.float32))}
 
 
-@pytest.mark.parametrize("num_parts", [1, 2, 8])
+@pytest.mark.parametrize("num_parts", [1, 2, pytest.param(8, marks=pytest.mark.slow)])
 def test_parts_equal_the_whole(num_parts: int) -> None:
     params, batch = make_params(), make()
     (value, aux), whole = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch)

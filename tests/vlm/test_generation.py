@@ -55,7 +55,13 @@ def test_left_pad() -> None:
 
 @pytest.mark.parametrize("positions", ["mrope", pytest.param("sequence", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "sampling", [vlm.Sampling(), vlm.Sampling(temperature=0.7, top_k=9), vlm.Sampling(top_p=0.9)], ids=str
+    "sampling",
+    [
+        vlm.Sampling(),
+        vlm.Sampling(temperature=0.7, top_k=9),
+        pytest.param(vlm.Sampling(top_p=0.9), marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_the_sampler_is_the_scorer(positions: Any, sampling: vlm.Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation, "FIRST_STAGE", 4)  # for several stages
@@ -208,7 +214,9 @@ def test_raw_keys_equal_typed_ones_and_other_values_are_refused() -> None:
         write(jax.random.split(typed, 3))
 
 
-@pytest.mark.parametrize("config", [CONFIG, dataclasses.replace(CONFIG, is_scanned=True)], ids=["layers", "scanned"])
+@pytest.mark.parametrize(
+    "config", [pytest.param(CONFIG, marks=pytest.mark.slow), dataclasses.replace(CONFIG, is_scanned=True)]
+)
 def test_a_smaller_batch_of_running_rows_writes_the_same(config: vlm.Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation, "FIRST_STAGE", 8)  # for several stages
     params, (tokens, mask, frames) = make_params(CONFIG), make_prompts()

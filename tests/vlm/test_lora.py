@@ -32,7 +32,11 @@ def test_initial_lora_changes_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("spec", "is_scanned"),
-    [(ALL, False), (ALL, True), (lora.LoRA(rank=1, alpha=3.0, targets=("down_proj", "qkv")), False)],
+    [
+        pytest.param(ALL, False, marks=pytest.mark.slow),
+        (ALL, True),
+        (lora.LoRA(rank=1, alpha=3.0, targets=("down_proj", "qkv")), False),
+    ],
 )
 def test_merged_is_the_same_model(spec: lora.LoRA, is_scanned: bool) -> None:
     config = dataclasses.replace(TINY, is_scanned=is_scanned)

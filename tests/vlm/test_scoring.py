@@ -23,7 +23,11 @@ CONFIGS = {
 SAMPLES = 3
 
 
-@pytest.mark.parametrize(("name", "length"), [*((name, 7) for name in CONFIGS), ("plain", 1), ("blockwise", 20)])
+IN_CI = [("sequence", 7), ("scanned", 7), ("blockwise", 20), ("plain", 1)]
+REST = [("plain", 7), ("remat", 7), ("blockwise", 7), ("scanned", 1)]
+
+
+@pytest.mark.parametrize(("name", "length"), [*IN_CI, *(pytest.param(*case, marks=pytest.mark.slow) for case in REST)])
 def test_a_shared_prompt_is_a_prompt_for_each(monkeypatch: pytest.MonkeyPatch, name: str, length: int) -> None:
     monkeypatch.setattr(attention, "_BLOCK", 8)
     config, (tokens, mask, frames) = CONFIGS[name], make_batch()
