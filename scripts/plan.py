@@ -23,8 +23,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from g1jax.errors import ExperimentError, G1Error
 from g1jax.programs import command_line, train
 from g1jax.training.plan import STEPS, StepPlan, longest_sequence, plan_step, verdict
+from g1jax.training.plan_targets import Target, target_of
 from g1jax.training.setup import make_setup
-from g1jax.training.targets import Target, target_of
 
 HEADER = (
     "step", "weights", "master", "moments", "reference", "KV cache", "working", "peak", "sent, GB", "a token, GB",

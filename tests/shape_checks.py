@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import install_import_hook
 
 # Not `core` and `batch`: they refuse an argument of any type with an error of their own, which tests expect.
-_ENVS = ("games", "lines", "packed_lines", "prng", "render", "response", "sprites", "text", "vmap_loop")
+_ENVS = ("games", "prng", "render", "response", "sliding", "sliding_table", "sprites", "text", "vmap_loop")
 CHECKED = ("g1jax.rl", "g1jax.vlm", *(f"g1jax.envs.{name}" for name in _ENVS))
 _beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))  # an int is a float
 

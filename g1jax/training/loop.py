@@ -20,8 +20,8 @@ from g1jax.sft.batch import SFTBatch, to_batch
 from g1jax.sft.demonstrations import Demonstrations, next_demonstrations
 from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.config import Experiment
-from g1jax.training.extension import learning_rate_lines
-from g1jax.training.heap import release_memory
+from g1jax.training.host_memory import release_memory
+from g1jax.training.longer_run import learning_rate_lines
 from g1jax.training.precompile import compiling
 from g1jax.training.processes import any_process
 from g1jax.training.progress import Progress

@@ -26,8 +26,8 @@ from g1jax.foreign import excerpt, read_json, read_object
 from g1jax.rl.algorithm import make_algorithm
 from g1jax.terminal import one_line
 from g1jax.training.config import Experiment
-from g1jax.training.extension import COLD_STEPS, ITERATIONS, Lengths, check_lengths, keep_results
 from g1jax.training.lock import LOCK, FolderLock
+from g1jax.training.longer_run import COLD_STEPS, ITERATIONS, Lengths, check_lengths, keep_results
 from g1jax.training.metrics_file import cut_after, read_lines
 from g1jax.training.processes import any_process
 from g1jax.training.progress import Progress

@@ -21,10 +21,10 @@ from jaxtyping import Bool, Float32, Int32
 from g1jax.errors import ConfigError
 from g1jax.typing import Array, ArrayLike, Keys
 from g1jax.vlm.attention import CACHE_BLOCK, Filled
-from g1jax.vlm.compaction import batch_sizes, put_rows, running_first, take_rows
 from g1jax.vlm.config import Config
 from g1jax.vlm.decoder import Cache
 from g1jax.vlm.model import VLM, Frames, Params, bind, check_length, left_pad
+from g1jax.vlm.row_selection import batch_sizes, put_rows, running_first, take_rows
 from g1jax.vlm.sampling import PLAIN, Sampling, sample, typed_key
 
 FIRST_STAGE = 64  # new tokens that fit in the first cache

@@ -20,12 +20,12 @@ from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
 from g1jax.errors import ConfigError
 from g1jax.typing import Array, ArrayLike, Key
 from g1jax.vlm.attention import Causal
-from g1jax.vlm.compaction import take_rows
 from g1jax.vlm.config import Config
 from g1jax.vlm.decoder import Cache, Decoder, Prefix
 from g1jax.vlm.layers import Linear, project
 from g1jax.vlm.preprocess import grid_of, patches
 from g1jax.vlm.rotary import token_positions
+from g1jax.vlm.row_selection import take_rows
 from g1jax.vlm.sharding import BATCH, constrain
 from g1jax.vlm.stacking import ParamPath as ParamPath
 from g1jax.vlm.stacking import layer_paths

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from g1jax import envs
-from g1jax.envs import packed_lines as packed
+from g1jax.envs import sliding_table as packed
 from g1jax.envs.games import game_2048
-from g1jax.envs.lines import slide_lines
+from g1jax.envs.sliding import slide_lines
 from g1jax.typing import Array
 from tests.envs import helpers
 from tests.oracles import game_2048 as oracle

@@ -10,7 +10,7 @@ import pytest
 
 from g1jax.errors import ConfigError
 from g1jax.training.plan import StepPlan, verdict
-from g1jax.training.targets import target_of
+from g1jax.training.plan_targets import target_of
 from tests.conftest import REPOSITORY
 from tests.training import tiny
 

@@ -223,10 +223,8 @@ def test_a_smaller_batch_of_running_rows_writes_the_same(config: vlm.Config, mon
     params = stacking.stack_layers(params) if config.is_scanned else params
     sizes = record_batches(monkeypatch)
     given = params, tokens, mask, frames, jax.random.split(jax.random.key(3), 16)
-    options = {"max_new_tokens": 24, "stop_tokens": tuple(range(7, 11)), "num_samples": 4}
-    expected, found = (
-        jax.jit(functools.partial(vlm.generate, config, **options, compact_every=every))(*given) for every in (0, 3)
-    )
+    write = functools.partial(vlm.generate, config, max_new_tokens=24, stop_tokens=tuple(range(7, 11)), num_samples=4)
+    expected, found = (jax.jit(functools.partial(write, compact_every=every))(*given) for every in (0, 3))
     lengths = np.asarray(expected.response_mask).sum(axis=1)
     assert len(set(lengths.tolist())) > 4
     assert lengths.min() < 4 < 12 < lengths.max()

@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float32, Int, Int8, Int32, UInt32
 
 from g1jax.envs import appearance, core, prng, sprites
 from g1jax.envs import level as level_keys
-from g1jax.envs import packed_lines as packed
+from g1jax.envs import sliding_table as packed
 from g1jax.envs.level import traced
-from g1jax.envs.lines import equal_neighbors, landing_places, slide_lines, twins
+from g1jax.envs.sliding import equal_neighbors, landing_places, slide_lines, twins
 from g1jax.errors import LevelError
 from g1jax.typing import Array, HostImages, Key
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from g1jax.training.heap import release_memory
+from g1jax.training.host_memory import release_memory
 
 STATM = Path("/proc/self/statm")
 BLOCK, COUNT = 100_000, 1000  # bytes; small enough to lie in the heap

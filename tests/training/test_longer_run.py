@@ -8,7 +8,7 @@ import pytest
 from g1jax import evaluation
 from g1jax.training import ExperimentError, run
 from g1jax.training.config import Optimizer
-from g1jax.training.extension import Lengths, check_lengths, keep_results, learning_rate_lines
+from g1jax.training.longer_run import Lengths, check_lengths, keep_results, learning_rate_lines
 from g1jax.training.run_folder import read_config, read_metrics
 from tests.training import tiny
 from tests.training.conftest import StopAt, experiment_in

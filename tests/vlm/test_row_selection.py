@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from g1jax.vlm.compaction import batch_sizes, put_rows, running_first, take_rows
+from g1jax.vlm.row_selection import batch_sizes, put_rows, running_first, take_rows
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=12))

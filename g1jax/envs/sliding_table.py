@@ -2,7 +2,7 @@
 
 Lines are the rows or columns along the move, from the wall, so all four directions are one case. A packed line has 5
 bits per cell, cell 0 lowest. Choosing a random empty cell and detecting the end of the game take a few bit operations.
-`lines` has the same rules for every size, cell by cell; tests compare the two.
+`sliding` has the same rules for every size, cell by cell; tests compare the two.
 """
 
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int8, UInt32
 
 from g1jax.envs import prng
-from g1jax.envs.lines import merge_cells
+from g1jax.envs.sliding import merge_cells
 from g1jax.typing import Array, Key
 
 SIZE = 4
