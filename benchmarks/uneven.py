@@ -5,7 +5,7 @@
 
 The model is `base` at a high temperature, which writes random tokens, and so many of them stop a response that half of
 the responses end within `--half-life` tokens, and half of the others within as many more. The settings run in rotation,
-each number is a median over the rotations, and ratios are to the first row.
+times are medians over the rotations, ratios are to the first row, lengths are those of the first iteration.
 """
 
 import argparse
@@ -81,8 +81,8 @@ def make_experiment(args: argparse.Namespace) -> Experiment:
 
 def with_settings(experiment: Experiment, compact_every: int, buckets: int) -> Experiment:
     minibatching = dataclasses.replace(experiment.rl.minibatching, length_buckets=buckets)
-    changes: dict[str, Any] = {"compact_every": compact_every} if compact_every else {}
-    return dataclasses.replace(experiment, rl=dataclasses.replace(experiment.rl, minibatching=minibatching, **changes))
+    rl = dataclasses.replace(experiment.rl, minibatching=minibatching, compact_every=compact_every)
+    return dataclasses.replace(experiment, rl=rl)
 
 
 def shorten_responses(half_life: int) -> None:

@@ -1,4 +1,7 @@
-"""The rules of 2048 on single lines of tiles: which are equal, how they slide and merge. 0 is an empty cell."""
+"""The rules of 2048 on single lines of tiles: which are equal, how they slide and merge.
+
+Cells are exponents: 0 is empty, 1 the tile 2, 2 the tile 4.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +27,7 @@ def slide_lines(
 
 
 def merge_cells(cells: Line) -> tuple[Line, Line]:
-    """The rule of one line, cell by cell from the wall: `[2 2 2 2] -> [4 4 0 0]`, `[4 2 2 0] -> [4 4 0 0]`.
+    """The rule of one line, cell by cell from the wall: `[1 1 1 1] -> [2 2 0 0]`, `[2 1 1 0] -> [2 2 0 0]`.
 
     The pair nearest the wall merges first, and a tile merges once. Returns the cells and the exponents of the merged
     tiles (0 where none). Works on NumPy and JAX arrays.

@@ -27,9 +27,9 @@ def group_lengths(mask: Bool[Array, "B N"], num_samples: int) -> Int32[Array, "g
 
 
 def at_length(function: Callable[[int], R], mask: Bool[Array, "B N"], num_buckets: int) -> R:
-    """`function` of the first of N / 2^k, … N / 2, N that is not below the end of any row of a mask.
+    """`function` of the shortest of `num_buckets` lengths, N, N / 2, N / 4, …, that holds every row of the mask.
 
-    Its result must not depend on the length, nor its shape. It is compiled for each length.
+    Neither its value nor its shape may depend on the length. It is compiled for each length.
     """
     longest = mask.shape[1]
     lengths = sorted({-(-longest // 2**k) for k in range(num_buckets)})
@@ -42,9 +42,10 @@ def at_length(function: Callable[[int], R], mask: Bool[Array, "B N"], num_bucket
 
 
 def rows_by_length(mask: Bool[Array, "B N"], num_prompts: int) -> Int32[Array, "parts shards b"]:
-    """Rows, sorted by length, in equal parts: see `take_rows`. Rows that are sharded stay on their devices.
+    """The rows of each device, as their indices on it, sorted by length, in up to `MAX_PARTS` equal parts.
 
-    With lengths 9 1 8 2 5 6 7 3: `[[[1, 3]], [[7, 4]], [[5, 6]], [[2, 0]]]`
+    Rows are on the devices of their prompts: see `take_rows`. With lengths 9 1 8 2 5 6 7 3 on one device
+    `[[[1, 3]], [[7, 4]], [[5, 6]], [[2, 0]]]`, on two `[[[1], [3]], [[3], [0]], [[2], [1]], [[0], [2]]]`.
     """
     shards = num_shards(num_prompts)
     order = jnp.argsort(lengths_of(mask).reshape(shards, -1), axis=1).astype(jnp.int32)

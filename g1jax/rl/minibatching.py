@@ -23,8 +23,9 @@ class Minibatching:
     microbatches: Size = 1
     """Parts of a minibatch whose gradients are accumulated: less memory, and on a CPU less time."""
     length_buckets: Annotated[int, Range(1, 8)] = 1
-    """Lengths that responses are computed at: 1, 1/2, 1/4, … of the maximum, each compiled. With several, a microbatch
-    is computed in up to four parts, of responses of similar lengths: use fewer microbatches."""
+    """The number of lengths that responses are computed at: the maximum, 1/2, 1/4, … of it, each compiled. With
+    several, a microbatch is computed in up to four parts of responses of similar lengths (as many as divide the rows
+    that a device has of it): use fewer microbatches."""
 
     def __post_init__(self) -> None:
         check_settings(self, AlgorithmError)

@@ -58,7 +58,7 @@ class Policy:
     observation: Observation = PICTURE
     """What it is shown: pictures, captions, parts of the prompts."""
     compact_every: int = 0
-    """Tokens after which finished responses leave the batch that is decoded; 0: never. See `vlm.generate`."""
+    """Tokens between cuts of the decoded batch to the responses that still run; 0: never. See `vlm.generate`."""
 
     def __post_init__(self) -> None:
         vlm.check_tokenizer(self.tokenizer, self.config)
@@ -216,22 +216,22 @@ class Policy:
             self.config, params, *prompts, tokens, mask, frames, sampling=self.sampling, visual_tokens=visual_tokens
         )
 
-    def read(
+    def prefill(
         self,
         params: Params,
         game: Game[Any],
         frames: UInt8[Array, "n H W 3"] | None,
         boards: UInt8[Array, "n L"] | None = None,
-    ) -> vlm.Prompts:
-        """The prompts of states, for `score_after`; with the same weights, that equals `score`."""
+    ) -> vlm.Prefilled:
+        """The prompts of states, computed for `score_responses`; with the same params, both together equal `score`."""
         count = next((len(given) for given in (frames, boards) if given is not None), 0)
-        return vlm.read(self.config, params, *self.prompts(game, count, boards), self._frames(frames))
+        return vlm.prefill(self.config, params, *self.prompts(game, count, boards), self._frames(frames))
 
-    def score_after(
-        self, params: Params, prompts: vlm.Prompts, tokens: Int32[Array, "B N"], mask: Bool[Array, "B N"]
+    def score_responses(
+        self, params: Params, prompts: vlm.Prefilled, tokens: Int32[Array, "B N"], mask: Bool[Array, "B N"]
     ) -> vlm.Score:
         """Log-probabilities and entropies of responses; those to one state are in adjacent rows."""
-        return vlm.score_after(self.config, params, prompts, tokens, mask, sampling=self.sampling)
+        return vlm.score_responses(self.config, params, prompts, tokens, mask, sampling=self.sampling)
 
 
 @functools.lru_cache(maxsize=256)

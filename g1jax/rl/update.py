@@ -5,7 +5,6 @@ only masks and per-token scalars are padded to a common length, for statistics o
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -183,7 +182,7 @@ def _logprobs_by_length(
 ) -> Float32[Array, "B N"]:
     """The log-probabilities of a microbatch, responses of similar lengths at a time."""
     frames, boards, tokens, mask = rows
-    prompts = policy.read(params, game, frames, boards)
+    prompts = policy.prefill(params, game, frames, boards)
     parts, longest = rows_by_length(mask, len(prompts.mask)), mask.shape[1]
 
     def score(index: Array) -> Array:
@@ -192,7 +191,7 @@ def _logprobs_by_length(
 
         def at(length: int) -> Array:
             cut = (x[:, :length] for x in part)
-            return jnp.pad(policy.score_after(params, given, *cut).logprobs, ((0, 0), (0, longest - length)))
+            return jnp.pad(policy.score_responses(params, given, *cut).logprobs, ((0, 0), (0, longest - length)))
 
         return at_length(at, part[1], num_buckets)
 
@@ -252,92 +251,85 @@ def _gradient(
     """The gradient and metrics of a minibatch, leaves [m, R, …], summed in float32 over games and microbatches."""
     total: tuple[Params, Metrics] | None = None
     for game, samples, weights in zip(games, minibatch, _token_weights(algorithm, minibatch), strict=True):
-        gradient = functools.partial(
-            _gradient_of_rows if num_buckets == 1 else _gradient_by_length,
-            policy, algorithm, game, full_params, params, num_buckets=num_buckets,
-        )  # fmt: skip
+        objective = _Objective(policy, algorithm, game, full_params)
 
-        def add(carry: Any, samples: Samples, gradient: Any = gradient) -> tuple[Any, None]:
-            return add_to(carry, gradient(samples)), None
+        def add(sums: Any, samples: Samples, objective: _Objective = objective) -> tuple[Any, None]:
+            if num_buckets > 1:
+                return objective.add_by_length(sums, params, samples, num_buckets), None
+            return add_to(sums, objective.gradient(params, samples)), None
 
         samples = dataclasses.replace(samples, weights=weights)
         first = jax.tree.map(lambda leaf: leaf[0], samples)
-        shapes = jax.eval_shape(gradient, first)
+        shapes = jax.eval_shape(objective.gradient, params, first)
         total, _ = lax.scan(add, empty_sums(shapes) if total is None else total, samples)
     assert total is not None
     return total
 
 
-def _gradient_of_rows(
-    policy: Policy,
-    algorithm: Algorithm,
-    game: Game[Any],
-    full_params: Callable[[Params], Params],
-    params: Params,
-    samples: Samples,
-    *,
-    num_buckets: int,
-) -> tuple[Params, Metrics]:
-    """The gradient of a microbatch of one game, all rows at full length."""
-    del num_buckets
+@dataclass(frozen=True)
+class _Objective:
+    """The loss of a microbatch of one game, as sums over tokens, and its gradient."""
 
-    def loss(params: Params) -> tuple[Array, Metrics]:
-        tokens, mask = samples.tokens, samples.batch.response_mask
-        score = policy.score(full_params(params), game, samples.frames, tokens, mask, boards=samples.boards)
-        return _loss(algorithm, score, samples)
+    policy: Policy
+    algorithm: Algorithm
+    game: Game[Any]
+    full_params: Callable[[Params], Params]
 
-    return jax.grad(loss, has_aux=True)(params)
+    def gradient(self, params: Params, samples: Samples) -> tuple[Params, Metrics]:
+        """The gradient and metrics, all rows at full length."""
 
+        def loss(params: Params) -> tuple[Array, Metrics]:
+            tokens, mask = samples.tokens, samples.batch.response_mask
+            score = self.policy.score(
+                self.full_params(params), self.game, samples.frames, tokens, mask, boards=samples.boards
+            )
+            return self._loss(score, samples)
 
-def _gradient_by_length(
-    policy: Policy,
-    algorithm: Algorithm,
-    game: Game[Any],
-    full_params: Callable[[Params], Params],
-    params: Params,
-    samples: Samples,
-    *,
-    num_buckets: int,
-) -> tuple[Params, Metrics]:
-    """The gradient of a microbatch of one game, responses of similar lengths at a time.
+        return jax.grad(loss, has_aux=True)(params)
 
-    The chain rule by hand: prompts are read once; each part of the responses adds to the gradients of the params and of
-    the read prompts; the latter then go back through the reading. So only one part's activations are held, and none
-    are padded to a common length, as those of `lax.switch` would be.
-    """
+    def add_by_length(
+        self, sums: tuple[Params, Metrics], params: Params, samples: Samples, num_buckets: int
+    ) -> tuple[Params, Metrics]:
+        """Adds the gradient and metrics to the sums, responses of similar lengths at a time.
 
-    def read(params: Params) -> tuple[tuple[Any, Array], vlm.Prompts]:
-        prompts = policy.read(full_params(params), game, samples.frames, samples.boards)
-        return (prompts.cache, prompts.hidden), prompts
+        The chain rule by hand: the prompts are computed once; each part of the responses adds to the gradients of the
+        params and of the prompts' keys, values and hidden states, which then go back through the prompts. So besides
+        those of the prompts only one part's activations are held. A gradient through `lax.switch` would hold residuals
+        for every length.
+        """
 
-    values, back, prompts = jax.vjp(read, params, has_aux=True)
-    rows = dataclasses.replace(samples, frames=None, boards=None)
-    num_samples = len(samples.tokens) // len(prompts.mask)
+        def prefill(params: Params) -> tuple[tuple[Any, Array], vlm.Prefilled]:
+            prompts = self.policy.prefill(self.full_params(params), self.game, samples.frames, samples.boards)
+            return (prompts.cache, prompts.hidden), prompts
 
-    def gradient(index: Array) -> tuple[tuple[Params, Any], Metrics]:
-        part = jax.tree.map(lambda x: take_rows(x, index), rows)
+        values, back, prompts = jax.vjp(prefill, params, has_aux=True)
+        rows = dataclasses.replace(samples, frames=None, boards=None)
+        num_samples = len(samples.tokens) // len(prompts.mask)
 
-        def at(length: int) -> tuple[tuple[Params, Any], Metrics]:
-            cut = _cut(part, length)
+        def gradient(index: Array) -> tuple[tuple[Params, Any], Metrics]:
+            part = jax.tree.map(lambda x: take_rows(x, index), rows)
 
-            def loss(params: Params, values: tuple[Any, Array]) -> tuple[Array, Metrics]:
-                given = dataclasses.replace(prompts, cache=values[0], hidden=values[1]).of_rows(index // num_samples)
-                mask = cut.batch.response_mask
-                return _loss(algorithm, policy.score_after(full_params(params), given, cut.tokens, mask), cut)
+            def at(length: int) -> tuple[tuple[Params, Any], Metrics]:
+                cut = _cut(part, length)
 
-            return jax.grad(loss, (0, 1), has_aux=True)(params, values)
+                def loss(params: Params, values: tuple[Any, Array]) -> tuple[Array, Metrics]:
+                    of_all = dataclasses.replace(prompts, cache=values[0], hidden=values[1])
+                    inputs = of_all.of_rows(index // num_samples), cut.tokens, cut.batch.response_mask
+                    return self._loss(self.policy.score_responses(self.full_params(params), *inputs), cut)
 
-        return at_length(at, part.batch.response_mask, num_buckets)
+                return jax.grad(loss, (0, 1), has_aux=True)(params, values)
 
-    parts = rows_by_length(samples.batch.response_mask, len(prompts.mask))
-    zeros = empty_sums(jax.eval_shape(gradient, parts[0]))
-    ((grads, of_values), metrics), _ = lax.scan(lambda sums, i: (add_to(sums, gradient(i)), None), zeros, parts)
-    (of_reading,) = back(jax.tree.map(lambda x, value: x.astype(value.dtype), of_values, values))
-    return add_to(grads, of_reading), metrics
+            return at_length(at, part.batch.response_mask, num_buckets)
 
+        parts = rows_by_length(samples.batch.response_mask, len(prompts.mask))
+        start = (sums[0], empty_sums(values)), sums[1]
+        ((grads, of_values), metrics), _ = lax.scan(lambda sums, i: (add_to(sums, gradient(i)), None), start, parts)
+        (of_prompts,) = back(jax.tree.map(lambda x, value: x.astype(value.dtype), of_values, values))
+        return add_to(grads, of_prompts), metrics
 
-def _loss(algorithm: Algorithm, score: vlm.Score, samples: Samples) -> tuple[Array, Metrics]:
-    return policy_loss(algorithm, score.logprobs, score.entropy, samples.batch, samples.advantages, samples.weights)
+    def _loss(self, score: vlm.Score, samples: Samples) -> tuple[Array, Metrics]:
+        batch, advantages, weights = samples.batch, samples.advantages, samples.weights
+        return policy_loss(self.algorithm, score.logprobs, score.entropy, batch, advantages, weights)
 
 
 def _cut(samples: Samples, length: int) -> Samples:

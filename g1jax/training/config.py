@@ -89,8 +89,9 @@ class RL:
     rollout_parts: Size = 1
     """Parts of an iteration's states that are responded to one after the other: less memory for keys and values."""
     compact_every: CountOrNone = 0
-    """Generated tokens after which finished responses leave the batch, so that the longest ones do not decode all
-    others again: it then has 1/2, 1/4 or 1/8 of its rows, each compiled. 0: never."""
+    """Tokens between cuts of the decoded batch to the responses that still run (1/2, 1/4 or 1/8 of its rows, each
+    compiled), so that finished ones are not computed until the longest ends. Needs memory for copies of the keys and
+    values. 0: never."""
     source: Literal["walk", "legal_walk", "play", "hard_play"] = "walk"
     """Where states come from. walk: random walks from fresh states (the paper). legal_walk: walks of legal moves, each
     of a random length, which cover all stages of a game. play: the policy's own play, started from legal walks.

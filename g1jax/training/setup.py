@@ -95,6 +95,7 @@ class RLStep:
     discount: float
     reference_every: int
     rollout_parts: int
+    compact_every: int
     steps_before: int
     """Steps of the cold start."""
     gathers_weights: bool
@@ -147,6 +148,7 @@ class Setup:
             discount=rl.discount,
             reference_every=rl.reference_every,
             rollout_parts=rl.rollout_parts,
+            compact_every=rl.compact_every,
             steps_before=self.experiment.cold_start.steps,
             gathers_weights=self.experiment.mesh.rollout_weights == "gathered" and self.mesh.shape["fsdp"] > 1,
         )

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -96,18 +96,24 @@ def frozen_of(setup: Setup) -> Constants:
 def template(setup: Setup, step: int) -> RunState:
     """The shapes, dtypes and shardings of the state after `step` steps; allocates nothing.
 
-    The programs that make these states are traced here, and not again when they are called.
+    The programs that make these states are traced for it, with the arguments of the later call, which is not traced
+    again.
     """
+    placement = setup.placement
     params = vlm.param_shapes(setup.policy.config)
     if setup.lora is not None:
         params = jax.eval_shape(functools.partial(lora.init, setup.policy.config, setup.lora), jax.random.key(0))
+    params = with_shardings(params, placement.param_shardings(params))
+    levels = jax.eval_shape(lambda: setup.cold_levels)
+    levels = with_shardings(levels, jax.tree.map(lambda _: placement.sharding(), levels))
     cold_steps = setup.experiment.cold_start.steps
     with jax.set_mesh(setup.mesh):
-        levels = jax.eval_shape(lambda: setup.cold_levels)
         shapes = _init_state.eval_shape(_first_phase(setup), params, levels)
+        shapes = with_shardings(shapes, shardings(placement, shapes))
         if step > cold_steps > 0:
             shapes = _start_rl.eval_shape(_rl_phase(setup), _kept_for_rl(shapes))
-    return with_shardings(shapes, shardings(setup.placement, shapes))
+            shapes = with_shardings(shapes, shardings(placement, shapes))
+    return cast(RunState, shapes)
 
 
 def with_shardings(shapes: Pytree, shardings: Pytree) -> Pytree:
@@ -353,7 +359,8 @@ def _roll_out(
     rl: RLStep, index: int, params: Params, table: TokenBytes, states: Any, key: Key
 ) -> tuple[Rollout, Array]:
     """Rollouts from some states, and each state's first action, which continues its episode: int32[B]."""
-    policy, game, weights = rl.learner.policy, rl.learner.games[index], rl.weights[index]
+    policy = dataclasses.replace(rl.learner.policy, compact_every=rl.compact_every)
+    game, weights = rl.learner.games[index], rl.weights[index]
     if rl.num_steps == 1:
         rollout, actions = respond_and_branch(
             policy, params, table, game, states, key, num_samples=rl.num_samples, num_parts=rl.rollout_parts,

@@ -11,7 +11,7 @@ from g1jax.vlm.model import (
     Frames,
     ParamPath,
     Params,
-    Prompts,
+    Prefilled,
     apply,
     bind,
     check_prompts,
@@ -25,7 +25,7 @@ from g1jax.vlm.model import (
 )
 from g1jax.vlm.preprocess import grid_of, patches, pixel_values
 from g1jax.vlm.sampling import GREEDY, PLAIN, Sampling, log_distribution, sample
-from g1jax.vlm.scoring import Score, read, score, score_after
+from g1jax.vlm.scoring import Score, prefill, score, score_responses
 from g1jax.vlm.sharding import make_mesh
 from g1jax.vlm.stacking import stack_layers, unstack_layers
 from g1jax.vlm.token_table import TokenBytes, to_bytes, token_bytes, token_texts
@@ -42,7 +42,7 @@ __all__ = [
     "Frames",
     "ParamPath",
     "Params",
-    "Prompts",
+    "Prefilled",
     "Response",
     "Sampling",
     "Score",
@@ -74,13 +74,13 @@ __all__ = [
     "param_shapes",
     "patches",
     "pixel_values",
+    "prefill",
     "preset",
     "preset_names",
-    "read",
     "sample",
     "save",
     "score",
-    "score_after",
+    "score_responses",
     "see",
     "sharding",
     "stack_layers",

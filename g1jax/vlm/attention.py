@@ -161,8 +161,35 @@ def _attend_cache(query: Array, key: Array, value: Array, mask: Filled) -> Array
 
 
 def _attend_fused(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
+    length = query.shape[2]
+    query, key, value, mask = even_lengths(query, key, value, mask)
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
     if mask is not None:
         mask = jnp.broadcast_to(mask[:, None], (query.shape[0], 1, query.shape[1], key.shape[1]))
     out = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
-    return out.transpose(0, 2, 1, 3)
+    return out.transpose(0, 2, 1, 3)[:, :, :length]
+
+
+def even_lengths(
+    query: Float[Array, "B h S d"],
+    key: Float[Array, "B g T d"],
+    value: Float[Array, "B g T d"],
+    mask: Bool[Array, "#B #S T"] | None,
+) -> tuple[Array, Array, Array, Array | None]:
+    """The same attention with even numbers of queries and keys, which cuDNN's gradient needs if there is a mask.
+
+    The first S outputs are those of the arguments. An added query attends to all keys but the added one.
+    """
+    more_queries, more_keys = query.shape[2] % 2, key.shape[2] % 2
+    if not more_queries and not more_keys:
+        return query, key, value, mask
+    if mask is None:
+        mask = jnp.ones((1, 1, key.shape[2]), bool)
+    if mask.shape[1] > 1:
+        mask = jnp.pad(mask, ((0, 0), (0, more_queries), (0, 0)), constant_values=True)
+    mask = jnp.pad(mask, ((0, 0), (0, 0), (0, more_keys)))
+    query, key, value = (
+        jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0)))
+        for x, more in ((query, more_queries), (key, more_keys), (value, more_keys))
+    )
+    return query, key, value, mask

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Float, Float32, Int32
 
 from g1jax.typing import Array, Pytree
+from g1jax.vlm.accumulation import is_narrow
 from g1jax.vlm.attention import Causal, Filled, Mask, attend
 from g1jax.vlm.config import Config
 from g1jax.vlm.layers import Embed, Linear, RMSNorm, SwiGLU, join_heads, split_heads
@@ -200,8 +201,9 @@ def _stacked(config: Config) -> DecoderLayer:
 
 
 def _after(prefix: Float[Array, "n g P d"], new: Float[Array, "B g S d"]) -> Float[Array, "B g P+S d"]:
-    """New keys or values with those of their prompts before them."""
-    repeated = jnp.repeat(prefix, new.shape[0] // prefix.shape[0], axis=0)
+    """New keys or values with those of their prompts before them; gradients of a prompt are summed in float32."""
+    wide = prefix.astype(jnp.float32) if is_narrow(prefix) else prefix
+    repeated = jnp.repeat(wide, new.shape[0] // prefix.shape[0], axis=0).astype(new.dtype)
     return constrain(jnp.concatenate([repeated, new], axis=2), BATCH, "tensor", None, None)
 
 

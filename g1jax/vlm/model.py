@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
 
 from g1jax.errors import ConfigError
 from g1jax.typing import Array, ArrayLike, Key
+from g1jax.vlm.accumulation import is_narrow
 from g1jax.vlm.attention import Causal
 from g1jax.vlm.config import Config
 from g1jax.vlm.decoder import Cache, Decoder, Prefix
@@ -53,19 +54,23 @@ class DecoderOutput:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Prompts:
-    """Prompts that have been read: what text after them needs."""
+class Prefilled:
+    """Prompts that have been computed: their keys and values, and all else that text after them needs."""
 
     cache: Prefix
     hidden: Float[Array, "n D"]  # of the last token, which predicts the first token after it
     next_position: Int32[Array, "n"]
     mask: Bool[Array, "n P"]
 
-    def of_rows(self, index: Int32[Array, "shards b"]) -> "Prompts":
-        """The prompts at each device's indices, as `take_rows`."""
-        rows = (self.hidden, self.next_position, self.mask)
-        cache = jax.tree.map(lambda x: take_rows(x, index, axis=-4), self.cache)
-        return Prompts(cache, *(take_rows(x, index) for x in rows))
+    def of_rows(self, index: Int32[Array, "shards b"]) -> "Prefilled":
+        """The prompts at each device's indices, as `take_rows`; gradients of copies are summed in float32."""
+
+        def take(x: Array, axis: int = 0) -> Array:
+            wide = x.astype(jnp.float32) if is_narrow(x) else x
+            return take_rows(wide, index, axis).astype(x.dtype)
+
+        cache = jax.tree.map(lambda x: take(x, -4), self.cache)
+        return Prefilled(cache, *(take(x) for x in (self.hidden, self.next_position, self.mask)))
 
 
 class VLM(nnx.Module):
@@ -134,24 +139,24 @@ class VLM(nnx.Module):
         embeddings = self.embed(tokens, is_image, frames, visual_tokens)
         return DecoderOutput(*self.model(embeddings, positions, Causal(mask), start=start), next_position)
 
-    def read(
+    def prefill(
         self,
         tokens: Int32[Array, "n P"],
         mask: Bool[Array, "n P"],
         frames: Frames | None,
         visual_tokens: Float[Array, "n t D"] | None = None,
-    ) -> Prompts:
+    ) -> Prefilled:
         """Prompts whose padding is on the left, as `left_pad` makes it; arguments as of `forward`."""
         out = self.forward(tokens, mask, frames, start=tokens.shape[1] - 1, visual_tokens=visual_tokens)
-        return Prompts(out.cache, out.hidden[:, 0], out.next_position, mask)
+        return Prefilled(out.cache, out.hidden[:, 0], out.next_position, mask)
 
     def extend(
-        self, prompts: Prompts, tokens: Int32[Array, "B S"], mask: Bool[Array, "B S"]
+        self, prompts: Prefilled, tokens: Int32[Array, "B S"], mask: Bool[Array, "B S"]
     ) -> Float[Array, "B S+1 D"]:
         """The hidden states of the prompts' last tokens and of the text after them.
 
-        B / n adjacent rows follow the same prompt. The states equal those of `forward` on prompts and text together,
-        but each prompt is computed only once.
+        B / n adjacent rows follow the same prompt; their padding is on the right. The states equal those of `forward`
+        on prompts and text together, but each prompt is computed only once.
         """
         rows, length = tokens.shape
         first, prompt_mask, position = (

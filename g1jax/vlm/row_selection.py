@@ -1,4 +1,4 @@
-"""Some rows of a batch, taken out of it and put back: for one, those that are not done yet.
+"""Some rows of a batch, taken out of it and put back: for example those that are not done yet.
 
 Rows that are sharded stay on their devices: each device takes as many of its own.
 """
@@ -49,7 +49,7 @@ def take_rows(x: Array, index: Int32[Array, "shards b"], axis: int = 0) -> Array
 
 
 def put_rows(x: Array, index: Int32[Array, "shards b"], rows: Array, axis: int = 0) -> Array:
-    """The inverse of `take_rows`: x with these rows in the places that they were taken from."""
+    """`x` with the rows of each device at its indices replaced."""
     axis %= x.ndim
 
     def put(x: Array, index: Array, rows: Array) -> Array:

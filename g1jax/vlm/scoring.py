@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Float32, Int32
 
 from g1jax.typing import Array
 from g1jax.vlm.config import Config
-from g1jax.vlm.model import VLM, Frames, Params, Prompts, bind, check_length, left_pad
+from g1jax.vlm.model import VLM, Frames, Params, Prefilled, bind, check_length, left_pad
 from g1jax.vlm.output_layer import score_tokens
 from g1jax.vlm.sampling import PLAIN, Sampling
 
@@ -37,15 +37,15 @@ def score(
     """Log-probabilities of responses under the sampling distribution.
 
     They equal those of `generate`. The responses to one prompt are in adjacent rows; with several of them, the prompt
-    is computed once. The logits of many tokens are computed in parts: see `output_layer`.
-    `visual_tokens`: those of the frames, if already computed by `see`. To be jitted with `config` and `sampling`
-    static. `frames` None: prompts of text alone.
+    is computed once. Padding of prompts may be anywhere, that of responses is on the right. The logits of many tokens
+    are computed in parts: see `output_layer`. `visual_tokens`: those of the frames, if already computed by `see`.
+    `frames` None: prompts of text alone. To be jitted with `config` and `sampling` static.
     """
     check_length(config, prompt_tokens.shape[1], response_tokens.shape[1])
     model = bind(config, params)
     prompt_tokens, prompt_mask = left_pad(prompt_tokens, prompt_mask)
     if len(prompt_tokens) < len(response_tokens):
-        prompts = model.read(prompt_tokens, prompt_mask, frames, visual_tokens)
+        prompts = model.prefill(prompt_tokens, prompt_mask, frames, visual_tokens)
         hidden = model.extend(prompts, response_tokens[:, :-1], response_mask[:, :-1])
     else:
         tokens = jnp.concatenate([prompt_tokens, response_tokens], axis=1)
@@ -56,27 +56,27 @@ def score(
     return _score(model, sampling, hidden, response_tokens, response_mask)
 
 
-def read(
+def prefill(
     config: Config,
     params: Params,
     prompt_tokens: Int32[Array, "n P"],
     prompt_mask: Bool[Array, "n P"],
     frames: Frames | None,
-) -> Prompts:
-    """Prompts for `score_after`. To be jitted with `config` static. `frames` None: prompts of text alone."""
-    return bind(config, params).read(*left_pad(prompt_tokens, prompt_mask), frames)
+) -> Prefilled:
+    """Prompts for `score_responses`. To be jitted with `config` static. `frames` None: prompts of text alone."""
+    return bind(config, params).prefill(*left_pad(prompt_tokens, prompt_mask), frames)
 
 
-def score_after(
+def score_responses(
     config: Config,
     params: Params,
-    prompts: Prompts,
+    prompts: Prefilled,
     response_tokens: Int32[Array, "B N"],
     response_mask: Bool[Array, "B N"],
     *,
     sampling: Sampling = PLAIN,
 ) -> Score:
-    """As `score`, after prompts that have been read with the same params."""
+    """As `score`, from prompts prefilled with the same params."""
     model = bind(config, params)
     hidden = model.extend(prompts, response_tokens[:, :-1], response_mask[:, :-1])
     return _score(model, sampling, hidden, response_tokens, response_mask)

@@ -173,11 +173,13 @@ def test_microbatches_have_similar_lengths() -> None:
     assert lengths[groups_by_length(groups, lengths)].tolist() == [[[1, 2], [8, 9]], [[3, 5], [6, 7]]]
 
 
-def test_responses_of_similar_lengths_are_computed_together() -> None:
+def test_responses_of_similar_lengths_are_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = jnp.array([9, 1, 8, 2, 5, 6, 7, 3])
     mask = jnp.arange(9)[None] < lengths[:, None]
     assert lengths[rows_by_length(mask, 4)].tolist() == [[[1, 2]], [[3, 5]], [[6, 7]], [[8, 9]]]
     assert lengths[:6][rows_by_length(mask[:6], 3)].tolist() == [[[1, 2]], [[5, 6]], [[8, 9]]]
+    monkeypatch.setattr("g1jax.rl.lengths.num_shards", lambda rows: 2)
+    assert rows_by_length(mask, 4).tolist() == [[[1], [3]], [[3], [0]], [[2], [1]], [[0], [2]]]
 
 
 @pytest.mark.parametrize(("longest", "length"), [(0, 3), (3, 3), (4, 6), (6, 6), (7, 12), (12, 12)])

@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import pytest
 
-from g1jax.training import run
+from g1jax.training import run, steps
 from g1jax.training.config import Evaluation, Log
 from g1jax.training.progress import Progress
+from g1jax.training.setup import load_params, make_setup
 from g1jax.vlm.lora import LoRA
 from tests.training import tiny
 
@@ -86,3 +87,25 @@ def test_a_setting_recompiles_only_the_steps_that_read_it(model: str, tmp_path: 
     )
     cold_start = dataclasses.replace(runs.first.cold_start, see_weight=2.0)
     assert runs.compiled(cold_start=cold_start) == {"jit(cold_step)"}
+
+
+@pytest.mark.parametrize(
+    "spec", [LoRA(rank=0), pytest.param(LoRA(rank=2), marks=pytest.mark.slow)], ids=["all", "lora"]
+)
+def test_a_template_is_traced_once_for_all(
+    spec: LoRA, model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    setup = make_setup(tiny.make_experiment(model, tmp_path / "run", lora=spec, **FEW, seed=5))
+    with jax.log_compiles():
+        shapes = [steps.template(setup, step) for step in (0, 2, 2)]
+        state, _ = steps.init_state(setup, load_params(setup))
+        state = steps.start_rl(setup, state)
+    for program in ("_init_state", "_start_rl"):
+        traced = [
+            line
+            for line in caplog.messages
+            if f"Finished tracing {program}" in line or f"transforming {program} " in line
+        ]
+        assert len(traced) == 1, program
+    found = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), (state, shapes[1]))
+    assert jax.tree.leaves(found[0]) == jax.tree.leaves(found[1])

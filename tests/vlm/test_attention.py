@@ -10,7 +10,7 @@ import pytest
 
 from g1jax import vlm
 from g1jax.vlm import attention, generation
-from g1jax.vlm.attention import Causal, Filled, Mask, attend
+from g1jax.vlm.attention import Causal, Filled, Mask, attend, even_lengths
 from tests.vlm.shapes import TINY, make_params
 
 BLOCKWISE = dataclasses.replace(TINY, attention="blockwise")
@@ -50,6 +50,18 @@ def test_blocks_of_queries(queries: int, start: int, is_causal: bool) -> None:
             expected = found
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("queries", [1, 6, 7])
+@pytest.mark.parametrize("keys", [12, 13])
+@pytest.mark.parametrize("mask", [None, "all", "each"])
+def test_even_lengths_for_cudnn(queries: int, keys: int, mask: str | None) -> None:
+    inputs = make_inputs(queries, keys)
+    dense = jax.random.bernoulli(jax.random.key(1), 0.7, (3, 1 if mask == "all" else queries, keys)) if mask else None
+    *even, even_mask = even_lengths(*inputs, dense)
+    assert (even[0].shape[2] % 2, even[1].shape[2] % 2, even[2].shape[2] % 2) == (0, 0, 0)
+    found = attend(TINY, even[0], even[1], even[2], even_mask)[:, :, :queries]
+    np.testing.assert_allclose(found, attend(TINY, *inputs, dense), atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("length", [1, 16, 17, 30, 48])
