@@ -92,12 +92,12 @@ def generate(
     dtype = jnp.dtype(config.dtype)  # cast once, not in every step of the loop
     model = bind(config, jax.tree.map(lambda x: x.astype(dtype), params))
     prompt_tokens, prompt_mask = left_pad(prompt_tokens, prompt_mask)
-    prefill = model.forward(prompt_tokens, prompt_mask, frames, start=prompt_tokens.shape[1] - 1)
-    logits = model.logits(prefill.hidden[:, 0])
+    prefilled = model.prefill(prompt_tokens, prompt_mask, frames)
+    logits = model.logits(prefilled.hidden)
     logits, next_position, prompt_mask = (
-        jnp.repeat(x, num_samples, axis=0) for x in (logits, prefill.next_position, prompt_mask)
+        jnp.repeat(x, num_samples, axis=0) for x in (logits, prefilled.next_position, prompt_mask)
     )
-    cache = jax.tree.map(lambda x: jnp.repeat(x, num_samples, axis=-4), prefill.cache)
+    cache = jax.tree.map(lambda x: jnp.repeat(x, num_samples, axis=-4), prefilled.cache)
     if compact_every and not key.ndim:
         key = jax.random.split(key, rows)
     generator = _Generator(
