@@ -166,8 +166,7 @@ class Policy:
                 `bytes` but not of `tokens`.
             boards: The board texts for captions, see `boards`.
         """
-        count = next((len(given) for given in (frames, boards) if given is not None), 0)
-        prompt_tokens, prompt_mask = self.prompts(game, count, boards)
+        prompt_tokens, prompt_mask = self.prompts(game, _num_states(frames, boards), boards)
         if starts is not None:
             prompt_tokens = jnp.concatenate([prompt_tokens, starts[0]], axis=1)
             prompt_mask = jnp.concatenate([prompt_mask, starts[1]], axis=1)
@@ -210,7 +209,7 @@ class Policy:
         The responses to one state are in adjacent rows; their prompt is computed once. `frames` and `boards`: as for
         `respond`. `visual_tokens`: those of the frames, if already computed by `vlm.see`.
         """
-        count = next((len(given) for given in (frames, boards) if given is not None), tokens.shape[0])
+        count = _num_states(frames, boards) or tokens.shape[0]
         prompts, frames = self.prompts(game, count, boards), self._frames(frames)
         return vlm.score(
             self.config, params, *prompts, tokens, mask, frames, sampling=self.sampling, visual_tokens=visual_tokens
@@ -224,14 +223,19 @@ class Policy:
         boards: UInt8[Array, "n L"] | None = None,
     ) -> vlm.Prefilled:
         """The prompts of states, computed for `score_responses`; with the same params, both together equal `score`."""
-        count = next((len(given) for given in (frames, boards) if given is not None), 0)
-        return vlm.prefill(self.config, params, *self.prompts(game, count, boards), self._frames(frames))
+        prompts = self.prompts(game, _num_states(frames, boards), boards)
+        return vlm.prefill(self.config, params, *prompts, self._frames(frames))
 
     def score_responses(
         self, params: Params, prompts: vlm.Prefilled, tokens: Int32[Array, "B N"], mask: Bool[Array, "B N"]
     ) -> vlm.Score:
         """Log-probabilities and entropies of responses; those to one state are in adjacent rows."""
         return vlm.score_responses(self.config, params, prompts, tokens, mask, sampling=self.sampling)
+
+
+def _num_states(frames: Array | None, boards: Array | None) -> int:
+    """The number of states, one row each; 0 if neither is given."""
+    return next((len(given) for given in (frames, boards) if given is not None), 0)
 
 
 @functools.lru_cache(maxsize=256)

@@ -24,6 +24,7 @@ from g1jax.vlm.attention import CACHE_BLOCK, Filled
 from g1jax.vlm.config import Config
 from g1jax.vlm.decoder import Cache
 from g1jax.vlm.model import VLM, Frames, Params, bind, check_length, left_pad
+from g1jax.vlm.rotary import text_positions
 from g1jax.vlm.row_selection import batch_sizes, put_rows, running_first, take_rows
 from g1jax.vlm.sampling import PLAIN, Sampling, sample, typed_key
 
@@ -195,9 +196,7 @@ class _Generator:
         is_visible = jnp.concatenate(
             [self.prompt_mask, jnp.broadcast_to(is_generated[None], (len(self.prompt_mask), len(is_generated)))], axis=1
         )
-        position = self.next_position + state.num_tokens - 1
-        num_axes = 3 if self.model.config.text.positions == "mrope" else 1
-        positions = jnp.broadcast_to(position[:, None, None], (*position.shape, 1, num_axes))
+        positions = text_positions(self.model.config, self.next_position + state.num_tokens - 1, 1)
         embeddings = self.model.model.embed_tokens(state.last_tokens[:, None])
         mask = Filled(is_visible, slot + 1)
         hidden, cache = self.model.model(embeddings, positions, mask, state.cache, slot)

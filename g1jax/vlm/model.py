@@ -25,7 +25,7 @@ from g1jax.vlm.config import Config
 from g1jax.vlm.decoder import Cache, Decoder, Prefix
 from g1jax.vlm.layers import Linear, project
 from g1jax.vlm.preprocess import grid_of, patches
-from g1jax.vlm.rotary import token_positions
+from g1jax.vlm.rotary import text_positions, token_positions
 from g1jax.vlm.row_selection import take_rows
 from g1jax.vlm.sharding import BATCH, constrain
 from g1jax.vlm.stacking import ParamPath as ParamPath
@@ -162,9 +162,7 @@ class VLM(nnx.Module):
         first, prompt_mask, position = (
             _for_rows(x, rows) for x in (prompts.hidden, prompts.mask, prompts.next_position)
         )
-        num_axes = 3 if self.config.text.positions == "mrope" else 1
-        positions = position[:, None] + jnp.arange(length, dtype=jnp.int32)[None]
-        positions = jnp.broadcast_to(positions[:, :, None], (rows, length, num_axes))
+        positions = text_positions(self.config, position, length)
         embeddings = constrain(self.model.embed_tokens(tokens), BATCH, None, None)
         causal = Causal(jnp.concatenate([prompt_mask, mask], axis=1), start=prompt_mask.shape[1])
         hidden = self.model(embeddings, positions, causal, prefix=prompts.cache)[0] if length else embeddings

@@ -42,6 +42,13 @@ def token_positions(
     return jnp.where(mask[:, :, None], positions, 0), next_position
 
 
+def text_positions(config: Config, first: Int32[Array, "B"], length: int) -> Int32[Array, "B {length} axes"]:
+    """The positions of text that starts at `first`: the same on all axes."""
+    num_axes = 3 if config.text.positions == "mrope" else 1
+    positions = first[:, None] + jnp.arange(length, dtype=jnp.int32)[None]
+    return jnp.broadcast_to(positions[:, :, None], (*positions.shape, num_axes))
+
+
 def _cumulative_count(is_counted: Array) -> Array:
     """The number of True values up to and including each position: bool[B, S] -> int32[B, S]."""
     return jnp.cumsum(is_counted.astype(jnp.int32), axis=1)
