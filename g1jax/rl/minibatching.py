@@ -21,7 +21,8 @@ class Minibatching:
     minibatches: Size = 1
     """Optimizer steps per epoch. The groups are shuffled in each epoch."""
     microbatches: Size = 1
-    """Parts of a minibatch whose gradients are accumulated: less memory, and on a CPU less time."""
+    """Parts of a minibatch whose gradients are accumulated: less memory, and on a CPU less time. A run has fewer where
+    its devices have too few states for them."""
     length_buckets: Annotated[int, Range(1, 8)] = 1
     """The number of lengths that responses are computed at: the maximum, 1/2, 1/4, … of it, each compiled. With
     several, a microbatch is computed in up to four parts of responses of similar lengths (as many as divide the rows

@@ -58,7 +58,7 @@ class ColdStart:
     states: Size = 16
     """States of each game per step."""
     microbatches: Size = 1
-    """Parts of a batch whose gradients are accumulated."""
+    """Parts of a batch whose gradients are accumulated; fewer where devices have too few states for them."""
     mixed_levels: tyro.conf.Suppress[Mapping[str, tuple[Mapping[str, Any], ...]]] = field(default_factory=dict)
     """Levels that a game's states alternate among, as changes of traced keys: {"swap": ({}, {"colors": 2})}."""
     random_moves: Share = 0.5

@@ -25,6 +25,11 @@ class Placement:
     config: Config
     mesh: Mesh
 
+    @property
+    def num_shards(self) -> int:
+        """The number of parts that a batch is divided into: of devices, or of groups of `tensor` devices."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
     def sharding(self, *axes: str | tuple[str, ...] | None) -> NamedSharding:
         """The sharding of an array over these mesh axes, one entry a dimension; without any, replicated."""
         split = [
@@ -37,8 +42,7 @@ class Placement:
 
     def row_sharding(self, leaf: Array) -> NamedSharding:
         """An array's rows over `data` and `fsdp` if they divide; else replicated."""
-        shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        return self.sharding(BATCH) if leaf.ndim and leaf.shape[0] % shards == 0 else self.sharding()
+        return self.sharding(BATCH) if leaf.ndim and leaf.shape[0] % self.num_shards == 0 else self.sharding()
 
     def param_shardings(self, tree: Pytree) -> Pytree:
         """The shardings of params or an optimizer's state."""

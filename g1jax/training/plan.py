@@ -156,7 +156,7 @@ def _lower_evaluation(setup: Setup, state: RunState) -> tuple[Any, Pytree]:
     e, constants = setup.experiment, _constants(setup)
     policy = prepared(setup.policy, e.evaluation.temperature, setup.games)
     game: Game[Any] = max(setup.games, key=policy.max_new_tokens)
-    count = _rows_at_once(setup, "evaluation") * _num_shards(setup)
+    count = _rows_at_once(setup, "evaluation") * setup.placement.num_shards
     respond = policy_player(policy, {}, constants.table).respond
 
     def act(trained: Any, constants: Constants, states: Any, keys: Any) -> Any:
@@ -217,16 +217,12 @@ def longest_sequence(setup: Setup) -> int:
     return max(policy.prompt_length(game) + policy.max_new_tokens(game) for game in setup.games)
 
 
-def _num_shards(setup: Setup) -> int:
-    return setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
-
-
 def _rows_at_once(setup: Setup, step: str) -> int:
     """The responses that a device generates at once."""
     rl, episodes = setup.experiment.rl, setup.experiment.evaluation.episodes
     if step == "rollout":
-        return math.ceil(rl.states / rl.rollout_parts / _num_shards(setup)) * rl.num_samples
-    return math.ceil(max(episodes, 1) / _num_shards(setup)) if step == "evaluation" else 0
+        return math.ceil(rl.states / rl.rollout_parts / setup.placement.num_shards) * rl.num_samples
+    return math.ceil(max(episodes, 1) / setup.placement.num_shards) if step == "evaluation" else 0
 
 
 def _cache_bytes(setup: Setup, rows: int) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,18 +131,21 @@ class Setup:
         """What a step of the cold start reads."""
         cold = self.experiment.cold_start
         learner = self._learner(cold.optimizer, cold.steps)
-        return ColdStep(learner, cold.see_weight, cold.facts_weight, cold.microbatches)
+        microbatches = parts_on(self.placement.num_shards, cold.states, cold.microbatches)
+        return ColdStep(learner, cold.see_weight, cold.facts_weight, microbatches)
 
     @functools.cached_property
     def rl(self) -> RLStep:
         """What an iteration of RL reads."""
         rl, games = self.experiment.rl, self.games
         walk_steps = tuple(envs.setting_of(rl.walk_steps, game.id, 0) for game in games)
+        of_minibatch = rl.states // rl.minibatching.minibatches
+        microbatches = parts_on(self.placement.num_shards, of_minibatch, rl.minibatching.microbatches)
         return RLStep(
             learner=self._learner(rl.optimizer, rl.iterations * rl.minibatching.epochs * rl.minibatching.minibatches),
             source=StateSource(rl.source, _make_envs(games, rl.states, EPISODE_STEPS), walk_steps, self.placement),
             algorithm=rl.algorithm,
-            minibatching=rl.minibatching,
+            minibatching=dataclasses.replace(rl.minibatching, microbatches=microbatches),
             weights=tuple(envs.setting_of(rl.weights_by_game, game.id, rl.weights) for game in games),
             num_samples=rl.num_samples,
             num_steps=rl.num_steps,
@@ -194,11 +198,8 @@ def make_setup(
             check_facts(policy, game)
         if e.cold_start.steps and not e.cold_start.dataset:
             check_choice(game, e.cold_start.choice)
-    algorithm, minibatching = e.rl.algorithm, e.rl.minibatching
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    _check_divides("cold_start.states", e.cold_start.states, e.cold_start.microbatches, shards)
-    _check_divides("rl.states", e.rl.states, e.rl.rollout_parts, shards, "rollout_parts")
-    _check_divides("rl.states", e.rl.states, minibatching.minibatches * minibatching.microbatches, shards)
+    algorithm = e.rl.algorithm
+    _check_batches(e, Placement(policy.config, mesh).num_shards)
     ExperimentError.require(
         e.rl.num_samples > 1 or (e.rl.num_samples == 1 and not algorithm.compares_groups),
         f"rl.num_samples={e.rl.num_samples}: {algorithm.name} compares the responses to one state; sample 2 or more, "
@@ -300,10 +301,29 @@ def _make_levels(e: Experiment, game: Game[Any]) -> TracedLevel:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves)[index], *levels)
 
 
+def parts_on(shards: int, num_states: int, parts: int) -> int:
+    """The number of microbatches, a divisor of `parts`, of states on several devices.
+
+    `num_states` is a multiple of `parts` and of `shards`. More devices need fewer parts: each computes no more states
+    at once than one device would, since gcd(parts, num_states / shards) × shards ≥ parts.
+
+    >>> [parts_on(shards, num_states=16, parts=4) for shards in (1, 2, 4, 8, 16)]
+    [4, 4, 4, 2, 1]
+    """
+    return math.gcd(parts, num_states // shards)
+
+
+def _check_batches(e: Experiment, shards: int) -> None:
+    cold, rl, minibatching = e.cold_start, e.rl, e.rl.minibatching
+    parts, minibatches = minibatching.microbatches, minibatching.minibatches
+    _check_divides("cold_start.states", cold.states, cold.microbatches, shards, math.lcm(cold.microbatches, shards))
+    _check_divides("rl.states", rl.states, minibatches * parts, shards, minibatches * math.lcm(parts, shards))
+    _check_divides("rl.states", rl.states, rl.rollout_parts, shards, rl.rollout_parts * shards, "rollout_parts")
+
+
 def _check_divides(
-    key: str, num_states: int, num_batches: int, shards: int, batches: str = "minibatches × microbatches"
+    key: str, num_states: int, num_batches: int, shards: int, divisor: int, batches: str = "minibatches × microbatches"
 ) -> None:
-    divisor = num_batches * shards
     ExperimentError.require(
         num_states % divisor == 0,
         f"{key}={num_states} does not divide into {num_batches} {batches} on {shards} devices "

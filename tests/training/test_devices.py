@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from g1jax import vlm
+from g1jax.rl.minibatching import Minibatching
 from g1jax.training import policy_of_run, run
 from g1jax.training.run_folder import read_metrics
 from tests.training import tiny
@@ -96,6 +97,14 @@ def test_eight_devices_with_every_setting_for_large_models(trained: str, tmp_pat
     assert all(line["game_2048/success"] > 0 for line in read_metrics(single)[2:])
     check_mesh(trained, single, tmp_path, 2, 2, 2, tiny.EVERY)
     assert all(line["kl_sampler_k3"] < 1e-8 for line in read_metrics(single)[2:]), "the sampler is the scorer"
+
+
+@pytest.mark.slow
+def test_eight_devices_with_as_many_states(trained: str, tmp_path: Path) -> None:
+    """Each device has one state of eight, so that four microbatches become one."""
+    changes = tiny.FEW | {"cold_start__microbatches": 4, "rl__minibatching": Minibatching(microbatches=4)}
+    single = run(tiny.make_experiment(trained, tmp_path / "single", **changes))
+    check_mesh(trained, single, tmp_path, 8, 1, 1, changes)
 
 
 @pytest.mark.slow
