@@ -24,6 +24,7 @@ from g1jax.programs import command_line
 from g1jax.programs.machine import all_devices
 from g1jax.programs.shared import folder_name, print_results, print_status, split_names
 from g1jax.rl.observation import about
+from g1jax.training.bucket import local_copy
 from g1jax.training.saved_run import SavedRun, open_run
 from g1jax.vlm import ConfigError
 
@@ -129,6 +130,7 @@ def _axes(options: Options) -> list[str]:
 def _open(folders: Sequence[Path]) -> dict[str, SavedRun]:
     """The runs by the name of their folder, or by its path where two folders have the same name."""
     EvaluationError.require(len(folders) > 0, "name at least one run's folder, such as runs/g1_multigame")
+    folders = [local_copy(folder) for folder in folders]
     for folder in folders:
         EvaluationError.require(folder.is_dir(), f"no run at {folder}: there is no such folder")
     whole = [folder.resolve() for folder in folders]

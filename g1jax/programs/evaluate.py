@@ -23,6 +23,7 @@ from g1jax.programs.shared import folder_name, games_of, parse_games, print_resu
 from g1jax.rl.observation import Observation, Shown
 from g1jax.rl.observation import about as recorded
 from g1jax.rl.prompts import Templates, override, prompt_of, read_templates
+from g1jax.training.bucket import is_url, local_copy
 from g1jax.training.saved_model import SHIPPED, is_model, load_policy
 from g1jax.training.saved_run import open_setup, policy_of_run
 from g1jax.vlm.config import ImageSize
@@ -139,7 +140,9 @@ def evaluate(options: Options) -> None:
 
 
 def _with_defaults(options: Options) -> Options:
-    """The options, with the defaults that depend on others."""
+    """The options, with the defaults that depend on others; a run in a bucket is copied."""
+    if is_url(options.player):
+        options = dataclasses.replace(options, player=str(local_copy(options.player)))
     is_remote = options.player == "openai"
     episodes = options.episodes if options.episodes is not None else 10 if is_remote else 1000
     name = options.endpoint.model if is_remote else Path(options.player).resolve().name

@@ -50,7 +50,10 @@ ALSO = {
 
 
 def main(arguments: Sequence[str], command: str) -> int:
-    """Runs an experiment; returns the exit status: 0, 1 after printing an error in one line, or 130 after Ctrl-C."""
+    """Runs an experiment; returns the exit status: 0, 1 after printing an error in one line, or 130 after Ctrl-C twice.
+
+    A run that a signal stopped, and that can be resumed, has its `log.stopped_status`.
+    """
     with command_line.own_process():
         try:
             experiment = parse(arguments, DESCRIPTION.format(command=command), command)
@@ -58,14 +61,15 @@ def main(arguments: Sequence[str], command: str) -> int:
             use_cores_for(experiment)
             _initialize_distributed()
             require_devices()
-            run(experiment, progress=Display() if jax.process_index() == 0 else Progress())
+            progress = Display() if jax.process_index() == 0 else Progress()
+            run(experiment, progress=progress)
         except (G1Error, TrainingError, OSError) as error:
             print(f"error: {command_line.one_line(error)}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print(STOPPED_NOW, file=sys.stderr)
             return 130
-    return 0
+    return experiment.log.stopped_status if progress.is_stopped else 0
 
 
 def leave(status: int) -> NoReturn:

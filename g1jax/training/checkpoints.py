@@ -1,8 +1,8 @@
 """Checkpoints of a run's state, with Orbax: written atomically in the background.
 
 Each has checksums, written before it becomes visible and compared before it is loaded, so that damage is distinguished
-from other reasons why a checkpoint does not load. Only the oldest checkpoints beyond `keep` are deleted: a damaged one
-is moved aside once an earlier one has been loaded.
+from other reasons why a checkpoint does not load; a bucket has its own. Only the oldest checkpoints beyond `keep` are
+deleted: a damaged one is moved aside once an earlier one has been loaded.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from g1jax import foreign
 from g1jax.errors import ExperimentError
 from g1jax.sft.fact_loss import without_heads
 from g1jax.training import checksums
+from g1jax.training.bucket import is_url
 from g1jax.training.checksums import DamagedError
 from g1jax.training.processes import any_process
 from g1jax.training.steps import RunState
@@ -35,7 +36,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int, *, is_reader: bool = False) -> None:
         """A reader changes nothing in the folder, since a run may be writing it."""
-        self._folder = folder.resolve()
+        self._is_in_bucket = is_url(folder)
+        self._folder = folder if self._is_in_bucket else folder.resolve()
         self._keep = keep
         self._is_reader = is_reader
         self._checkpointer: ocp.training.Checkpointer | None = None
@@ -185,7 +187,7 @@ class Checkpoints:
 
     def _write_checksums(self) -> None:
         """Called by Orbax, in its thread, when a checkpoint's files are complete but not yet renamed into place."""
-        if jax.process_index() == 0:
+        if jax.process_index() == 0 and not self._is_in_bucket:
             drafts = list(self._folder.glob(f"{self._in_progress}.orbax-checkpoint-tmp*"))
             for folder in drafts or [self._folder / str(self._in_progress)]:
                 checksums.write(folder, leave_out=frozenset({METADATA}))
@@ -201,7 +203,7 @@ class Checkpoints:
         fault: ExperimentError | None = None
         if jax.process_index() == 0:
             try:
-                is_checked = checksums.check(path)
+                is_checked = self._is_in_bucket or checksums.check(path)
                 _check_metadata(path / METADATA)
             except DamagedError as error:
                 fault = error
@@ -229,6 +231,8 @@ class Checkpoints:
         target = next(place for n in itertools.count(1) if not (place := folder / f"{step}-{n}").exists())
         if jax.process_index() == 0:
             folder.mkdir(exist_ok=True)
+            if self._is_in_bucket:  # which has no empty folders
+                (folder / "about.txt").write_text("Checkpoints that could not be read when the run was resumed.\n")
             (self._folder / str(step)).rename(target)
         any_process(False)  # a barrier
         return target

@@ -165,6 +165,9 @@ class Log:
     """Checkpoints; they are also written at the end of a phase and when the run is stopped. 0: only then."""
     keep: Count = 3
     """Checkpoints kept."""
+    stopped_status: Annotated[int, Range(0, 255)] = 0
+    """Exit status of a run that a signal stopped. Where a scheduler restarts a job by its status: one that it restarts,
+    such as 42 for xpk."""
     wandb: bool = False
     """Log to Weights & Biases as well, if it is installed."""
 
@@ -214,7 +217,7 @@ class Experiment:
     """Modules or files that register games, imported if a game is unknown; on the command line `--import=my_games.py`.
     The run's folder remembers them."""
     workdir: str = ""
-    """The run's folder; empty: runs/<name>."""
+    """The run's folder; empty: runs/<name>. May be in a bucket of Google Cloud Storage: gs://bucket/folder."""
     cold_start: ColdStart = field(default_factory=ColdStart)
     rl: RL = field(default_factory=RL)
     sampling: Sampling = field(default_factory=Sampling)

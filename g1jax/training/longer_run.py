@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from g1jax.errors import ExperimentError
+from g1jax.training.bucket import checkpoints_of
 from g1jax.training.config import Experiment, Optimizer
 from g1jax.training.optimizer import learning_rate
 
@@ -47,7 +48,7 @@ def check_lengths(folder: Path, before: Lengths, now: Lengths) -> None:
 
 def newest_checkpoint(folder: Path) -> int:
     """The step of a run's newest checkpoint; 0 without one."""
-    names = [path.name for path in (folder / "checkpoints").glob("*")]
+    names = [path.name for path in checkpoints_of(folder).glob("*")]
     return max((int(name) for name in names if name.isascii() and name.isdecimal()), default=0)
 
 

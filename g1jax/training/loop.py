@@ -63,7 +63,7 @@ class _Run:
 
 
 def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
-    """Runs an experiment to its end or until a signal, resuming it if its folder exists; returns the folder.
+    """Runs an experiment to its end or until a signal, resuming it if its folder exists; returns the folder or URL.
 
     Raises:
         ExperimentError, ConfigError, LevelError, AlgorithmError: it cannot be run; one line says why.
@@ -77,7 +77,7 @@ def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
         experiment = folder.experiment
         setup = make_setup(experiment, folder.path if folder.has_begun else None)
         last_steps = {COLD: experiment.cold_start.steps, RL: experiment.num_steps}
-        progress.start(_title(setup, folder.path), [game.id for game in setup.games], last_steps)
+        progress.start(_title(setup, folder.place), [game.id for game in setup.games], last_steps)
         stack.callback(progress.end)
         stack.enter_context(jax.set_mesh(setup.mesh))
         is_resumed = any_process(folder.checkpoints.is_dir())
@@ -98,12 +98,12 @@ def run(experiment: Experiment, *, progress: Progress | None = None) -> Path:
         any_process(False)  # a barrier: the first process renames earlier results
         with contextlib.suppress(_Stopped):
             state = _train(run, state, constants, wait)
-            checkpoints.save(int(state.step), state)
+            _save(run, int(state.step), state)
             checkpoints.wait()
             if jax.process_index() == 0:
                 write_curves(folder.path)
             _evaluate(run, state, constants, "final", experiment.evaluation.episodes)
-    return folder.path
+    return folder.place
 
 
 def _title(setup: Setup, folder: Path) -> tuple[str, str]:
@@ -159,7 +159,7 @@ def _train(run: _Run, state: RunState, constants: Constants, wait: Callable[[str
     prepared: _Prepared | None = None
     for step in range(int(state.step) + 1, e.num_steps + 1):  # counted from 1
         if run.stop.any_requested():
-            run.checkpoints.save(step - 1, state)
+            _save(run, step - 1, state)
             raise _stopped(run, f"after step {step - 1}")
         phase = COLD if step <= e.cold_start.steps else RL
         if phase == COLD:
@@ -188,9 +188,15 @@ def _train(run: _Run, state: RunState, constants: Constants, wait: Callable[[str
         if is_saved or phase != last_phase:  # compiling a phase's first step took memory
             release_memory()
         if is_saved:
-            run.checkpoints.save(step, state)
+            _save(run, step, state)
         last_phase = phase
     return state
+
+
+def _save(run: _Run, step: int, state: RunState) -> None:
+    """Saves a checkpoint, after the metrics up to it."""
+    run.folder.upload()
+    run.checkpoints.save(step, state)
 
 
 def _is_due(step: int, every: int) -> bool:
@@ -282,10 +288,12 @@ def _evaluate(run: _Run, state: RunState, constants: Constants, name: str, num_e
         progress=run.progress,
         check=check,
     )
+    run.folder.upload()
 
 
 def _stopped(run: _Run, where: str) -> _Stopped:
     run.progress.say(f"stopped {where}; run the same command to resume")
+    run.progress.is_stopped = True
     return _Stopped()
 
 

@@ -26,6 +26,9 @@ _IN_LINE = {"cold_start": ("loss",), "rl": ("reward", "perception")}
 class Progress:
     """Prints only warnings; the base class of displays."""
 
+    is_stopped = False
+    """Whether the run stopped on request, before its end."""
+
     def start(self, title: Sequence[str], games: Sequence[str], last_steps: Mapping[str, int]) -> None:
         """The run starts: lines that describe it, the ids of its games, and the last step of each phase."""
 

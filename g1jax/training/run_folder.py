@@ -25,6 +25,7 @@ from g1jax.files import ROOM, require_writable, write_atomically
 from g1jax.foreign import excerpt, read_json, read_object
 from g1jax.rl.algorithm import make_algorithm
 from g1jax.terminal import one_line
+from g1jax.training import bucket
 from g1jax.training.config import Experiment
 from g1jax.training.lock import LOCK, FolderLock
 from g1jax.training.longer_run import COLD_STEPS, ITERATIONS, Lengths, check_lengths, keep_results
@@ -46,9 +47,13 @@ class RunFolder:
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment = with_imports(experiment)
-        self.path = folder_of(experiment)
-        self.checkpoints = self.path / "checkpoints"
+        self.place = place_of(experiment)
+        """The run's folder as the user names it: on this machine or in a bucket."""
+        self.path = bucket.download(self.place) if bucket.is_url(self.place) else self.place
+        """The folder on this machine, or a copy of the one in a bucket, without checkpoints."""
+        self.checkpoints = bucket.checkpoints_of(self.path)
         self._is_writer = jax.process_index() == 0
+        self._upload = bucket.Upload(self.path, self.place) if self.path != self.place and self._is_writer else None
         self._loggers: _Loggers | None = None
         config = self.path / CONFIG
         is_logged = not experiment.log.wandb or importlib.util.find_spec("wandb") is not None
@@ -84,7 +89,7 @@ class RunFolder:
         error = None
         if self._is_writer:
             try:
-                self._create(save_setup, room)
+                self._create(save_setup, room if self._upload is None else ROOM)
             except ExperimentError as caught:
                 error = caught
         if any_process(error is not None):
@@ -101,6 +106,16 @@ class RunFolder:
             else:
                 self._write_config()
             save_setup()
+            self.upload()
+
+    def upload(self) -> None:
+        """Uploads what has changed, if the folder is in a bucket.
+
+        Raises:
+            OSError: the bucket cannot be written.
+        """
+        if self._upload is not None:
+            self._upload()
 
     def _write_config(self) -> None:
         write_atomically(self.path / CONFIG, json.dumps(as_json(self.experiment), indent=1))
@@ -139,10 +154,12 @@ class RunFolder:
             self._loggers.show(step, name, frame, text)
 
     def close(self) -> None:
-        """Closes the loggers, and unlocks the folder."""
+        """Closes the loggers, uploads what is left, and unlocks the folder."""
         try:
             if self._loggers is not None:
                 self._loggers.close()
+            if self._lock is not None:  # the folder has been created
+                self.upload()
         finally:
             if self._lock is not None:
                 self._lock.release()
@@ -166,15 +183,17 @@ class RunFolder:
             raise ExperimentError(f"the run folder {self.path} cannot be written: {error.strerror or error}") from error
 
 
-def folder_of(experiment: Experiment) -> Path:
-    """The folder of an experiment's run."""
-    return Path(experiment.workdir or Path("runs") / experiment.name)
+def place_of(experiment: Experiment) -> Path:
+    """The folder of an experiment's run, on this machine or in a bucket."""
+    return bucket.at(experiment.workdir or Path("runs") / experiment.name)
 
 
 def with_imports(experiment: Experiment) -> Experiment:
     """The experiment with the `imports` that its folder remembers, unless it has its own."""
-    config = folder_of(experiment) / CONFIG
-    if experiment.imports or not config.is_file():
+    if experiment.imports:
+        return experiment
+    config = place_of(experiment) / CONFIG
+    if not config.is_file():
         return experiment
     try:
         names = tuple(read_json(config).get("imports", ()))

@@ -15,6 +15,7 @@ from g1jax.errors import ExperimentError
 from g1jax.rl.policy import Policy
 from g1jax.sft.fact_loss import without_heads
 from g1jax.terminal import notice
+from g1jax.training.bucket import checkpoints_of, local_copy
 from g1jax.training.checkpoints import METADATA, Checkpoints
 from g1jax.training.run_folder import read_config
 from g1jax.training.setup import Setup, make_setup
@@ -44,18 +45,18 @@ class SavedRun:
 
     def mark(self, step: int) -> str:
         """A fingerprint that differs for every checkpoint written, of this run or another; a copy has the same."""
-        file = self.folder / "checkpoints" / str(step) / METADATA
+        file = checkpoints_of(self.folder) / str(step) / METADATA
         ExperimentError.require(file.is_file(), f"{self.folder} no longer has checkpoint {step}")
         return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def open_run(folder: str | Path) -> SavedRun:
-    """Opens a run by its folder.
+    """Opens a run by its folder, which may be a URL such as `gs://bucket/run`.
 
     Raises:
         ExperimentError: it is not a run's folder, or has no checkpoint.
     """
-    folder = Path(folder)
+    folder = local_copy(folder)
     setup = open_setup(folder)
     with _reading(folder, setup) as checkpoints:
         steps = tuple(checkpoints.steps)
@@ -75,7 +76,7 @@ def open_setup(folder: Path) -> Setup:
 def policy_of_run(
     folder: str | Path, *, param_dtype: DType | None = None, warn: Callable[[str], None] = notice
 ) -> tuple[Policy, Params]:
-    """The policy of a run's newest checkpoint, and its weights with LoRA merged.
+    """The policy of a run's newest checkpoint, and its weights with LoRA merged. The folder may be a URL.
 
     The weights have the run's own type, or `param_dtype`: float32 gives the master weights of a bfloat16 run. A damaged
     checkpoint is reported by `warn` and the one before it is used.
@@ -83,7 +84,7 @@ def policy_of_run(
     Raises:
         ExperimentError: it is not a run's folder, or has no checkpoint that can be read.
     """
-    folder = Path(folder)
+    folder = local_copy(folder)
     setup = open_setup(folder)
     with _reading(folder, setup) as checkpoints:
         state = checkpoints.restore(functools.partial(template, setup), warn)
@@ -97,7 +98,7 @@ def policy_of_run(
 
 @contextmanager
 def _reading(folder: Path, setup: Setup) -> Iterator[Checkpoints]:
-    path = folder / "checkpoints"
+    path = checkpoints_of(folder)
     ExperimentError.require(path.is_dir(), f"{folder} has no checkpoint yet")
     checkpoints = Checkpoints(path, keep=setup.experiment.log.keep, is_reader=True)
     try:

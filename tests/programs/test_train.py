@@ -11,6 +11,7 @@ from g1jax.files import write_atomically
 from g1jax.programs import train
 from g1jax.training import experiment_names, load_experiment
 from g1jax.training.config import Experiment
+from g1jax.training.progress import Progress
 from g1jax.training.run_folder import read_config
 from g1jax.training.setup import make_setup
 from tests.training import tiny
@@ -158,6 +159,20 @@ def test_the_gpus_of_a_slurm_task(
     monkeypatch.setattr("jax.distributed.initialize", lambda: chosen.update(jax_cuda_visible_devices="0"))
     train._initialize_distributed()
     assert chosen == {"jax_cuda_visible_devices": "all" if is_all else "0"}
+
+
+def test_the_status_of_a_run_that_was_stopped(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [f"--model={model}", "--games", "game_2048", f"--workdir={tmp_path / 'run'}"]
+
+    def stopped(experiment: Experiment, *, progress: Progress) -> Path:
+        progress.is_stopped = True
+        return Path(experiment.workdir)
+
+    monkeypatch.setattr(train, "run", lambda experiment, *, progress: Path(experiment.workdir))
+    assert train.main([*arguments, "--log.stopped-status=42"], "") == 0
+    monkeypatch.setattr(train, "run", stopped)
+    assert train.main([*arguments, "--log.stopped-status=42"], "") == 42
+    assert train.main(arguments, "") == 0
 
 
 def test_overrides() -> None:

@@ -1,8 +1,10 @@
 """Shared by the tests of runs: an uninterrupted run, and a stopped one."""
 
+import logging
 import os
 import signal
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +50,24 @@ def stopped(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(model: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The metrics of the same run without a stop."""
     return tiny.metrics_of(run(experiment_in(tmp_path_factory.mktemp("undisturbed") / "run", model)))
+
+
+@pytest.fixture(scope="package")
+def url() -> Iterator[str]:
+    """An empty bucket."""
+    server_module = pytest.importorskip("gcp_storage_emulator.server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", address)  # gcsfs
+        patch.setenv("TENSORSTORE_GCS_HTTP_URL", address)  # TensorStore, by which Orbax writes arrays
+        patch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
+        patch.setenv("NO_GCE_CHECK", "true")  # Google's authentication looks for no machine in the cloud
+        logging.getLogger("gcsfs").setLevel(logging.ERROR)  # it looks for credentials to ask for the bucket's type
+        logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
+        server = server_module.create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
+        server.start()
+        yield "gs://bucket"
+        server.stop()

@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from g1jax import vlm
 from g1jax.rl.minibatching import Minibatching
-from g1jax.training import policy_of_run, run
+from g1jax.training import bucket, policy_of_run, run
 from g1jax.training.run_folder import read_metrics
 from tests.training import tiny
 
@@ -92,10 +93,13 @@ def test_eight_devices_in_other_meshes(mesh: tuple[int, int, int], trained: str,
 
 
 @pytest.mark.slow
-def test_eight_devices_with_every_setting_for_large_models(trained: str, tmp_path: Path) -> None:
-    single = run(tiny.make_experiment(trained, tmp_path / "single", **tiny.EVERY))
+@pytest.mark.parametrize("changes", [tiny.EVERY, tiny.ADAPTED], ids=["all weights", "LoRA and captions"])
+def test_eight_devices_with_every_setting_for_large_models(
+    changes: Mapping[str, Any], trained: str, tmp_path: Path
+) -> None:
+    single = run(tiny.make_experiment(trained, tmp_path / "single", **changes))
     assert all(line["game_2048/success"] > 0 for line in read_metrics(single)[2:])
-    check_mesh(trained, single, tmp_path, 2, 2, 2, tiny.EVERY)
+    check_mesh(trained, single, tmp_path, 2, 2, 2, changes)
     assert all(line["kl_sampler_k3"] < 1e-8 for line in read_metrics(single)[2:]), "the sampler is the scorer"
 
 
@@ -124,6 +128,18 @@ def test_two_processes(trained: str, single: Path, tmp_path: Path) -> None:
     check_same(tmp_path / "run", single)
 
 
+@pytest.mark.slow
+def test_two_processes_with_a_bucket(trained: str, single: Path, tmp_path: Path, url: str) -> None:
+    place = bucket.at(f"{url}/runs/two")
+    experiment = tiny.write_experiment(tmp_path / "tiny.py", trained, str(place), **tiny.FEW, log__checkpoint_every=1)
+    start_two(experiment)
+    check_same(bucket.download(place), single)
+    for step in (3, 4):
+        (place / "checkpoints" / str(step)).rmtree()  # type: ignore[attr-defined]
+    assert "resumed after step 2 of 4" in start_two(experiment)
+    check_same(bucket.download(place), single)
+
+
 def start_two(experiment: str) -> str:
     """Runs an experiment on two processes; returns the output of the first."""
     with socket.socket() as free:
@@ -133,7 +149,8 @@ def start_two(experiment: str) -> str:
     for index in range(2):
         extra = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index)}
         processes.append(tiny.start(f"--experiment={experiment}", "--mesh.fsdp=2", num_devices=2, extra=extra))
-    printed = [process.communicate(timeout=900) for process in processes]
+    with ThreadPoolExecutor(2) as pool:  # at once: a process waits when what it prints is not read
+        printed = list(pool.map(lambda process: process.communicate(timeout=900), processes))
     assert [process.returncode for process in processes] == [0, 0], printed
     lines = [line for line in printed[1][0].splitlines() if not line.startswith("[Gloo]")]
     assert lines == [], "the second process prints nothing"
