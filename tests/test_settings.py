@@ -30,7 +30,7 @@ BAD: tuple[Any, ...] = (
     0, -1, 1, 2**31, 2**40, 10**5000, 0.5, -0.0, 1e-30, 1e30, float("nan"), float("inf"), float("-inf"),
        True, "1", "", None, (), {}, b"1", 1j,
 )  # fmt: skip
-BASIS = tiny.make_experiment("nano", "")
+BASIS = tiny.make_experiment("nano", "", games=tiny.BOTH)
 
 
 def numbers_of(kind: Any, hint: Any = None) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -219,7 +219,7 @@ def test_programs_check_first(
     ],
 )
 def test_invalid_experiments(changes: dict[str, Any], message: str) -> None:
-    assert message in error_of(lambda: make_setup(tiny.make_experiment("nano", "", **changes)))
+    assert message in error_of(lambda: make_setup(tiny.make_experiment("nano", "", **{"games": tiny.BOTH} | changes)))
 
 
 @pytest.mark.parametrize("name", experiment_names())

@@ -122,7 +122,7 @@ def test_games_are_named_with_presets() -> None:
 
 
 def test_a_run_plays_its_own_games_at_its_own_levels(tmp_path: Path) -> None:
-    experiment = tiny.make_experiment("base", tmp_path)
+    experiment = tiny.make_experiment("base", tmp_path, games=tiny.BOTH)
     RunFolder(experiment).create()
     own = games_for_run("", tmp_path)
     assert [(own[game_id].rows, own[game_id].cols) for game_id in own] == [(2, 2), (2, 2)]

@@ -52,7 +52,13 @@ def write(folder: Path, rows: list[Example], form: Form = "jsonl", **setting: An
 
 
 def experiment_of(model: str, workdir: Path, dataset: Path, **changes: Any) -> Experiment:
-    own = {"cold_start__steps": 12, "rl__iterations": 0, "evaluation__episodes": 0, "log__checkpoint_every": 5}
+    own = {
+        "games": tiny.BOTH,
+        "cold_start__steps": 12,
+        "rl__iterations": 0,
+        "evaluation__episodes": 0,
+        "log__checkpoint_every": 5,
+    }
     experiment = tiny.make_experiment(model, workdir, **{**own, **changes})
     cold = dataclasses.replace(experiment.cold_start, dataset=str(dataset))
     return dataclasses.replace(experiment, cold_start=cold)
@@ -69,7 +75,7 @@ def records_of(folder: Path) -> list[dict[str, Any]]:
 def test_what_is_written_is_read(form: Form, rows: list[Example], model: str, tmp_path: Path) -> None:
     file = write(tmp_path / "data", rows, form)
     assert file.name == (JSONL if form == "jsonl" else PARQUET)
-    policy = make_setup(tiny.make_experiment(model, tmp_path / "run")).policy
+    policy = make_setup(tiny.make_experiment(model, tmp_path / "run", games=tiny.BOTH)).policy
     for game, dataset in zip(
         GAMES.values(), read_dataset(tmp_path / "data", list(GAMES.values()), policy), strict=True
     ):
@@ -386,7 +392,7 @@ def test_tags_are_found_in_linear_time(rows: list[Example], model: str, tmp_path
     tags = "".join(f"<{slash}{name}>" for name in ("perception", "think") for slash in ("", "/"))
     record = with_messages(records_of(file.parent)[0], "<image>", tags * 2000 + "<answer>" * 2000)
     file.write_text(json.dumps(record) + "\n")
-    policy = make_setup(tiny.make_experiment(model, tmp_path / "run")).policy
+    policy = make_setup(tiny.make_experiment(model, tmp_path / "run", games=tiny.BOTH)).policy
     start = time.process_time()
     with pytest.raises(ExperimentError, match="the assistant's text is not <perception>"):
         read_dataset(file.parent, [GAMES["game_2048"]], policy)

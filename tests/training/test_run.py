@@ -76,7 +76,7 @@ def test_the_output_of_a_run(model: str, whole: Path) -> None:
     assert lines[0]["game_2048/loss"] > 3 * lines[COLD - 1]["game_2048/loss"] > 0
     assert all(line["gradient_norm"] > 0.01 and line["entropy"] > 0.1 for line in lines[COLD:])
     assert {"reward", "perception", "reasoning", "format", "length"} <= {
-        key.split("/")[1] for key in lines[-1] if key.startswith("shisen_sho/")
+        key.split("/")[1] for key in lines[-1] if key.startswith("game_2048/")
     }
     assert read_config(whole) == tiny.make_experiment(model, whole)
     assert {file.name for file in (whole / "checkpoints").iterdir()} == {"40", "60", "64"}
@@ -88,8 +88,8 @@ def test_the_output_of_a_run(model: str, whole: Path) -> None:
     assert "| final |" in (whole / "evaluation" / "final.md").read_text()
     assert {file.name for file in (whole / "evaluation").iterdir()} == {"final", "random", "final.md", "report.html"}
     page = (whole / "samples" / "step_000064.md").read_text()
-    assert page.count("![frame]") == 4
-    assert page.count("reward ") >= 8
+    assert page.count("![frame]") == 2
+    assert page.count("reward ") >= 4
     assert (whole / "samples" / "step_000064_game_2048_1.png").is_file()
     assert not list(whole.rglob("*.part"))
 
@@ -106,7 +106,7 @@ def test_all_evaluations_of_a_run_are_in_one_table_and_change_nothing(model: str
     assert {path.name for path in (folder / "evaluation").iterdir() if path.is_dir()} == set(players)
     page = (folder / "evaluation" / "report.html").read_text("utf-8")
     assert '"ours":5}' in page
-    assert page.count('"episode":1,') == 2
+    assert page.count('"episode":1,') == 1
     assert '"perception":[[61.0,' in page
     scores = (folder / "evaluation" / "final.md").read_text().split("\n## ")[0]
     assert [line.split(" | ")[0].strip("| ") for line in scores.split("\n") if line.startswith("| ")][2:] == players
@@ -119,7 +119,7 @@ def assert_play_is_in_metrics(folder: Path, whole: Path) -> None:
     """The score of play every two iterations; the other metrics are those of a run without."""
     lines = read_metrics(folder)
     assert [line["step"] for line in lines if "game_2048/play" in line] == [COLD + 2, COLD + 4]
-    assert all(0 <= line["shisen_sho/play"] <= 2 for line in lines if "shisen_sho/play" in line)
+    assert all(line["game_2048/play"] >= 0 for line in lines if "game_2048/play" in line)
     without = [{key: value for key, value in line.items() if not key.endswith("/play")} for line in lines]
     assert without == read_metrics(whole)
     assert [step for step, _ in read_curves(folder)["game_2048"]["play"]] == [COLD + 2, COLD + 4]
@@ -161,6 +161,7 @@ def test_stopped_and_resumed(
     watch = stop_at(step)
     folder = run(experiment, progress=watch)
     assert sum("run the same command to resume" in line for line in watch.lines) == 1
+    assert watch.is_stopped
     done = min(step, ALL)
     assert len(read_metrics(folder)) == done
     assert (folder / "checkpoints" / str(done)).is_dir()
@@ -168,14 +169,18 @@ def test_stopped_and_resumed(
     watch = Watch()
     run(experiment, progress=watch)
     assert f"resumed after step {done} of {ALL}" in watch.lines
+    assert not watch.is_stopped
     assert tiny.metrics_of(folder) == tiny.metrics_of(whole)
     assert (folder / "evaluation" / "final.md").read_bytes() == (whole / "evaluation" / "final.md").read_bytes()
 
 
 @pytest.mark.slow
-def test_stopped_and_resumed_with_every_setting_for_large_models(model: str, tmp_path: Path) -> None:
-    whole = run(tiny.make_experiment(model, tmp_path / "whole", **tiny.EVERY))
-    experiment = tiny.make_experiment(model, tmp_path / "run", **tiny.EVERY)
+@pytest.mark.parametrize("changes", [tiny.EVERY, tiny.ADAPTED, tiny.NARROW], ids=["all weights", "LoRA", "bfloat16"])
+def test_stopped_and_resumed_with_every_setting_for_large_models(
+    changes: Mapping[str, Any], model: str, tmp_path: Path
+) -> None:
+    whole = run(tiny.make_experiment(model, tmp_path / "whole", **changes))
+    experiment = tiny.make_experiment(model, tmp_path / "run", **changes)
     run(experiment, progress=stop_at(3))
     assert len(read_metrics(tmp_path / "run")) == 3
     run(experiment)
@@ -273,7 +278,7 @@ def test_weights_that_are_not_finite(model: str, tmp_path: Path, monkeypatch: py
 
 
 def test_a_loss_that_is_not_finite_names_its_game(model: str, tmp_path: Path) -> None:
-    setup = make_setup(tiny.make_experiment(model, tmp_path))
+    setup = make_setup(tiny.make_experiment(model, tmp_path, games=tiny.BOTH))
     metrics = {"gradient_norm": float("nan"), "game_2048/loss": 1.0, "shisen_sho/loss": float("inf")}
     with pytest.raises(
         TrainingError, match=r"step 7 \(rl\), in shisen_sho: not finite: gradient_norm, shisen_sho/loss"

@@ -20,7 +20,7 @@ from tests.training import tiny
 
 def setup_of(model: str, workdir: Path, **changes: Any) -> Setup:
     """64 states of each game: fresh ones of 2048, walks of Shisen-Sho."""
-    experiment = tiny.make_experiment(model, workdir, levels={}, rl__states=64, **changes)
+    experiment = tiny.make_experiment(model, workdir, games=tiny.BOTH, levels={}, rl__states=64, **changes)
     steps = {"shisen_sho": 17, "game_2048": 0}
     return make_setup(dataclasses.replace(experiment, rl=dataclasses.replace(experiment.rl, walk_steps=steps)))
 

@@ -14,6 +14,7 @@ from g1jax.rl.minibatching import Minibatching
 from g1jax.training import saved_setup
 from g1jax.training.config import RL, ColdStart, Evaluation, Experiment, Log, Optimizer
 from g1jax.training.setup import Setup
+from g1jax.vlm.lora import LoRA
 from tests.conftest import REPOSITORY
 
 TOKENIZER = vlm.Tokenizer.load("games")
@@ -30,6 +31,7 @@ LEVELS = {
     "game_2048": {"rows": 2, "cols": 2},
     "shisen_sho": {"rows": 2, "cols": 2},
 }
+BOTH = ("game_2048", "shisen_sho")
 PROMPTS = {"game_2048": "2048", "shisen_sho": "Pairs"}
 FEW: dict[str, Any] = {
     "games": ("game_2048",),
@@ -54,6 +56,9 @@ EVERY = FEW | {
     "rl__minibatching": Minibatching(microbatches=2, length_buckets=3),
 }
 """And every setting that large models need."""
+ADAPTED = EVERY | {"lora": LoRA(rank=2), "observation": ("picture", "caption")}
+"""Of which some replace others: LoRA, and prompts with the board as text."""
+NARROW = EVERY | {"dtype": "bfloat16", "param_dtype": "bfloat16"}
 
 
 def save_model(folder: Path) -> str:
@@ -64,13 +69,13 @@ def save_model(folder: Path) -> str:
 
 
 def make_experiment(model: str, workdir: Path | str, **changes: Any) -> Experiment:
-    """A cold start that learns the response format, so that rewards differ, and 4 iterations of RL.
+    """A cold start that learns the response format, so that rewards differ, and 4 iterations of RL, of one game.
 
     `changes` are fields; nested ones are written `rl__states=8`.
     """
     experiment = Experiment(
         name="tiny",
-        games=("game_2048", "shisen_sho"),
+        games=("game_2048",),
         levels=LEVELS,
         prompts=PROMPTS,
         model=model,
@@ -93,6 +98,7 @@ def write_experiment(file: Path, model: str, workdir: Path | str, **changes: Any
     """Writes a file for `--experiment=…` that returns `make_experiment` of these arguments."""
     file.write_text(
         "from g1jax.rl.minibatching import Minibatching\nfrom g1jax.training.config import Optimizer\n"
+        "from g1jax.vlm.lora import LoRA\n"
         "from tests.training import tiny\n\n\ndef get_config():\n"
         f"    return tiny.make_experiment({model!r}, {str(workdir)!r}, **{changes!r})\n"
     )
