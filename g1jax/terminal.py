@@ -1,7 +1,7 @@
-"""Foreign text on a terminal: escaped, so that it cannot control the terminal.
+"""Untrusted text on a terminal: escaped, so that it cannot control the terminal.
 
 Escape sequences move the cursor, rename the window, write to the clipboard or send input as if the user typed it.
-Bidirectional controls disguise text. All code that prints foreign text, such as a name, an answer or an error that
+Bidirectional controls disguise text. All code that prints untrusted text, such as a name, an answer or an error that
 quotes one, uses these functions.
 """
 

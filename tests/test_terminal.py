@@ -1,4 +1,4 @@
-"""Foreign text on a terminal: no control character is printed, whichever function prints it."""
+"""Untrusted text on a terminal: no control character is printed, whichever function prints it."""
 
 import unicodedata
 from pathlib import Path

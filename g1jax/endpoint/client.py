@@ -23,10 +23,10 @@ from g1jax import settings
 from g1jax.endpoint.redact import redactor_for
 from g1jax.endpoint.transport import BodyError, bounded_client, read_body
 from g1jax.errors import EvaluationError
-from g1jax.foreign import ForeignError
 from g1jax.settings import Range
 from g1jax.terminal import one_line
 from g1jax.typing import HostImages
+from g1jax.untrusted import UntrustedError
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 URL_VARIABLE = "OPENAI_BASE_URL"
@@ -216,9 +216,9 @@ class Client:
             if isinstance(cause, BodyError):
                 raise _Failure(str(cause)) from None
             raise _Failure(f"no connection to {endpoint.public_url}{f': {cause}' if cause else ''}") from None
-        except (openai.OpenAIError, ForeignError, TypeError, AttributeError, LookupError) as error:
+        except (openai.OpenAIError, UntrustedError, TypeError, AttributeError, LookupError) as error:
             cost = sum(max_cost)
-            reason = f": {error}" if isinstance(error, ForeignError) else f" ({type(error).__name__})"
+            reason = f": {error}" if isinstance(error, UntrustedError) else f" ({type(error).__name__})"
             raise _Failure(f"not a chat completion{reason}") from None
         finally:
             self.budget.num_tokens += cost

@@ -11,9 +11,9 @@ from typing import Any, Self
 
 from g1jax.endpoint.client import Client, GivenUpError, as_png, num_tokens
 from g1jax.errors import EvaluationError
-from g1jax.foreign import read_json_lines
 from g1jax.terminal import notice, one_line
 from g1jax.typing import HostImages
+from g1jax.untrusted import read_json_lines
 
 FORMAT = 1
 

@@ -1,4 +1,4 @@
-"""Redacts keys and passwords in foreign text, in the encodings in which servers, proxies and libraries return them.
+"""Redacts keys and passwords in untrusted text, in the encodings in which servers, proxies and libraries return them.
 
 A secret is found verbatim; escaped as in JSON, Python, URLs or HTML, up to several levels deep; in base64 of either
 alphabet, alone or within a longer text such as `user:password`; and in hexadecimal. The beginning of a long secret is

@@ -8,7 +8,7 @@ import zlib
 from typing import Any
 
 from g1jax.errors import G1Error
-from g1jax.foreign import ForeignError, parse_json
+from g1jax.untrusted import UntrustedError, parse_json
 
 MAX_BODY = 4 * 2**20
 """Bytes of an answer: eight times the longest responses of today's models, 128k tokens."""
@@ -59,7 +59,7 @@ async def _read(response: Any) -> bytes:
 def _is_json(body: bytes) -> bool:
     try:
         read_body(body)
-    except ForeignError:
+    except UntrustedError:
         return False
     return True
 
@@ -68,6 +68,6 @@ def read_body(body: bytes) -> Any:
     """The JSON of a body.
 
     Raises:
-        ForeignError: it is not JSON, or nested too deep.
+        UntrustedError: it is not JSON, or nested too deep.
     """
     return parse_json(body, "the answer", max_bytes=MAX_BODY, max_depth=MAX_DEPTH, lenient=True)

@@ -27,8 +27,8 @@ from g1jax.envs import plain_tar
 from g1jax.envs.plain_pickle import Array, read_plain
 from g1jax.errors import G1Error
 from g1jax.files import home_folder
-from g1jax.foreign import read_bytes
 from g1jax.terminal import one_line
+from g1jax.untrusted import read_bytes
 
 Names = tuple[str, ...]  # of classes, in the order of their labels
 Batch = tuple[np.ndarray, np.ndarray]  # pixels uint8[n, 3072], labels uint8[n]
@@ -287,7 +287,7 @@ def _open_archive(path: Path) -> Iterator[Iterator[tuple[str, Callable[[int], by
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turns every exception from reading a damaged or foreign file into an ImagesError with its name."""
+    """Turns every exception from reading a damaged or untrusted file into an ImagesError with its name."""
     try:
         yield
     except Exception as error:

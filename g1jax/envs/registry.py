@@ -11,7 +11,7 @@ import g1jax
 from g1jax.envs.core import Game
 from g1jax.envs.level import base_id_of, keys_of, make_level
 from g1jax.errors import LevelError, unknown
-from g1jax.foreign import name_of, read_toml
+from g1jax.untrusted import name_of, read_toml
 
 T = TypeVar("T")
 _GAMES: dict[str, type[Game[Any]]] = {}

@@ -18,7 +18,7 @@ from g1jax.errors import EvaluationError, G1Error
 from g1jax.evaluation import tables
 from g1jax.evaluation.lead_lag import in_words, lead_lag
 from g1jax.evaluation.results import Result
-from g1jax.foreign import name_of, read_json_lines
+from g1jax.untrusted import name_of, read_json_lines
 
 FILE = "report.html"
 METRICS = "metrics.jsonl"

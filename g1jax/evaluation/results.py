@@ -17,8 +17,8 @@ from g1jax.envs.core import describe_level
 from g1jax.errors import EvaluationError
 from g1jax.evaluation.protocol import Episodes, counts_score
 from g1jax.evaluation.statistics import Interval, Sums, curves_of, differences, intervals, sums_of
-from g1jax.foreign import excerpt, read_json
 from g1jax.terminal import printable
+from g1jax.untrusted import excerpt, read_json
 
 FORMAT = 1
 FILE = "results.json"

@@ -6,8 +6,8 @@ from typing import Any
 from g1jax import envs
 from g1jax.envs.core import Game
 from g1jax.errors import ConfigError, unknown
-from g1jax.foreign import read_text
 from g1jax.rl.observation import PICTURE, Observation
+from g1jax.untrusted import read_text
 
 Templates = tuple[tuple[str, str], ...]
 """(game id, template) pairs: a value, as part of a policy."""

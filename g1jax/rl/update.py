@@ -29,7 +29,7 @@ from g1jax.rl.rollout import Rollout
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm import Params
 from g1jax.vlm.accumulation import add_to, empty_sums, join_rows, split_rows
-from g1jax.vlm.master import apply_updates
+from g1jax.vlm.master_weights import apply_updates
 from g1jax.vlm.row_selection import put_rows, take_rows
 
 

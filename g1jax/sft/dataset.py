@@ -25,13 +25,13 @@ from g1jax.envs import text
 from g1jax.envs.core import Game
 from g1jax.envs.response import PERCEPTION, has_tags_in_order
 from g1jax.errors import ExperimentError, unknown
-from g1jax.foreign import file_inside, read_json_lines
-from g1jax.foreign_images import open_image
 from g1jax.rl.policy import Policy
 from g1jax.sft import dataset_parquet
 from g1jax.sft.batch import tokenize
 from g1jax.teachers.endpoint import IMAGE_PLACEHOLDER
 from g1jax.typing import HostImages
+from g1jax.untrusted import file_inside, read_json_lines
+from g1jax.untrusted_images import open_image
 from g1jax.vlm import ConfigError
 
 JSONL, PARQUET, IMAGES = "data.jsonl", "data.parquet", "images"

@@ -12,8 +12,8 @@ from types import ModuleType
 from typing import IO, Any
 
 from g1jax.errors import ExperimentError
-from g1jax.foreign import parse_json
 from g1jax.sft import parquet_child
+from g1jax.untrusted import parse_json
 
 _ROWS = 256  # per row group; readers load a whole group into memory
 _MAX_TEXT, _MAX_IMAGES, _MAX_BLOBS = 2**22, 2**24, 16  # per row: bytes of text, bytes and number of images

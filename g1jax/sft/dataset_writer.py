@@ -11,9 +11,9 @@ from PIL import Image
 from g1jax.endpoint.exchanges import Journal, check_setting
 from g1jax.errors import ExperimentError
 from g1jax.files import require_writable, write_atomically
-from g1jax.foreign import ForeignError, read_json
 from g1jax.sft import dataset_parquet
 from g1jax.sft.dataset import IMAGES, JSONL, PARQUET, Example, Record
+from g1jax.untrusted import UntrustedError, read_json
 
 Form = Literal["jsonl", "parquet"]
 ABOUT, LLAMA_FACTORY, JOURNAL = "about.json", "dataset_info.json", "rows.jsonl.part"
@@ -122,7 +122,7 @@ def _about(folder: Path) -> dict[str, Any]:
     message = f"{folder} holds a dataset that this program did not make: use another --out"
     try:
         about = read_json(folder / ABOUT)
-    except ForeignError as error:
+    except UntrustedError as error:
         raise ExperimentError(f"{message} ({error})") from None
     ExperimentError.require(isinstance(about, dict), message)
     return dict(about)

@@ -18,7 +18,7 @@ from g1jax.sft.fact_loss import HEADS, facts_loss
 from g1jax.typing import Array, Pytree
 from g1jax.vlm import Params
 from g1jax.vlm.accumulation import add_to, empty_sums, split_rows
-from g1jax.vlm.master import apply_updates
+from g1jax.vlm.master_weights import apply_updates
 
 
 def supervised_step(

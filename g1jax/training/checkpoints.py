@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from g1jax import foreign
+from g1jax import untrusted
 from g1jax.errors import ExperimentError
 from g1jax.sft.fact_loss import without_heads
 from g1jax.training import checksums
@@ -253,7 +253,7 @@ def _is_step(name: str) -> bool:
 def _check_metadata(file: Path) -> None:
     """Raises DamagedError unless Orbax can read a checkpoint's times and metrics."""
     try:
-        content = foreign.parse_json(file.read_bytes(), str(file), error=DamagedError)
+        content = untrusted.parse_json(file.read_bytes(), str(file), error=DamagedError)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise DamagedError(f"{file}: {error.strerror}") from None
     if not isinstance(content, dict):

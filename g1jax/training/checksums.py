@@ -13,7 +13,7 @@ from typing import Any
 
 from g1jax import __version__
 from g1jax.errors import ExperimentError
-from g1jax.foreign import excerpt, parse_json
+from g1jax.untrusted import excerpt, parse_json
 
 CHECKSUMS = "checksums.json"
 _CHUNK = 4 * 2**20

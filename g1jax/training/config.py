@@ -243,7 +243,7 @@ def check_experiment(experiment: Experiment) -> None:
     e = experiment
     check(e, ExperimentError)
     if {base_id_of(name) for name in e.games} - set(envs.game_ids()):
-        for name in e.imports:  # a relative path could lead into the folder of a foreign run
+        for name in e.imports:  # a relative path could lead into the folder of a untrusted run
             is_absolute = not name.endswith(".py") or Path(name).is_absolute()
             ExperimentError.require(is_absolute, f"imports: {show(name)}: give the absolute path of the file")
         envs.import_games(e.imports)

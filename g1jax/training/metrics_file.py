@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from g1jax.errors import ExperimentError
-from g1jax.foreign import ForeignError, parse_json, read_json_lines
+from g1jax.untrusted import UntrustedError, parse_json, read_json_lines
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _step_of(line: bytes) -> int | None:
     """The step of a line; None if it is not one of metrics, for example truncated by a kill or a full disk."""
     try:
         content = parse_json(line, "a line")
-    except ForeignError:
+    except UntrustedError:
         return None
     step = content.get("step") if isinstance(content, dict) else None
     return step if isinstance(step, int) and not isinstance(step, bool) else None

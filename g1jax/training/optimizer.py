@@ -8,13 +8,13 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from g1jax.training.config import Optimizer
 from g1jax.typing import Pytree
-from g1jax.vlm.master import with_master
+from g1jax.vlm.master_weights import with_master
 
 
 def make_optimizer(config: Optimizer, num_steps: int) -> optax.GradientTransformation:
     """The optimizer for `num_steps` steps, which set its learning rate schedule.
 
-    For bfloat16 params its state also holds float32 master weights: see `vlm.master`.
+    For bfloat16 params its state also holds float32 master weights: see `vlm.master_weights`.
     """
     schedule = _schedule(config, num_steps)
     rule = _muon(config, schedule) if config.name == "muon" else _adamw(config, schedule)

@@ -37,7 +37,7 @@ from g1jax.training.steps import (
 )  # fmt: skip
 from g1jax.typing import Pytree
 from g1jax.vlm.generation import DECODE
-from g1jax.vlm.master import Master
+from g1jax.vlm.master_weights import Master
 
 STEPS = ("cold_start", "rollout", "update", "evaluation")
 """The programs of a run: a step of the cold start; the two halves of an iteration of RL; a step of an evaluation."""

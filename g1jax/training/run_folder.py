@@ -22,7 +22,6 @@ import jax
 from g1jax import vlm
 from g1jax.errors import ExperimentError
 from g1jax.files import ROOM, require_writable, write_atomically
-from g1jax.foreign import excerpt, read_json, read_object
 from g1jax.rl.algorithm import make_algorithm
 from g1jax.terminal import one_line
 from g1jax.training import bucket
@@ -34,6 +33,7 @@ from g1jax.training.processes import any_process
 from g1jax.training.progress import Progress
 from g1jax.training.saved_model import SHIPPED
 from g1jax.typing import HostImages
+from g1jax.untrusted import excerpt, read_json, read_object
 
 CONFIG, METRICS, TIMINGS, WANDB = "config.json", "metrics.jsonl", "timings.jsonl", "wandb.json"
 SETUP = "setup"

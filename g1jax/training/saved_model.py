@@ -8,10 +8,10 @@ from pathlib import Path
 from g1jax import vlm
 from g1jax.errors import ConfigError, ExperimentError, unknown
 from g1jax.files import write_atomically
-from g1jax.foreign import read_object
 from g1jax.rl.observation import Observation, about
 from g1jax.rl.policy import Policy
 from g1jax.rl.prompts import Templates
+from g1jax.untrusted import read_object
 from g1jax.vlm import Params
 from g1jax.vlm.processor_files import save_processor
 

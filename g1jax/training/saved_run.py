@@ -20,7 +20,7 @@ from g1jax.training.checkpoints import METADATA, Checkpoints
 from g1jax.training.run_folder import read_config
 from g1jax.training.setup import Setup, make_setup
 from g1jax.training.steps import RunState, frozen_of, template
-from g1jax.vlm import Params, lora, master
+from g1jax.vlm import Params, lora, master_weights
 from g1jax.vlm.config import DType
 
 
@@ -111,7 +111,7 @@ def _complete(setup: Setup, state: RunState, dtype: str) -> Params:
     """The weights of the plain model, cast to a type."""
     trained, frozen = state.trained, frozen_of(setup).frozen
     if dtype != setup.policy.config.param_dtype:
-        trained = master.weights_of(trained, state.opt_state)
+        trained = master_weights.weights_of(trained, state.opt_state)
     trained = without_heads(trained)
 
     def cast(params: Params) -> Params:

@@ -25,13 +25,13 @@ from g1jax.envs.level import keys_of
 from g1jax.envs.registry import make_plain
 from g1jax.errors import ExperimentError, LevelError
 from g1jax.files import file_name, write_atomically
-from g1jax.foreign import read_object
 from g1jax.rl.policy import Policy
 from g1jax.sft.dataset import Dataset
 from g1jax.training import checksums
 from g1jax.training.checksums import DamagedError
 from g1jax.training.run_folder import SETUP
 from g1jax.training.saved_model import save_prompts
+from g1jax.untrusted import read_object
 
 MODEL, LEVELS, PICTURES, SOURCES = (
     f"{SETUP}/model",

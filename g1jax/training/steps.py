@@ -23,7 +23,7 @@ from g1jax.sft.step import supervised_step
 from g1jax.training.placement import Placement
 from g1jax.training.setup import ColdStep, Learner, RLStep, Setup, StateSource, load_params
 from g1jax.typing import Array, Key, Pytree
-from g1jax.vlm import Params, TokenBytes, lora, master
+from g1jax.vlm import Params, TokenBytes, lora, master_weights
 from g1jax.vlm.lora import LoRA
 from g1jax.vlm.ordering import after
 
@@ -80,7 +80,9 @@ def start_rl(setup: Setup, state: RunState) -> RunState:
 
 
 def _kept_for_rl(state: RunState) -> RunState:
-    return dataclasses.replace(state, opt_state=master.without_rule(state.opt_state), reference=None, cold_envs=())
+    return dataclasses.replace(
+        state, opt_state=master_weights.without_rule(state.opt_state), reference=None, cold_envs=()
+    )
 
 
 def constants_of(setup: Setup, frozen: Params | None) -> Constants:
@@ -209,11 +211,11 @@ def _first_state(phase: _Phase, trained: Params, levels: tuple[TracedLevel, ...]
 
 def _rl_state(phase: _Phase, state: RunState) -> RunState:
     trained = without_heads(state.trained)
-    opt_state = master.mapped(without_heads, state.opt_state)
+    opt_state = master_weights.mapped(without_heads, state.opt_state)
     return dataclasses.replace(
         state,
         trained=trained,
-        opt_state=master.continued(phase.learner.optimizer.init(trained), opt_state),
+        opt_state=master_weights.continued(phase.learner.optimizer.init(trained), opt_state),
         reference=jax.tree.map(jnp.copy, trained) if phase.has_reference else None,
         cold_envs=(),
         play_envs=_first_play(phase),

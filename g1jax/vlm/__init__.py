@@ -1,7 +1,7 @@
 """The policy: a vision-language model of the Qwen2.5-VL architecture, from under 1M to billions of parameters."""
 
 from g1jax.errors import ConfigError, WeightsError
-from g1jax.vlm import lora, master, sharding
+from g1jax.vlm import lora, master_weights, sharding
 from g1jax.vlm.accumulation import accumulated_grad
 from g1jax.vlm.config import SPECIAL_TOKENS, Config, TextConfig, VisionConfig, preset, preset_names
 from g1jax.vlm.config_hf import from_hf, to_hf
@@ -68,7 +68,7 @@ __all__ = [
     "log_distribution",
     "lora",
     "make_mesh",
-    "master",
+    "master_weights",
     "num_visual_tokens",
     "param_paths",
     "param_shapes",

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from g1jax.errors import ConfigError
-from g1jax.foreign import excerpt
 from g1jax.settings import why_invalid
+from g1jax.untrusted import excerpt
 from g1jax.vlm.config import Config, Positions, TextConfig, TokenId, VisionConfig
 
 _TEXT = {

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from g1jax.errors import WeightsError
-from g1jax.foreign import excerpt, parse_json, read_bytes
+from g1jax.untrusted import excerpt, parse_json, read_bytes
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from g1jax.errors import ConfigError
-from g1jax.foreign import excerpt, read_bytes, read_json, read_object, read_text
 from g1jax.terminal import one_line
+from g1jax.untrusted import excerpt, read_bytes, read_json, read_object, read_text
 
 if TYPE_CHECKING:
     import tokenizers

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from g1jax.errors import ConfigError, WeightsError
-from g1jax.foreign import file_inside, read_object
 from g1jax.typing import Array
+from g1jax.untrusted import file_inside, read_object
 from g1jax.vlm import safetensors
 from g1jax.vlm.config import Config, VisionConfig
 from g1jax.vlm.config_hf import from_hf, to_hf

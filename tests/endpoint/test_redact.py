@@ -1,4 +1,4 @@
-"""Keys and passwords in foreign text are redacted in every encoding, and nothing else is."""
+"""Keys and passwords in untrusted text are redacted in every encoding, and nothing else is."""
 
 import base64
 import html

@@ -1,6 +1,6 @@
-"""All readers of foreign files: a valid example of each, and a function that reads it.
+"""All readers of untrusted files: a valid example of each, and a function that reads it.
 
-A new reader of foreign files is added to `READERS`; the fuzzer does the rest.
+A new reader of untrusted files is added to `READERS`; the fuzzer does the rest.
 """
 
 import contextlib
@@ -29,14 +29,14 @@ from g1jax.envs.level import keys_of
 from g1jax.errors import G1Error
 from g1jax.evaluation import EvaluationError, report, results
 from g1jax.evaluation.statistics import Interval, Sums
-from g1jax.foreign import ForeignError
-from g1jax.foreign_images import open_image
 from g1jax.rl.policy import Policy
 from g1jax.sft.dataset import JSONL, PARQUET, Example, read_dataset
 from g1jax.sft.dataset_writer import ABOUT, DatasetWriter
 from g1jax.teachers.endpoint import reply_of
 from g1jax.training import checksums, metrics_file, saved_model, saved_setup
 from g1jax.training import run_folder as run_folder
+from g1jax.untrusted import UntrustedError
+from g1jax.untrusted_images import open_image
 from g1jax.vlm import weights
 from tests.conftest import REPOSITORY
 from tests.envs import cifar10_files as cifar
@@ -259,7 +259,7 @@ def read_completion(folder: Path) -> None:
     client = cast(Client, SimpleNamespace(redact=lambda text: text))
     try:
         reply = Client._parse(client, read_body((folder / "body.json").read_bytes()))
-    except (ForeignError, TypeError, AttributeError, LookupError) as error:
+    except (UntrustedError, TypeError, AttributeError, LookupError) as error:
         raise G1Error(f"{folder}: {error!r:.200}") from None
     assert len(json.dumps(vars(reply))) < 2**22
 

@@ -240,10 +240,10 @@ def test_other_rows_are_not_mixed_in(rows: list[Example], tmp_path: Path) -> Non
         pytest.raises(ExperimentError, match="row 1 differs from the one generated now"),
     ):
         writer.add(dataclasses.replace(rows[0], response="other"))
-    (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / JSONL).write_text("{}\n")
+    (tmp_path / "untrusted").mkdir()
+    (tmp_path / "untrusted" / JSONL).write_text("{}\n")
     with pytest.raises(ExperimentError, match="a dataset that this program did not make"):
-        DatasetWriter(tmp_path / "foreign", "jsonl", {})
+        DatasetWriter(tmp_path / "untrusted", "jsonl", {})
     with DatasetWriter(tmp_path / "empty", "jsonl", {}) as writer, pytest.raises(ExperimentError, match="no rows"):
         writer.finish()
 

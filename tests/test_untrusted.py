@@ -1,4 +1,4 @@
-"""Foreign JSON and TOML: each error is one line that names the place, in bounded time and memory."""
+"""Untrusted JSON and TOML: each error is one line that names the place, in bounded time and memory."""
 
 import json
 import os
@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from g1jax import foreign
+from g1jax import untrusted
 from g1jax.errors import G1Error
-from g1jax.foreign import (
-    ForeignError,
+from g1jax.untrusted import (
+    UntrustedError,
     file_inside,
     parse_json,
     read_bytes,
@@ -27,7 +27,7 @@ DEEP = 200_000
 
 
 def error_of(raw: bytes | str, **limits: Any) -> str:
-    with pytest.raises(ForeignError) as error:
+    with pytest.raises(UntrustedError) as error:
         parse_json(raw, "a.json", **limits)
     message = str(error.value)
     assert message.startswith("a.json: ")
@@ -87,7 +87,7 @@ def test_limits() -> None:
 
 
 def test_containers_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreign, "MAX_CONTAINERS", 3)
+    monkeypatch.setattr(untrusted, "MAX_CONTAINERS", 3)
     assert parse_json(b"[[],[]]", "") == [[], []]
     assert "more than 3 lists and objects by line 2" in error_of(b"[[],\n[],{}]")
 
@@ -109,7 +109,7 @@ def test_the_limit_of_digits_does_not_depend_on_python() -> None:
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
 def test_nesting_is_counted_the_same_across_chunks(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     text = json.dumps({'q"[\\': ["\\\\", '\\"]]', {"x": [[], {}]}], "é[": "}"}).encode()
-    monkeypatch.setattr(foreign, "_CHUNK", chunk)
+    monkeypatch.setattr(untrusted, "_CHUNK", chunk)
     assert parse_json(text, "", max_depth=5) == json.loads(text)
     assert "deeper than 4 levels" in error_of(text, max_depth=4)
 
@@ -147,11 +147,11 @@ def test_files_are_read_whole_or_rejected(tmp_path: Path) -> None:
     assert read_json(file) == {"a": "é"}
     assert read_text(file) == '{"a": "é"}'
     assert read_bytes(file, max_bytes=14) == file.read_bytes()
-    with pytest.raises(ForeignError, match=r"a\.json: more than 13 bytes"):
+    with pytest.raises(UntrustedError, match=r"a\.json: more than 13 bytes"):
         read_json(file, max_bytes=13)
-    with pytest.raises(ForeignError, match=r"none\.json: cannot be read: No such file"):
+    with pytest.raises(UntrustedError, match=r"none\.json: cannot be read: No such file"):
         read_json(tmp_path / "none.json")
-    with pytest.raises(ForeignError, match=r"cannot be read|not a regular file"):
+    with pytest.raises(UntrustedError, match=r"cannot be read|not a regular file"):
         read_json(tmp_path)
 
 
@@ -159,15 +159,15 @@ def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.json"
     os.mkfifo(pipe)
     for path in (pipe, Path("/dev/zero")):
-        with pytest.raises(ForeignError, match="not a regular file"):
+        with pytest.raises(UntrustedError, match="not a regular file"):
             read_json(path)
 
 
 def test_invalid_file_names_are_escaped() -> None:
     for name in ("a\0b", "a\ud800b"):
-        with pytest.raises(ForeignError, match=r"'a\\(x00|ud800)b': not a valid file name"):
+        with pytest.raises(UntrustedError, match=r"'a\\(x00|ud800)b': not a valid file name"):
             read_bytes(name)
-    with pytest.raises(ForeignError, match=r"^'a\\n\\x1b\[1m': cannot be read: No such file"):
+    with pytest.raises(UntrustedError, match=r"^'a\\n\\x1b\[1m': cannot be read: No such file"):
         read_bytes("a\n\x1b[1m")
 
 
@@ -202,7 +202,7 @@ def test_invalid_or_slow_toml(text: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     file.write_text(text)
     start = time.process_time()
-    with pytest.raises(ForeignError, match=message) as error:
+    with pytest.raises(UntrustedError, match=message) as error:
         read_toml(file)
     assert str(error.value).startswith(f"{file}: ")
     assert str(error.value).isprintable()
@@ -221,9 +221,9 @@ def test_lines_are_read_one_by_one_and_bad_ones_are_reported(tmp_path: Path) -> 
     rows = list(read_json_lines(file, max_line_bytes=50, on_error=lambda error: reported.append(str(error))))
     assert rows == [(1, {"a": 1}), (5, {"a": 2})]
     assert [line.removeprefix(str(file)).split(": ")[0] for line in reported] == [":3", ":4", ":6"]
-    with pytest.raises(ForeignError, match=r"rows\.jsonl:3: a line of more than 50 bytes"):
+    with pytest.raises(UntrustedError, match=r"rows\.jsonl:3: a line of more than 50 bytes"):
         list(read_json_lines(file, max_line_bytes=50))
-    with pytest.raises(ForeignError, match=r"rows\.jsonl:4: line 1, byte 1 of the file: not UTF-8"):
+    with pytest.raises(UntrustedError, match=r"rows\.jsonl:4: line 1, byte 1 of the file: not UTF-8"):
         list(read_json_lines(file))
 
 
@@ -242,17 +242,17 @@ def test_files_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").symlink_to(folder)
     assert file_inside(tmp_path / "elsewhere", "within.png", "row 1").read_bytes() == b"a"
     for name in ("../outside.png", "images/../../outside.png", "/etc/passwd", "out.png", "up/outside.png"):
-        with pytest.raises(ForeignError, match=r"^row 1: .* is outside the folder "):
+        with pytest.raises(UntrustedError, match=r"^row 1: .* is outside the folder "):
             file_inside(folder, name, "row 1")
     for name in ("pipe", "images", ".", "none.png"):
-        with pytest.raises(ForeignError, match=r"^row 1: there is no file "):
+        with pytest.raises(UntrustedError, match=r"^row 1: there is no file "):
             file_inside(folder, name, "row 1")
     for name in ("loop.png", "a\0b", "\ud800", "a" * 300):
-        with pytest.raises(ForeignError, match=r"^row 1: .* (is not a valid file name|there is no file)") as error:
+        with pytest.raises(UntrustedError, match=r"^row 1: .* (is not a valid file name|there is no file)") as error:
             file_inside(folder, name, "row 1")
         assert str(error.value).isprintable()
     for name in ("a" * 3000, "a/" * 1500):
-        with pytest.raises(ForeignError, match="row 1: ") as caught:
+        with pytest.raises(UntrustedError, match="row 1: ") as caught:
             file_inside(folder, name, "row 1")
         assert len(str(caught.value)) < 1000
 
@@ -265,7 +265,7 @@ def test_links_of_the_hugging_face_cache(tmp_path: Path) -> None:
     (snapshot / "own").symlink_to("../../blobs/weights")
     (snapshot / "other").symlink_to("../../../models--c--d/blobs/weights")
     assert file_inside(snapshot, "own", "index").read_bytes() == b"w"
-    with pytest.raises(ForeignError, match="other is outside the folder"):
+    with pytest.raises(UntrustedError, match="other is outside the folder"):
         file_inside(snapshot, "other", "index")
 
 

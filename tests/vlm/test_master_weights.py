@@ -10,7 +10,7 @@ import optax
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
-from g1jax.vlm import lora, master, param_shapes, sharding
+from g1jax.vlm import lora, master_weights, param_shapes, sharding
 from tests.vlm.shapes import TINY
 
 RULE = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3, weight_decay=0.1))
@@ -37,7 +37,7 @@ def train(rule: optax.GradientTransformation, params: Any, num_steps: int) -> tu
         params, state = carry
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             updates, state = rule.update(gradient_of(params, i.astype(jnp.float32)), state, params)
-        return master.apply_updates(params, updates, state), state
+        return master_weights.apply_updates(params, updates, state), state
 
     trained: tuple[Any, Any] = jax.jit(
         lambda params: jax.lax.fori_loop(0, num_steps, step, (params, rule.init(params)))
@@ -47,7 +47,7 @@ def train(rule: optax.GradientTransformation, params: Any, num_steps: int) -> tu
 
 def test_bfloat16_params_are_the_float32_ones_rounded() -> None:
     """After many steps too: the master weights and the moments are those of a float32 run, bit for bit."""
-    rule = master.with_master(RULE)
+    rule = master_weights.with_master(RULE)
     wide, wide_state = train(rule, make(jnp.float32), 300)
     narrow, state = train(rule, make(), 300)
     chex.assert_trees_all_equal((state.weights, state.rule), (wide, wide_state))
@@ -57,16 +57,16 @@ def test_bfloat16_params_are_the_float32_ones_rounded() -> None:
 
 def test_float32_params_have_no_master_weights() -> None:
     params = make(jnp.float32)
-    rule = master.with_master(RULE)
+    rule = master_weights.with_master(RULE)
     chex.assert_trees_all_equal(rule.init(params), RULE.init(params))
     for found, expected in zip(train(rule, params, 20), train(RULE, params, 20), strict=True):
         chex.assert_trees_all_equal(found, expected)
-    assert master.weights_of(params, rule.init(params)) is params
+    assert master_weights.weights_of(params, rule.init(params)) is params
 
 
 def test_second_moments_decay() -> None:
     """In bfloat16, 0.999 of a number rounds back to it: one large gradient would slow down its weight forever."""
-    rule = master.with_master(optax.scale_by_adam())
+    rule = master_weights.with_master(optax.scale_by_adam())
     params = {"w": jnp.ones(3, BF16)}
     state = rule.init(params)
     once = jax.jit(lambda state, size: rule.update({"w": jnp.full(3, size, BF16)}, state, params)[1])
@@ -82,12 +82,14 @@ def test_applied_updates_give_the_rounded_weights() -> None:
     """Exactly, even if a weight almost vanishes in one step; `optax.apply_updates` rounds a sum."""
     goal = np.array([1e-12, -3.0, 0.75, 1.0 + 2**-9, -1e-3, 0.0], np.float32)
     params = {"w": jnp.array([1.0, 3.0, 0.5, 1.0, 1e-3, 2.0], BF16)}
-    rule = master.with_master(optax.GradientTransformation(lambda _: (), lambda grads, state, _=None: (grads, state)))
+    rule = master_weights.with_master(
+        optax.GradientTransformation(lambda _: (), lambda grads, state, _=None: (grads, state))
+    )
     state = rule.init(params)
     updates, state = rule.update({"w": goal - params["w"].astype(jnp.float32)}, state, params)
-    state = master.Master({"w": jnp.asarray(goal)}, state.rule)  # free of the rounding of 1 + (1e-12 - 1)
+    state = master_weights.Master({"w": jnp.asarray(goal)}, state.rule)  # free of the rounding of 1 + (1e-12 - 1)
     rounded = goal.astype(BF16)
-    assert (master.apply_updates(params, updates, state)["w"] == rounded).all()
+    assert (master_weights.apply_updates(params, updates, state)["w"] == rounded).all()
     with jax.numpy_dtype_promotion("standard"):
         summed = optax.apply_updates(params, updates)["w"]
     assert summed.dtype == BF16
@@ -97,30 +99,34 @@ def test_applied_updates_give_the_rounded_weights() -> None:
 
 def test_only_narrow_params_of_a_tree_have_master_weights() -> None:
     params = {"narrow": jnp.ones(3, BF16), "wide": jnp.ones(3)}
-    rule = master.with_master(optax.sgd(1e-3))
+    rule = master_weights.with_master(optax.sgd(1e-3))
     state = rule.init(params)
     assert state.weights["wide"] is None
     for _ in range(10):
         updates, state = rule.update(jax.tree.map(jnp.ones_like, params), state, params)
-        params = master.apply_updates(params, updates, state)
+        params = master_weights.apply_updates(params, updates, state)
     assert {name: leaf.dtype for name, leaf in params.items()} == {"narrow": BF16, "wide": jnp.float32}
     np.testing.assert_allclose(params["wide"], 0.99, rtol=1e-6)
-    chex.assert_trees_all_equal(master.weights_of(params, state), {"narrow": params["wide"], "wide": params["wide"]})
+    chex.assert_trees_all_equal(
+        master_weights.weights_of(params, state), {"narrow": params["wide"], "wide": params["wide"]}
+    )
 
 
 def test_a_new_optimizer_continues_at_full_precision() -> None:
-    rule = master.with_master(RULE)
+    rule = master_weights.with_master(RULE)
     params, state = train(rule, make(), 50)
-    again = master.continued(rule.init(params), master.without_rule(state))
+    again = master_weights.continued(rule.init(params), master_weights.without_rule(state))
     chex.assert_trees_all_equal(again.weights, state.weights)
     chex.assert_trees_all_equal(again.rule, RULE.init(state.weights))
-    assert any((master.weights_of(params, again)[key] != params[key].astype(jnp.float32)).any() for key in params)
+    assert any(
+        (master_weights.weights_of(params, again)[key] != params[key].astype(jnp.float32)).any() for key in params
+    )
     wide = RULE.init(make(jnp.float32))
-    assert master.continued(wide, master.without_rule(wide)) is wide
+    assert master_weights.continued(wide, master_weights.without_rule(wide)) is wide
 
 
 def test_update_needs_the_params() -> None:
-    rule = master.with_master(optax.sgd(1.0))
+    rule = master_weights.with_master(optax.sgd(1.0))
     with pytest.raises(ValueError, match="update needs the params"):
         rule.update(make(), rule.init(make()))
 
@@ -131,7 +137,7 @@ def test_master_weights_and_moments_are_sharded_like_the_params(shape: tuple[int
     own = jax.eval_shape(lambda: lora.init(TINY, lora.LoRA(rank=8), jax.random.key(0)))
     for tree in (param_shapes(TINY), own):
         params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, BF16), tree)
-        state = jax.eval_shape(master.with_master(RULE).init, params)
+        state = jax.eval_shape(master_weights.with_master(RULE).init, params)
         spread, found = (sharding.tree_shardings(TINY, mesh, tree) for tree in (params, state))
         adam = found.rule[1][0]
         assert any(leaf.spec for leaf in jax.tree.leaves(spread))

@@ -1,7 +1,7 @@
-"""Reading foreign files: bounded in size, nesting and time, with one-line errors that name the place.
+"""Reading untrusted files: bounded in size, nesting and time, with one-line errors that name the place.
 
-    settings = read_json(folder / "config.json")                     # ForeignError: config.json: line 3, column 7: …
-    for number, row in read_json_lines(folder / "data.jsonl"): ...   # ForeignError: data.jsonl:12: column 7: …
+    settings = read_json(folder / "config.json")                     # UntrustedError: config.json: line 3, column 7: …
+    for number, row in read_json_lines(folder / "data.jsonl"): ...   # UntrustedError: data.jsonl:12: column 7: …
 
 JSON is parsed more strictly than by Python's `json`, so that errors are found here and not later, far from the file:
 
@@ -55,12 +55,12 @@ _PAIRED = re.compile(
 )
 
 
-class ForeignError(G1Error):
-    """A foreign file that is damaged, hostile or too large; the message names the file and the place in it."""
+class UntrustedError(G1Error):
+    """A untrusted file that is damaged, hostile or too large; the message names the file and the place in it."""
 
 
 def excerpt(value: object, limit: int = 80) -> str:
-    """A foreign value for use in a message: on one line, printable, cut to `limit` characters."""
+    """A untrusted value for use in a message: on one line, printable, cut to `limit` characters."""
     text = ascii(value[: limit + 1] if isinstance(value, str | bytes) else value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
@@ -74,7 +74,7 @@ def name_of(path: str | Path) -> str:
 
 
 def read_bytes(
-    path: str | Path, *, max_bytes: int = MAX_BYTES, limit: int | None = None, error: type[G1Error] = ForeignError
+    path: str | Path, *, max_bytes: int = MAX_BYTES, limit: int | None = None, error: type[G1Error] = UntrustedError
 ) -> bytes:
     """The bytes of a regular file. With a `limit`, its first `limit` bytes, whatever its size.
 
@@ -89,13 +89,13 @@ def read_bytes(
     return raw
 
 
-def read_text(path: str | Path, *, max_bytes: int = MAX_BYTES, error: type[G1Error] = ForeignError) -> str:
+def read_text(path: str | Path, *, max_bytes: int = MAX_BYTES, error: type[G1Error] = UntrustedError) -> str:
     """The UTF-8 text of a regular file; see `read_bytes`."""
     return _decode(read_bytes(path, max_bytes=max_bytes, error=error), name_of(path), error)
 
 
-def file_inside(folder: Path, name: str, where: str, error: type[G1Error] = ForeignError) -> Path:
-    """The path of the file with a foreign `name` in a folder.
+def file_inside(folder: Path, name: str, where: str, error: type[G1Error] = UntrustedError) -> Path:
+    """The path of the file with a untrusted `name` in a folder.
 
     The path, with links resolved, must be inside the folder. The exception is the Hugging Face cache, whose
     `snapshots/<revision>` folders link to `blobs` of the same repository.
@@ -141,7 +141,7 @@ def _open_regular(path: str | Path, error: type[G1Error]) -> Iterator[BufferedRe
 
 
 def read_toml(
-    path: str | Path, *, max_bytes: int = 2**16, max_depth: int = 8, error: type[G1Error] = ForeignError
+    path: str | Path, *, max_bytes: int = 2**16, max_depth: int = 8, error: type[G1Error] = UntrustedError
 ) -> dict[str, Any]:
     """The tables of a TOML file that users edit: small, shallow, with integers of 64 bits as TOML defines them.
 
@@ -178,7 +178,7 @@ def read_json(
     *,
     max_bytes: int = MAX_BYTES,
     max_values: int = MAX_VALUES,
-    error: type[G1Error] = ForeignError,
+    error: type[G1Error] = UntrustedError,
 ) -> Any:
     """The value in a JSON file; see `parse_json`. A missing or unreadable file raises `error` too."""
     raw = read_bytes(path, max_bytes=max_bytes, error=error)
@@ -186,7 +186,7 @@ def read_json(
 
 
 def read_object(
-    path: str | Path, *, max_values: int = MAX_VALUES, error: type[G1Error] = ForeignError
+    path: str | Path, *, max_values: int = MAX_VALUES, error: type[G1Error] = UntrustedError
 ) -> dict[str, Any]:
     """The object in a JSON file; see `read_json`. Any other value raises `error` too."""
     content = read_json(path, max_values=max_values, error=error)
@@ -201,7 +201,7 @@ def read_json_lines(
     max_line_bytes: int = MAX_BYTES,
     allow_nan: bool = False,
     lenient: bool = False,
-    error: type[G1Error] = ForeignError,
+    error: type[G1Error] = UntrustedError,
     on_error: Callable[[G1Error], None] | None = None,
 ) -> Iterator[tuple[int, Any]]:
     """The line numbers, from 1, and values of a JSON Lines file; blank lines are skipped.
@@ -244,9 +244,9 @@ def parse_json(
     max_values: int = MAX_VALUES,
     allow_nan: bool = False,
     lenient: bool = False,
-    error: type[G1Error] = ForeignError,
+    error: type[G1Error] = UntrustedError,
 ) -> Any:
-    """The value of a foreign JSON text; `where` names its source in messages, such as the file.
+    """The value of a untrusted JSON text; `where` names its source in messages, such as the file.
 
     Raises:
         error: The text is not JSON, is too large or too deep, or has too many values; the message names the place.

@@ -1,4 +1,4 @@
-"""Foreign images: known formats, bounded pixels and bounded time."""
+"""Untrusted images: known formats, bounded pixels and bounded time."""
 
 import io
 import struct
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from g1jax.foreign import ForeignError
-from g1jax.foreign_images import FORMATS, open_image
+from g1jax.untrusted import UntrustedError
+from g1jax.untrusted_images import FORMATS, open_image
 
 
 def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
@@ -78,7 +78,7 @@ def test_known_formats_are_read(kind: str, tmp_path: Path) -> None:
 )
 def test_invalid_images_are_one_line(raw: bytes, message: str) -> None:
     start = time.process_time()
-    with pytest.raises(ForeignError) as error, open_image(raw, "rows:3") as picture:
+    with pytest.raises(UntrustedError) as error, open_image(raw, "rows:3") as picture:
         picture.load()
     assert str(error.value).startswith("rows:3: ")
     assert message in str(error.value)

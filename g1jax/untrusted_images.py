@@ -1,4 +1,4 @@
-"""Reading foreign images: known formats only, with the size checked in the header before any pixel is decoded."""
+"""Reading untrusted images: known formats only, with the size checked in the header before any pixel is decoded."""
 
 import contextlib
 import io
@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from g1jax.errors import G1Error
-from g1jax.foreign import ForeignError, read_bytes
 from g1jax.terminal import one_line
+from g1jax.untrusted import UntrustedError, read_bytes
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 """The formats that are opened, whatever the suffix. Others can run programs (EPS) or hide one image in another."""
@@ -25,7 +25,7 @@ _MAX_PARTS = 20_000  # chunks of a PNG, markers of a JPEG; Pillow takes microsec
 
 @contextlib.contextmanager
 def open_image(
-    source: Path | bytes, where: str, *, max_bytes: int = MAX_BYTES, error: type[G1Error] = ForeignError
+    source: Path | bytes, where: str, *, max_bytes: int = MAX_BYTES, error: type[G1Error] = UntrustedError
 ) -> Iterator[Image.Image]:
     """An image with its header read and its pixels not yet decoded: `size` is known and bounded.
 

@@ -1,6 +1,6 @@
 """Whether a policy's move follows what it has written: the words are changed, and the policy writes the rest.
 
-python scripts/follow_words.py --player=g1-nano
+python scripts/faithfulness.py --player=g1-nano
 
 Four changes of a response, each where the policy's own response is legal and names another choice:
 
