@@ -194,8 +194,8 @@ class Experiment:
     """(height, width) in pixels to which frames are resized for the policy, rounded to whole visual tokens. The release
     shows 840 × 640. Default: that of the model, for a new one the frames' own size."""
     model: str = "nano"
-    """`base` or `g1-nano` (the small trained models that ship: before and after RL), `nano`, `micro` or `small`
-    (untrained), or a folder of weights."""
+    """`base`, `g1-nano` or `g1-nano-sizes` (the small trained models that ship: before and after RL, and for other
+    sizes of board), `nano`, `micro` or `small` (untrained), or a folder of weights."""
     tokenizer: str = ""
     """`games` or a folder; empty: the model's own."""
     dtype: Literal["float32", "bfloat16"] = "float32"

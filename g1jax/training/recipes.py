@@ -22,6 +22,13 @@ PROMPTS = {
 
 SIZES = ("game_2048:5x5", "shisen_sho:4x4", "shisen_sho:10x10", "swap:5x5", "swap:10x10")
 """Boards of other sizes that the models that ship have seen, besides the games' own."""
+ALL_SIZES = (
+    *(f"game_2048:{size}x{size}" for size in (5, 6, 7, 8, 9, 10)),
+    *(f"shisen_sho:{size}x{size}" for size in (4, 8, 10)),
+    *(f"shisen_sho_cifar10:{size}x{size}" for size in (4, 8, 10)),
+    *(f"swap:{size}x{size}" for size in (4, 5, 6, 7, 9, 10)),
+)
+"""All square boards from 4×4 to 10×10, besides the games' own. Shisen-Sho needs an even number of cells."""
 CARELESS = 0.6
 """Share of the base model's demonstrations that take the first row or direction."""
 _SHARP = Sampling(temperature=0.5)
@@ -187,6 +194,29 @@ def sizes() -> Experiment:
     optimizer = dataclasses.replace(cold.optimizer, lr=1.5e-3)
     cold = dataclasses.replace(cold, steps=1600, states=48, optimizer=optimizer)
     return dataclasses.replace(experiment, name="sizes", games=(*ALL_GAMES, *SIZES), cold_start=cold)
+
+
+def all_sizes() -> Experiment:
+    """300 more steps on all square boards from 4×4 to 10×10, from `g1-nano`, whose weights include a temperature.
+
+    A row's length is learned: a size that never occurred is not read, even between two that did. Other sizes than the
+    games' own have the plain appearance here, since each level with every appearance holds 160 MB of sprites.
+    """
+    experiment = sizes()
+    cold = experiment.cold_start
+    optimizer = dataclasses.replace(cold.optimizer, lr=1e-3)
+    mixed = {**cold.mixed_levels, **dict.fromkeys(ALL_SIZES, ({},))}
+    cold = dataclasses.replace(cold, steps=300, states=8, mixed_levels=mixed, optimizer=optimizer)
+    plain: dict[str, Mapping[str, Any]] = {game: {} for game in ALL_SIZES}
+    return dataclasses.replace(
+        experiment,
+        name="all_sizes",
+        model="g1-nano",
+        sampling=Sampling(),
+        games=(*ALL_GAMES, *ALL_SIZES),
+        levels={**experiment.levels, **plain},
+        cold_start=cold,
+    )
 
 
 def base() -> Experiment:

@@ -15,7 +15,7 @@ from g1jax.untrusted import read_object
 from g1jax.vlm import Params
 from g1jax.vlm.processor_files import save_processor
 
-SHIPPED = {name: Path(__file__).parents[1] / "data" / name for name in ("base", "g1-nano")}
+SHIPPED = {name: Path(__file__).parents[1] / "data" / name for name in ("base", "g1-nano", "g1-nano-sizes")}
 """The small trained models that ship, by name: after the supervised steps, and after RL."""
 PROMPTS, OBSERVATION = "prompts.json", "observation.json"
 

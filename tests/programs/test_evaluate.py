@@ -167,6 +167,6 @@ def test_the_program_itself_ends_with_one_line() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
     assert done.returncode == 1
     assert done.stderr == (
-        "evaluate: no player 'nobody': expected one of random, expert, openai, base, g1-nano, or the folder of a "
-        "training run or a model\n"
+        "evaluate: no player 'nobody': expected one of random, expert, openai, base, g1-nano, g1-nano-sizes, or the "
+        "folder of a training run or a model\n"
     )
