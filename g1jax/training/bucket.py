@@ -88,6 +88,11 @@ def download(url: str | Path) -> Path:
     return local
 
 
+def remove_copy(local: Path) -> None:
+    """Removes what `download` has made. A program that ends at once runs no functions at exit."""
+    shutil.rmtree(local.parent, ignore_errors=True)
+
+
 class Upload:
     """Uploads the files of a run's copy that are new or have changed."""
 

@@ -21,6 +21,7 @@ class Target:
     """`cuda` or `tpu`."""
     topology: str
     """The name of the slice, of GPUs their number."""
+    num_slices: int = 1
 
     def devices(self) -> list[jax.Device]:
         """The devices, to be compiled for; they cannot run anything.
@@ -34,7 +35,8 @@ class Target:
                 config, topology = _gpu_config(self), f"1x1x{self.num_devices}"
                 found = topologies.get_topology_desc("", "cuda", target_config=config, topology=topology)
             else:
-                found = topologies.get_topology_desc(self.topology, "tpu")
+                several = {"num_slices": self.num_slices} if self.num_slices > 1 else {}
+                found = topologies.get_topology_desc(self.topology, "tpu", **several)
         except Exception as error:  # of several kinds, by plugin and version
             line = str(error).strip().splitlines()[0]
             raise ConfigError(
@@ -59,12 +61,13 @@ _TPUS = {  # memory, cores of a chip that count as devices in a slice's name, an
 def target_of(name: str) -> Target:
     """The target of a name: `h100x8` and `h200x1` are GPUs of one machine; `v5e-8`, `v6e-8` and `v5p-8` TPU slices.
 
-    A v5p slice is named, as Google names it, by its cores, of which a chip, which is one device, has two.
+    `v5e-8x2` is two slices. A v5p slice is named, as Google names it, by its cores, of which a chip, which is one
+    device, has two.
 
     Raises:
         ConfigError: an unknown kind or size.
     """
-    gpu, tpu = re.fullmatch(r"(h\d+)(?:x(\d+))?", name), re.fullmatch(r"(v\d+[a-z])-(\d+)", name)
+    gpu, tpu = re.fullmatch(r"(h\d+)(?:x(\d+))?", name), re.fullmatch(r"(v\d+[a-z])-(\d+)(?:x(\d+))?", name)
     if gpu and gpu[1] in _GPUS:
         count = int(gpu[2] or 1)
         ConfigError.require(1 <= count <= 8, f"{name}: expected 1 to 8 GPUs of one machine")
@@ -73,10 +76,11 @@ def target_of(name: str) -> Target:
     ConfigError.require(tpu is not None and tpu[1] in _TPUS, unknown("target", name, kinds))
     assert tpu is not None
     memory, cores, slices = _TPUS[tpu[1]]
-    chips = int(tpu[2]) // cores
+    chips, num_slices = int(tpu[2]) // cores, int(tpu[3] or 1)
     sizes = ", ".join(f"{tpu[1]}-{count * cores}" for count in slices)
     ConfigError.require(chips in slices and chips * cores == int(tpu[2]), f"{name}: expected one of {sizes}")
-    return Target(name, chips, memory, "tpu", f"{tpu[1]}:{slices[chips]}")
+    ConfigError.require(num_slices >= 1, f"{name}: expected 1 slice or more")
+    return Target(name, chips * num_slices, memory, "tpu", f"{tpu[1]}:{slices[chips]}", num_slices)
 
 
 def _gpu_config(target: Target) -> str:

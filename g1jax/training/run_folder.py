@@ -163,6 +163,8 @@ class RunFolder:
         finally:
             if self._lock is not None:
                 self._lock.release()
+            if bucket.is_url(self.place):
+                bucket.remove_copy(self.path)
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         file = self.path / name

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from g1jax.errors import ConfigError
@@ -36,10 +37,10 @@ _RULES: dict[str, tuple[Axis, Axis]] = {
 
 
 def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices, or of the given ones.
+    """A mesh of all devices, or of the given ones. Of several TPU slices each has its share of `data`.
 
     Raises:
-        ConfigError: the product of the axes is not the number of devices.
+        ConfigError: the product of the axes is not the number of devices, or `data` does not divide into slices.
     """
     devices = jax.devices() if devices is None else list(devices)
     shape = (data, fsdp, tensor)
@@ -47,7 +48,30 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, *, devices: Sequenc
     ConfigError.require(min(shape) > 0, f"a mesh of {text}: expected 1 or more for every axis")
     needed = math.prod(shape)
     ConfigError.require(needed == len(devices), f"a mesh of {text} is {needed} devices, and there are {len(devices)}")
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    axis_types = (AxisType.Auto,) * len(AXES)
+    if num_slices(devices) > 1:
+        return Mesh(grid_of_slices(shape, devices), AXES, axis_types=axis_types)
+    return jax.make_mesh(shape, AXES, axis_types=axis_types, devices=devices)
+
+
+def num_slices(devices: Sequence[Any]) -> int:
+    """The number of TPU slices that devices belong to; 1 for other devices."""
+    return len({device.slice_index for device in devices}) if devices[0].platform == "tpu" else 1
+
+
+def grid_of_slices(shape: tuple[int, int, int], devices: Sequence[Any]) -> np.ndarray:
+    """The devices of several slices in a mesh's shape: each slice has its share of `data`.
+
+    Raises:
+        ConfigError: `data` does not divide into slices.
+    """
+    (data, fsdp, tensor), slices = shape, num_slices(devices)
+    ConfigError.require(
+        data % slices == 0,
+        f"a mesh of data={data} × fsdp={fsdp} × tensor={tensor} on {slices} slices: data must be a multiple of "
+        f"{slices}, since the network between slices is too slow for fsdp and tensor",
+    )
+    return mesh_utils.create_hybrid_device_mesh((data // slices, fsdp, tensor), (slices, 1, 1), devices)
 
 
 def param_sharding(

@@ -84,7 +84,18 @@ def test_a_run_is_stopped_resumed_and_evaluated(
     said: list[str] = []
     progress = Progress()
     monkeypatch.setattr(progress, "say", said.append)
+    copies: list[Path] = []
+    download = bucket.download
+
+    def recorded(place: str | Path) -> Path:
+        copies.append(download(place))
+        return copies[-1]
+
+    monkeypatch.setattr(bucket, "download", recorded)
     run(experiment, progress=progress)
+    assert len(copies) == 1
+    assert not copies[0].parent.exists()
+    monkeypatch.undo()
     assert said == ["resumed after step 3 of 4"]
     assert metrics_at(experiment.workdir) == expected
 

@@ -56,6 +56,7 @@ def test_the_cache_by_hand(planned: dict[str, Any]) -> None:
         ("h100x8", 8, "8"),
         ("h200x1", 1, "1"),
         ("v5e-8", 8, "v5e:2x4"),
+        ("v5e-8x2", 16, "v5e:2x4"),
         ("v5p-8", 4, "v5p:2x2x1"),
         ("v5p-64", 32, "v5p:2x4x4"),
     ],
@@ -72,6 +73,7 @@ def test_targets(name: str, devices: int, topology: str) -> None:
         ("h100x9", "h100x9: expected 1 to 8 GPUs"),
         ("v5p-4", "v5p-4: expected one of v5p-8, v5p-16"),
         ("v5e-7", "v5e-7: expected one of v5e-1, v5e-4, v5e-8"),
+        ("v5e-8x0", "v5e-8x0: expected 1 slice or more"),
     ],
 )
 def test_unknown_targets(name: str, message: str) -> None:

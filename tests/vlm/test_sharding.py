@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -78,6 +79,36 @@ def test_a_mesh_that_does_not_fit() -> None:
     with pytest.raises(vlm.ConfigError, match="expected 1 or more for every axis"):
         sharding.make_mesh(tensor=0)
     assert sharding.make_mesh(data=count).shape == {"data": count, "fsdp": 1, "tensor": 1}
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What a mesh of TPU slices reads of a device."""
+
+    id: int
+    slice_index: int
+    coords: tuple[int, int, int]
+    core_on_chip: int = 0
+    process_index: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+
+
+def test_each_slice_has_its_share_of_data() -> None:
+    chips: Any = [
+        Chip(8 * index + x + 2 * y, index, (x, y, 0)) for y in range(4) for x in range(2) for index in range(2)
+    ]
+    assert sharding.num_slices(chips) == 2
+    assert sharding.num_slices(jax.devices()) == 1
+    for shape in ((2, 4, 2), (4, 4, 1), (16, 1, 1)):
+        grid = sharding.grid_of_slices(shape, chips)
+        assert grid.shape == shape
+        assert len(set(grid.ravel().tolist())) == 16
+        first, second = np.split(grid, 2)
+        assert {chip.slice_index for chip in first.ravel()} == {0}
+        assert {chip.slice_index for chip in second.ravel()} == {1}
+    with pytest.raises(vlm.ConfigError, match="fsdp=16 × tensor=1 on 2 slices: data must be a multiple of 2"):
+        sharding.grid_of_slices((1, 16, 1), chips)
 
 
 def test_a_batch_that_does_not_divide() -> None:
