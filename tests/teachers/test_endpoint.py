@@ -278,7 +278,7 @@ def test_wrong_arguments(options: Any, tmp_path: Path) -> None:
         ({"random_moves": 1.5}, ExperimentError, "random_moves=1.5: expected a number from 0 to 1"),
         ({"seed": -1}, ExperimentError, "seed=-1: expected a whole number from 0"),
         ({"model": ""}, ExperimentError, "name the endpoint's model: --model=…"),
-        ({"games": "swap"}, ExperimentError, "tiny has no game 'swap': it has game_2048, shisen_sho"),
+        ({"games": "swap"}, ExperimentError, "tiny has no game 'swap': it has game_2048"),
         ({"experiment": "tinny"}, ExperimentError, "unknown experiment 'tinny'"),
         ({"games": "chess", "experiment": ""}, LevelError, "unknown game 'chess'"),
         ({"base_url": "localhost:80"}, EvaluationError, "the endpoint's URL must start with http"),
