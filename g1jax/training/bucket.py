@@ -21,10 +21,9 @@ from etils import epath
 from g1jax.errors import ExperimentError
 from g1jax.terminal import one_line
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, DAMAGED = "checkpoints", "checkpoints_damaged"
 _LINK = "checkpoints_at.txt"
 """In the copy of a run: the URL of its checkpoints."""
-_LEFT_OUT = (CHECKPOINTS, f"{CHECKPOINTS}_damaged")
 
 
 def is_url(path: str | Path) -> bool:
@@ -48,6 +47,20 @@ def at(path: str | Path) -> Path:
     ExperimentError.require(has_gcsfs, f"{path}: for a bucket of Google Cloud Storage run: pip install gcsfs")
     fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False  # other machines write there too
     return cast("Path", epath.Path("gs://" + str(path).removeprefix("gs:").lstrip("/")))
+
+
+def has_file(path: Path) -> bool:
+    """Whether a file exists, on this machine or in a bucket.
+
+    Raises:
+        ExperimentError: the bucket cannot be read.
+    """
+    if not is_url(path):
+        return path.is_file()
+    try:
+        return path.is_file()
+    except Exception as error:  # gcsfs and Google's authentication have no common class
+        raise _unreadable(path, error) from error
 
 
 def checkpoints_of(folder: Path) -> Path:
@@ -83,8 +96,8 @@ def download(url: str | Path) -> Path:
             target = local / file.relative_to(remote)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(file.read_bytes())
-    except Exception as error:  # gcsfs and Google's authentication have no common class
-        raise ExperimentError(f"{remote} cannot be read: {_reason(error)}") from error
+    except Exception as error:  # see `has_file`
+        raise _unreadable(remote, error) from error
     return local
 
 
@@ -116,7 +129,7 @@ class Upload:
             for name in self._sent.keys() - found.keys():
                 (self._remote / name).unlink(missing_ok=True)
                 del self._sent[name]
-        except Exception as error:  # see `download`
+        except Exception as error:  # see `has_file`
             kept = self._local.parent.with_name(f"{self._local.parent.name}-kept")
             shutil.copytree(self._local.parent, kept, dirs_exist_ok=True)
             raise OSError(f"{self._remote} cannot be written: {_reason(error)}. The files are in {kept}") from error
@@ -132,9 +145,13 @@ class Upload:
 def _files(folder: Path) -> Iterator[Path]:
     for path in folder.iterdir() if folder.exists() else ():
         if path.is_dir():
-            yield from () if path.name in _LEFT_OUT else _files(path)
+            yield from () if path.name in (CHECKPOINTS, DAMAGED) else _files(path)
         else:
             yield path
+
+
+def _unreadable(path: Path, error: Exception) -> ExperimentError:
+    return ExperimentError(f"{path} cannot be read: {_reason(error)}")
 
 
 def _reason(error: Exception) -> str:

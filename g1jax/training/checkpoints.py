@@ -21,12 +21,11 @@ from g1jax import untrusted
 from g1jax.errors import ExperimentError
 from g1jax.sft.fact_loss import without_heads
 from g1jax.training import checksums
-from g1jax.training.bucket import is_url
+from g1jax.training.bucket import DAMAGED, is_url
 from g1jax.training.checksums import DamagedError
 from g1jax.training.processes import any_process
 from g1jax.training.steps import RunState
 
-DAMAGED = "checkpoints_damaged"
 METADATA = "_CHECKPOINT_METADATA"  # Orbax's, with the time of creation; still changes after the checksums are written
 _SHOWN = 3
 

@@ -195,7 +195,7 @@ def with_imports(experiment: Experiment) -> Experiment:
     if experiment.imports:
         return experiment
     config = place_of(experiment) / CONFIG
-    if not config.is_file():
+    if not bucket.has_file(config):
         return experiment
     try:
         names = tuple(read_json(config).get("imports", ()))

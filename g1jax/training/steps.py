@@ -80,9 +80,8 @@ def start_rl(setup: Setup, state: RunState) -> RunState:
 
 
 def _kept_for_rl(state: RunState) -> RunState:
-    return dataclasses.replace(
-        state, opt_state=master_weights.without_rule(state.opt_state), reference=None, cold_envs=()
-    )
+    opt_state = master_weights.without_rule(state.opt_state)
+    return dataclasses.replace(state, opt_state=opt_state, reference=None, cold_envs=())
 
 
 def constants_of(setup: Setup, frozen: Params | None) -> Constants:
@@ -211,11 +210,11 @@ def _first_state(phase: _Phase, trained: Params, levels: tuple[TracedLevel, ...]
 
 def _rl_state(phase: _Phase, state: RunState) -> RunState:
     trained = without_heads(state.trained)
-    opt_state = master_weights.mapped(without_heads, state.opt_state)
+    moments = master_weights.mapped(without_heads, state.opt_state)
     return dataclasses.replace(
         state,
         trained=trained,
-        opt_state=master_weights.continued(phase.learner.optimizer.init(trained), opt_state),
+        opt_state=master_weights.continued(phase.learner.optimizer.init(trained), moments),
         reference=jax.tree.map(jnp.copy, trained) if phase.has_reference else None,
         cold_envs=(),
         play_envs=_first_play(phase),
@@ -223,7 +222,6 @@ def _rl_state(phase: _Phase, state: RunState) -> RunState:
 
 
 def _reset(envs: tuple[Batch, ...], key: Key, levels: tuple[TracedLevel, ...]) -> tuple[BatchState, ...]:
-    """Fresh environments at these levels."""
     return tuple(env.reset(keys.of_game(key, i), levels[i]) for i, env in enumerate(envs))
 
 

@@ -42,6 +42,15 @@ def test_without_gcsfs(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
         run(experiment)
 
 
+def test_a_bucket_that_cannot_be_read(model: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> bool:
+        raise RuntimeError("no credentials")
+
+    monkeypatch.setattr(type(epath.Path(url)), "is_file", refuse)
+    with pytest.raises(ExperimentError, match=r"^gs://bucket/runs/closed/config.json cannot be read: no credentials$"):
+        run(experiment_at(f"{url}/runs/closed", model))
+
+
 def test_what_has_changed_is_uploaded(url: str) -> None:
     place = bucket.at(f"{url}/runs/files")
     local = bucket.download(place)
