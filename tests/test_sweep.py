@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from g1jax import envs
 from g1jax.errors import ExperimentError
@@ -47,6 +49,30 @@ def test_the_table_has_means_and_intervals_over_seeds(script: ModuleType, tmp_pa
     assert one == f"| grpo | game_2048 | 0.20 → 0.40 | – | {script.interval([scores[0]])} |"
 
 
+def test_curves_have_a_line_and_an_interval_for_each_variant(script: ModuleType, tmp_path: Path) -> None:
+    for name, rates in (("g0", (0.2, 0.4)), ("g1", (0.8, 0.8))):
+        for seed, rate in enumerate(rates):
+            (tmp_path / f"{name}-{seed}").mkdir()
+            lines = [
+                {"step": i, "phase": "rl", "swap/success": rate, "swap/perception": float(i > 2), "swap/reasoning": 0.5}
+                for i in range(6)
+            ]
+            file = tmp_path / f"{name}-{seed}" / "metrics.jsonl"
+            file.write_text("".join(json.dumps(line) + "\n" for line in [{"step": 0, "phase": "cold"}, *lines]))
+    curves = {name: script.curves_of(tmp_path, name, 2) for name in ("g0", "g1")}
+    np.testing.assert_array_equal(curves["g0"]["swap"]["success"], [[0.2] * 6, [0.4] * 6])
+    reasoning = curves["g0"]["swap"]["reasoning"]
+    assert np.isnan(reasoning[:, :3]).all(), "unknown where no board is read"
+    assert (reasoning[:, 3:] == 0.5).all()
+    for name, of_name in script.together([tmp_path], 2).items():
+        jax.tree.map(np.testing.assert_array_equal, of_name, curves[name])
+    with pytest.raises(ExperimentError, match="has no runs of a sweep"):
+        script.together([tmp_path / "g0-0"], 2)
+    script.draw(tmp_path / "sweep.png", curves)
+    with Image.open(tmp_path / "sweep.png") as image:
+        assert image.width > image.height / 2 > 100
+
+
 @pytest.mark.slow
 def test_it_runs_each_variant_with_each_seed_and_resumes(tmp_path: Path) -> None:
     variants = ["--variant=grpo", "--rl.algorithm=grpo", "--variant=rloo", "--rl.algorithm=rloo"]
@@ -55,6 +81,7 @@ def test_it_runs_each_variant_with_each_seed_and_resumes(tmp_path: Path) -> None
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"grpo-0", "grpo-1", "rloo-0", "rloo-1"}
     table = (tmp_path / "sweep.md").read_text("utf-8")
     assert table in done.stdout
+    assert (tmp_path / "sweep.png").is_file()
     assert [line.split(" | ")[:2] for line in table.splitlines() if "game_2048" in line] == [
         ["| grpo", "game_2048"],
         ["| rloo", "game_2048"],
