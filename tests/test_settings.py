@@ -199,6 +199,7 @@ def test_programs_check_first(
         ({"rl": None}, "rl=None: expected settings of type RL"),
         ({"levels": {"shisen_sho": 3}}, "levels['shisen_sho']=3: expected a dict with string keys"),
         ({"levels": {"chess": {}}}, "levels: unknown game 'chess'"),
+        ({"levels": {"chess:6x6": {}}}, "levels: unknown game 'chess'"),
         ({"levels": {"game_2048": {"frame_size": [2**31, 2**31]}}}, "game_2048: frame_size=(2147483648, 2147483648)"),
         ({"levels": {"game_2048": {"noise": 10**400}}}, "game_2048: noise=1000000"),
         ({"cold_start__mixed_levels": {"shisen_sho": ()}}, "cold_start.mixed_levels['shisen_sho']: name at least one"),

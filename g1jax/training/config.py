@@ -276,7 +276,7 @@ def check_experiment(experiment: Experiment) -> None:
         ("rl.weights_by_game", e.rl.weights_by_game),
     ):
         for game in mapping:
-            is_level = game in e.games and base_id_of(game) in known
-            ExperimentError.require(game in known or is_level, f"{name}: {unknown('game', game, known)}")
+            own_id = base_id_of(game)  # `swap:tiny` may be one that `--games` left out
+            ExperimentError.require(own_id in known, f"{name}: {unknown('game', own_id, known)}")
     for game, levels in e.cold_start.mixed_levels.items():
         ExperimentError.require(len(levels) > 0, f"cold_start.mixed_levels[{game!r}]: name at least one level")

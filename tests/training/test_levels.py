@@ -58,3 +58,8 @@ def test_a_level_that_does_not_exist_is_refused(
     with pytest.raises((ExperimentError, LevelError), match=message):
         make_setup(experiment)
     assert not (tmp_path / "run").exists()
+
+
+def test_settings_may_name_a_level_that_the_command_line_leaves_out(model: str, tmp_path: Path) -> None:
+    experiment = tiny.make_experiment(model, tmp_path / "run")
+    make_setup(dataclasses.replace(experiment, levels={**tiny.LEVELS, "swap:6x6": {"cell_size": 56}}))
