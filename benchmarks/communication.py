@@ -1,7 +1,6 @@
 """The communication volume of a training step on fake devices; see train.py."""
 
 import dataclasses
-import functools
 import math
 import os
 import sys
@@ -68,9 +67,17 @@ def traffic_by_part(setup: Setup) -> dict[str, dict[str, Traffic]]:
         rollouts = tuple(
             rows_of(
                 setup,
-                jax.eval_shape(functools.partial(steps._roll_out, setup.rl, i), state.trained, constants.table, *args),
+                jax.eval_shape(
+                    lambda params, table, states, key, i=i: steps._roll_out(
+                        setup.rl, (i,), params, table, (states,), (key,)
+                    )[0],
+                    state.trained,
+                    constants.table,
+                    states.states,
+                    key,
+                ),
             )
-            for i, args in enumerate((states.states, key) for states in shapes)
+            for i, states in enumerate(shapes)
         )
         made = [rollout for rollout, _ in rollouts]
         learn = learn_from.lower(setup.rl, state.trained, state.opt_state, state.reference, constants, made, key)

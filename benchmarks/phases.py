@@ -17,6 +17,7 @@ from g1jax.sft.batch import to_batch
 from g1jax.training import loop, steps
 from g1jax.training.config import Experiment
 from g1jax.training.setup import RLStep, Setup, load_params, make_setup
+from g1jax.training.state_source import walk
 from g1jax.training.steps import Constants, RunState
 from g1jax.vlm import to_bytes
 
@@ -105,7 +106,7 @@ def rl_programs(setup: Setup, state: RunState, constants: Constants) -> tuple[Pr
 def make_states(rl: RLStep, envs: Any, key: Any) -> Any:
     """States and their frames."""
     if rl.source.name != "play":
-        envs = [steps.walk(rl.source, i, jax.random.fold_in(key, i)) for i in range(len(rl.learner.games))]
+        envs = [walk(rl.source, i, jax.random.fold_in(key, i)) for i in range(len(rl.learner.games))]
     pairs = zip(rl.learner.games, envs, strict=True)
     return envs, [jax.vmap(game.render)(state.states) for game, state in pairs]
 

@@ -1,7 +1,7 @@
 """An iteration of RL whose responses have uneven lengths, with and without the settings made for them.
 
     python benchmarks/uneven.py                     # one game, 16 states × 8 responses of up to 128 tokens
-    python benchmarks/uneven.py --games swap --half-life=16
+    python benchmarks/uneven.py --games game_2048 shisen_sho swap --settings 0,1 32,3 32,3,joint
 
 The model is `base` at a high temperature, which writes random tokens, and so many of them stop a response that half of
 the responses end within `--half-life` tokens, and half of the others within as many more. The settings run in rotation,
@@ -25,7 +25,7 @@ from g1jax.training.config import RL, Evaluation, Experiment
 from g1jax.training.setup import load_params, make_setup
 from g1jax.vlm import Sampling, Tokenizer
 
-HEADER = ("rl.compact_every", "rl.length_buckets", "ms an iteration", "× as fast", "mean length", "longest")
+HEADER = ("compact_every", "length_buckets", "decoding", "ms an iteration", "× as fast", "mean length", "longest")
 
 
 def main() -> None:
@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--microbatches", type=int, default=4)
     parser.add_argument("--length", type=int, default=128, help="the longest response in tokens")
     parser.add_argument("--half-life", type=int, default=32, help="tokens within which half of the responses end")
-    parser.add_argument("--settings", nargs="+", default=["0,1", "0,3", "32,1", "32,3"], help="compact_every,buckets")
+    parser.add_argument(
+        "--settings", nargs="+", default=["0,1", "0,3", "32,1", "32,3"], help="compact_every,buckets[,joint]"
+    )
     parser.add_argument("--turns", type=int, default=5)
     args = parser.parse_args()
     use_cores(args.states)
@@ -46,14 +48,15 @@ def main() -> None:
     programs: dict[str, Callable[[], Any]] = {}
     lengths: dict[str, np.ndarray] = {}
     for setting in args.settings:
-        compact_every, buckets = map(int, setting.split(","))
-        programs[setting], lengths[setting] = iteration(with_settings(experiment, compact_every, buckets))
+        programs[setting], lengths[setting] = iteration(with_settings(experiment, *values_of(setting)))
     times = take_turns(programs, args.turns)
     first = times[args.settings[0]]
     rows: list[Row] = []
     for setting in args.settings:
         ratio, mean, longest = first / times[setting], lengths[setting].mean(), lengths[setting].max()
-        rows.append((*setting.split(","), f"{times[setting] * 1e3:.0f}", f"{ratio:.2f}", f"{mean:.0f}", f"{longest}"))
+        rows.append(
+            (*map(str, values_of(setting)), f"{times[setting] * 1e3:.0f}", f"{ratio:.2f}", f"{mean:.0f}", f"{longest}")
+        )
     print_machine()
     print_table(f"RL with uneven lengths: {args.states} states × {args.samples} responses a game", HEADER, rows)
 
@@ -79,10 +82,16 @@ def make_experiment(args: argparse.Namespace) -> Experiment:
     )
 
 
-def with_settings(experiment: Experiment, compact_every: int, buckets: int) -> Experiment:
+def values_of(setting: str) -> tuple[int, int, str]:
+    """`32,3` -> 32, 3 and `by_game`."""
+    compact_every, buckets, *decoding = setting.split(",")
+    return int(compact_every), int(buckets), decoding[0] if decoding else "by_game"
+
+
+def with_settings(experiment: Experiment, compact_every: int, buckets: int, decoding: str) -> Experiment:
     minibatching = dataclasses.replace(experiment.rl.minibatching, length_buckets=buckets)
-    rl = dataclasses.replace(experiment.rl, minibatching=minibatching, compact_every=compact_every)
-    return dataclasses.replace(experiment, rl=rl)
+    changes: dict[str, Any] = {"minibatching": minibatching, "compact_every": compact_every, "decoding": decoding}
+    return dataclasses.replace(experiment, rl=dataclasses.replace(experiment.rl, **changes))
 
 
 def shorten_responses(half_life: int) -> None:

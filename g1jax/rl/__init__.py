@@ -11,7 +11,7 @@ from g1jax.rl.losses import Metrics, TokenWeights, policy_loss, token_weights
 from g1jax.rl.minibatching import Minibatching
 from g1jax.rl.policy import Policy, Responses
 from g1jax.rl.rewards import Reward, RewardWeights, reward
-from g1jax.rl.rollout import Rollout, play_on, respond_and_branch, rollout_metrics
+from g1jax.rl.rollout import Rollout, play_on, respond_and_branch, respond_and_branch_jointly, rollout_metrics
 from g1jax.rl.update import update
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "policy_loss",
     "prepare",
     "respond_and_branch",
+    "respond_and_branch_jointly",
     "reward",
     "rollout_metrics",
     "token_weights",

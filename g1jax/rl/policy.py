@@ -18,6 +18,7 @@ from g1jax.rl.observation import CAPTION, PICTURE, Observation, board_tokens, nu
 from g1jax.rl.prompts import Templates, prompt_of
 from g1jax.typing import Array, Keys, Pytree
 from g1jax.vlm import Params, Sampling, TokenBytes, Tokenizer
+from g1jax.vlm.ordering import after
 
 
 @jax.tree_util.register_dataclass
@@ -178,11 +179,8 @@ class Policy:
             self._frames(frames),
             key,
             max_new_tokens=self.max_new_tokens(game),
-            sampling=self.sampling,
-            stop_tokens=self.tokenizer.stop_tokens,
-            pad_token=self.tokenizer.pad_token,
             num_samples=num_samples,
-            compact_every=self.compact_every,
+            **self._decoding,
         )
         tokens, mask = out.response_tokens, out.response_mask
         text_tokens, text_mask = tokens, mask
@@ -193,6 +191,61 @@ class Policy:
             )
         num_bytes = self.token_width * text_tokens.shape[1]
         return Responses(tokens, mask, out.logprobs, vlm.to_bytes(table, text_tokens, text_mask, num_bytes))
+
+    def respond_jointly(
+        self,
+        params: Params,
+        table: TokenBytes,
+        games: Sequence[Game[Any]],
+        frames: Sequence[UInt8[Array, "_ _ _ 3"] | None],
+        keys: Sequence[Keys],
+        *,
+        num_samples: int = 1,
+        boards: Sequence[UInt8[Array, "_ _"] | None],
+    ) -> tuple[Responses, ...]:
+        """`respond` for as many states of each of several games, whose responses are decoded in one loop.
+
+        frames, keys, boards: one of each game. Responses equal those of `respond` with one key per response, the game's
+        own key split, which is also what a policy with `compact_every` makes of a single key.
+        """
+        params = vlm.as_computed(self.config, params)
+        counts = [_num_states(*shown) for shown in zip(frames, boards, strict=True)]
+        ConfigError.require(len(set(counts)) == 1, f"{counts} states of the games: expected equal numbers")
+        count, prompts = counts[0], list[vlm.Prefilled]()
+        for game, *shown in zip(games, frames, boards, strict=True):
+            held = after(prompts[-1].hidden, shown) if prompts else shown  # games run in order: see `vlm.ordering`
+            prompts.append(self.prefill(params, game, *held))
+        rows = [key if key.ndim else jax.random.split(key, count * num_samples) for key in keys]
+        budgets = [self.max_new_tokens(game) for game in games]
+        out = vlm.generate_from(
+            self.config,
+            params,
+            vlm.alternating(prompts),
+            jnp.stack([key.reshape(count, num_samples) for key in rows], axis=1).reshape(-1),
+            max_new_tokens=max(budgets),
+            num_samples=num_samples,
+            limits=np.tile(np.array(budgets, np.int32), count),
+            **self._decoding,
+        )
+        responses = []
+        for i, budget in enumerate(budgets):
+            parts = (
+                x.reshape(count, len(games), num_samples, -1)[:, i, :, :budget].reshape(-1, budget)
+                for x in (out.response_tokens, out.response_mask, out.logprobs)
+            )
+            tokens, mask, logprobs = parts
+            text = vlm.to_bytes(table, tokens, mask, self.token_width * budget)
+            responses.append(Responses(tokens, mask, logprobs, text))
+        return tuple(responses)
+
+    @property
+    def _decoding(self) -> dict[str, Any]:
+        return {
+            "sampling": self.sampling,
+            "stop_tokens": self.tokenizer.stop_tokens,
+            "pad_token": self.tokenizer.pad_token,
+            "compact_every": self.compact_every,
+        }
 
     def score(
         self,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from g1jax.rl.rewards import Reward, RewardWeights, reward
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm import Params, TokenBytes
 from g1jax.vlm.accumulation import join_rows, split_rows
+from g1jax.vlm.ordering import after
 
 
 @jax.tree_util.register_dataclass
@@ -54,11 +55,62 @@ def respond_and_branch(
     responded to one after the other, which takes less memory. Also returns the actions.
     """
     generate_key, step_key = jax.random.split(key)
-    frames, boards = jax.vmap(game.render)(states), policy.boards(game, states)
+    frames, boards = show(policy, game, states)
     respond = functools.partial(policy.respond, params, table, game, num_samples=num_samples)
     responses = _in_parts(respond, frames, boards, generate_key, num_samples, num_parts)
+    return _branch(game, states, frames, boards, responses, step_key, num_samples=num_samples, weights=weights)
+
+
+def respond_and_branch_jointly(
+    policy: Policy,
+    params: Params,
+    table: TokenBytes,
+    games: Sequence[Game[Any]],
+    states: Sequence[Pytree],
+    keys: Sequence[Key],
+    *,
+    num_samples: int,
+    num_parts: int = 1,
+    weights: Sequence[RewardWeights],
+) -> list[tuple[Rollout, Int32[Array, "_ {num_samples}"]]]:
+    """`respond_and_branch` for several games, whose responses are decoded in one loop: see `Policy.respond_jointly`."""
+    shown = [show(policy, game, of_game) for game, of_game in zip(games, states, strict=True)]
+    pairs = [jax.random.split(key) for key in keys]
+
+    def respond(frames: Any, keys: Any, boards: Any) -> tuple[Responses, ...]:
+        return policy.respond_jointly(params, table, games, frames, keys, num_samples=num_samples, boards=boards)
+
+    frames, boards = zip(*shown, strict=True)
+    responses = _in_parts(respond, frames, boards, [generate for generate, _ in pairs], num_samples, num_parts)
+    results: list[tuple[Rollout, Array]] = []
+    for i, game in enumerate(games):
+        # The loops of games run in order: see `vlm.ordering`.
+        played = after(results[-1][0].returns, states[i]) if results else states[i]
+        results.append(
+            _branch(game, played, *shown[i], responses[i], pairs[i][1], num_samples=num_samples, weights=weights[i])
+        )
+    return results
+
+
+def show(policy: Policy, game: Game[Any], states: Pytree) -> tuple[UInt8[Array, "b H W 3"], UInt8[Array, "b L"] | None]:
+    """The frames of some states, and the board texts of captions."""
+    return jax.vmap(game.render)(states), policy.boards(game, states)
+
+
+def _branch(
+    game: Game[Any],
+    states: Pytree,
+    frames: UInt8[Array, "b H W 3"],
+    boards: UInt8[Array, "b L"] | None,
+    responses: Responses,
+    key: Key,
+    *,
+    num_samples: int,
+    weights: RewardWeights,
+) -> tuple[Rollout, Int32[Array, "b {num_samples}"]]:
+    """Plays each response from its state."""
     actions = jax.vmap(game.parse)(responses.bytes).reshape(-1, num_samples)
-    keys = jax.random.split(step_key, actions.shape[0])
+    keys = jax.random.split(key, actions.shape[0])
     _, results = jax.vmap(game.branch)(states, actions, keys)
     reward_of = functools.partial(reward, game, weights=weights)
     texts = responses.bytes.reshape(*actions.shape, -1)
@@ -92,7 +144,7 @@ def play_on(
 
     def step(states: Pytree, key: Key) -> tuple[Pytree, tuple[Rollout, Array]]:
         generate_key, step_key = jax.random.split(key)
-        frames, boards = jax.vmap(game.render)(states), policy.boards(game, states)
+        frames, boards = show(policy, game, states)
         respond = functools.partial(policy.respond, params, table, game)
         responses = _in_parts(respond, frames, boards, generate_key, 1, num_parts)
         actions = jax.vmap(game.parse)(responses.bytes)
@@ -110,20 +162,14 @@ def play_on(
 
 
 def _in_parts(
-    respond: Callable[..., Responses],
-    frames: UInt8[Array, "b H W 3"],
-    boards: UInt8[Array, "b L"] | None,
-    key: Key,
-    num_samples: int,
-    num_parts: int,
-) -> Responses:
-    """The responses to equal parts of the states, one part after the other."""
+    respond: Callable[..., Any], frames: Pytree, boards: Pytree, keys: Pytree, num_samples: int, num_parts: int
+) -> Any:
+    """The responses to equal parts of the states, one part after the other; of one game, or trees of several."""
     if num_parts == 1:
-        return respond(frames, key, boards=boards)
+        return respond(frames, keys, boards=boards)
     shown = jax.tree.map(lambda leaf: split_rows(leaf, num_parts), (frames, boards))
-    responses = lax.map(
-        lambda part: respond(part[0][0], part[1], boards=part[0][1]), (shown, jax.random.split(key, num_parts))
-    )
+    part_keys = jax.tree.map(lambda key: jax.random.split(key, num_parts), keys)
+    responses = lax.map(lambda part: respond(part[0][0], part[1], boards=part[0][1]), (shown, part_keys))
 
     def join(leaf: Array) -> Array:
         return join_rows(leaf.reshape(num_parts, -1, num_samples, *leaf.shape[2:])).reshape(-1, *leaf.shape[2:])

@@ -92,6 +92,10 @@ class RL:
     """Tokens between cuts of the decoded batch to the responses that still run (1/2, 1/4 or 1/8 of its rows, each
     compiled), so that finished ones are not computed until the longest ends. Needs memory for copies of the keys and
     values. 0: never."""
+    decoding: Literal["by_game", "joint"] = "by_game"
+    """by_game: the responses to one game after those to another. joint: all games in one loop, of fewer and larger
+    steps: faster on accelerators, where a small batch takes as long as a larger one. Needs memory for the keys and
+    values of all games, divided by `rollout_parts`; use it with `compact_every` if their responses differ in length."""
     source: Literal["walk", "legal_walk", "play", "hard_play"] = "walk"
     """Where states come from. walk: random walks from fresh states (the paper). legal_walk: walks of legal moves, each
     of a random length, which cover all stages of a game. play: the policy's own play, started from legal walks.
@@ -261,6 +265,10 @@ def check_experiment(experiment: Experiment) -> None:
     ExperimentError.require(
         e.rl.source != "hard_play" or e.rl.num_steps == 1,
         f"rl.source=hard_play: it needs rl.num_steps=1, not {e.rl.num_steps}",
+    )
+    ExperimentError.require(
+        e.rl.decoding != "joint" or e.rl.num_steps == 1,
+        f"rl.decoding=joint: it needs rl.num_steps=1, not {e.rl.num_steps}",
     )
     is_pictured = Observation.of(e.observation).picture
     ExperimentError.require(

@@ -221,7 +221,8 @@ def _rows_at_once(setup: Setup, step: str) -> int:
     """The responses that a device generates at once."""
     rl, episodes = setup.experiment.rl, setup.experiment.evaluation.episodes
     if step == "rollout":
-        return math.ceil(rl.states / rl.rollout_parts / setup.placement.num_shards) * rl.num_samples
+        rows = math.ceil(rl.states / rl.rollout_parts / setup.placement.num_shards) * rl.num_samples
+        return rows * (len(setup.games) if setup.rl.is_decoded_jointly else 1)
     return math.ceil(max(episodes, 1) / setup.placement.num_shards) if step == "evaluation" else 0
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ from g1jax.training.config import Experiment, Optimizer, check_experiment
 from g1jax.training.optimizer import make_optimizer
 from g1jax.training.placement import Placement
 from g1jax.training.saved_model import SHIPPED, model_folder, observation_of, prompts_of
+from g1jax.training.state_source import StateSource
 from g1jax.vlm import Params, lora
 from g1jax.vlm.lora import LoRA
 from g1jax.vlm.model import check_length
@@ -67,21 +68,6 @@ class ColdStep:
     microbatches: int
 
 
-@dataclass(frozen=True)
-class StateSource:
-    """Where RL's states come from."""
-
-    name: Literal["walk", "legal_walk", "play", "hard_play"]
-    envs: tuple[Batch, ...]  # one a game
-    walk_steps: tuple[int, ...]  # one a game
-    placement: Placement
-
-    @property
-    def is_play(self) -> bool:
-        """Whether states come from the policy's own play, which continues from iteration to iteration."""
-        return self.name in ("play", "hard_play")
-
-
 @dataclass(frozen=True, kw_only=True)
 class RLStep:
     """What an iteration of RL reads: a static argument of jit."""
@@ -97,6 +83,7 @@ class RLStep:
     reference_every: int
     rollout_parts: int
     compact_every: int
+    is_decoded_jointly: bool
     steps_before: int
     """Steps of the cold start."""
     gathers_weights: bool
@@ -153,6 +140,7 @@ class Setup:
             reference_every=rl.reference_every,
             rollout_parts=rl.rollout_parts,
             compact_every=rl.compact_every,
+            is_decoded_jointly=rl.decoding == "joint" and len(games) > 1,
             steps_before=self.experiment.cold_start.steps,
             gathers_weights=self.experiment.mesh.rollout_weights == "gathered" and self.mesh.shape["fsdp"] > 1,
         )

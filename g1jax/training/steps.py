@@ -15,13 +15,14 @@ from g1jax.envs.batch import Batch, BatchState
 from g1jax.envs.level import TracedLevel
 from g1jax.keys import OfRun, OfStep
 from g1jax.rl.losses import Metrics
-from g1jax.rl.rollout import Rollout, play_on, respond_and_branch, rollout_metrics
+from g1jax.rl.rollout import Rollout, play_on, respond_and_branch, respond_and_branch_jointly, rollout_metrics
 from g1jax.rl.update import update
 from g1jax.sft.batch import SFTBatch
 from g1jax.sft.fact_loss import HEADS, init_heads, without_heads
 from g1jax.sft.step import supervised_step
 from g1jax.training.placement import Placement
-from g1jax.training.setup import ColdStep, Learner, RLStep, Setup, StateSource, load_params
+from g1jax.training.setup import ColdStep, Learner, RLStep, Setup, load_params
+from g1jax.training.state_source import StateSource, hard_actions, walk
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm import Params, TokenBytes, lora, master_weights
 from g1jax.vlm.lora import LoRA
@@ -283,20 +284,27 @@ def roll_out(rl: RLStep, state: RunState, constants: Constants) -> tuple[tuple[R
         keys.of_step(state.key, state.step, use) for use in (OfStep.STATES, OfStep.ROLLOUT, OfStep.PLAY, OfStep.ESCAPE)
     )
     params = rollout_params(rl.learner, rl.gathers_weights, state.trained, constants.frozen)
+    indices = range(len(source.envs))
     rollouts: list[Rollout] = []
     play_envs: list[BatchState] = []
-    for i, env in enumerate(source.envs):
-        if i:  # games run in order: see `vlm.ordering`
+    for together in [tuple(indices)] if rl.is_decoded_jointly else [(i,) for i in indices]:
+        if rollouts:  # games run in order: see `vlm.ordering`
             of_step = (states_key, rollout_key, play_key, escape_key)
             states_key, rollout_key, play_key, escape_key = after(_results(rollouts, play_envs), of_step)
-        envs = state.play_envs[i] if source.is_play else walk(source, i, keys.of_game(states_key, i))
-        rollout, actions = _roll_out(rl, i, params, constants.table, envs.states, keys.of_game(rollout_key, i))
-        rollouts.append(rollout)
-        if source.is_play:
-            if source.name == "hard_play":
-                is_legal = rollout.is_legal.reshape(env.num_envs, -1)
-                actions = hard_actions(env, envs.states, is_legal, actions, keys.of_game(escape_key, i))
-            play_envs.append(env.step(envs, actions, keys.of_game(play_key, i))[0])
+        starts: list[BatchState] = []
+        for i in together:
+            walk_key = keys.of_game(after(starts[-1].states.terminated, states_key) if starts else states_key, i)
+            starts.append(state.play_envs[i] if source.is_play else walk(source, i, walk_key))
+        of_games = [keys.of_game(rollout_key, i) for i in together]
+        results = _roll_out(rl, together, params, constants.table, [envs.states for envs in starts], of_games)
+        for i, envs, (rollout, actions) in zip(together, starts, results, strict=True):
+            rollouts.append(rollout)
+            if source.is_play:
+                env = source.envs[i]
+                if source.name == "hard_play":
+                    is_legal = rollout.is_legal.reshape(env.num_envs, -1)
+                    actions = hard_actions(env, envs.states, is_legal, actions, keys.of_game(escape_key, i))
+                play_envs.append(env.step(envs, actions, keys.of_game(play_key, i))[0])
     done = _results(rollouts, play_envs)
     # The update's collectives wait for the last game's.
     held = [dataclasses.replace(after(done, rollout), frames=rollout.frames) for rollout in rollouts]
@@ -343,48 +351,30 @@ def learn(rl: RLStep, state: RunState, constants: Constants, rollouts: tuple[Rol
     return _constrain(learner, after), _as_output(learner, metrics, trained)
 
 
-def walk(source: StateSource, index: int, key: Key) -> BatchState:
-    """Fresh states of a game after random walks; legal walks are each of a random length."""
-    env, num_steps, is_legal = source.envs[index], source.walk_steps[index], source.name != "walk"
-    reset_key, walk_key, length_key = jax.random.split(key, 3)
-    lengths = jnp.int32(num_steps)
-    if is_legal:
-        lengths = jax.random.randint(length_key, (env.num_envs,), 0, num_steps + 1, jnp.int32)
-    state = env.reset(reset_key)
-    state = jax.lax.with_sharding_constraint(state, jax.tree.map(source.placement.row_sharding, state))
-    return env.random_walk(state, walk_key, lengths, legal=is_legal) if num_steps else state
-
-
 def _roll_out(
-    rl: RLStep, index: int, params: Params, table: TokenBytes, states: Any, key: Key
-) -> tuple[Rollout, Array]:
-    """Rollouts from some states, and each state's first action, which continues its episode: int32[B]."""
+    rl: RLStep,
+    indices: Sequence[int],
+    params: Params,
+    table: TokenBytes,
+    states: Sequence[Pytree],
+    game_keys: Sequence[Key],
+) -> list[tuple[Rollout, Int32[Array, "_"]]]:
+    """Rollouts of games decoded together, and each state's first action, which continues its episode."""
     policy = dataclasses.replace(rl.learner.policy, compact_every=rl.compact_every)
-    game, weights = rl.learner.games[index], rl.weights[index]
+    games, weights = [rl.learner.games[i] for i in indices], [rl.weights[i] for i in indices]
+    parts = {"num_samples": rl.num_samples, "num_parts": rl.rollout_parts}
+    if len(games) > 1:
+        results = respond_and_branch_jointly(policy, params, table, games, states, game_keys, weights=weights, **parts)
+        return [(rollout, actions[:, 0]) for rollout, actions in results]
+    (game,), (of_game,), (key,), (weight,) = games, states, game_keys, weights
     if rl.num_steps == 1:
-        rollout, actions = respond_and_branch(
-            policy, params, table, game, states, key, num_samples=rl.num_samples, num_parts=rl.rollout_parts,
-            weights=weights,
-        )  # fmt: skip
-        return rollout, actions[:, 0]
+        rollout, actions = respond_and_branch(policy, params, table, game, of_game, key, weights=weight, **parts)
+        return [(rollout, actions[:, 0])]
     rollout = play_on(
-        policy, params, table, game, states, key,
-        num_samples=rl.num_samples, num_parts=rl.rollout_parts, weights=weights, num_steps=rl.num_steps,
-        discount=rl.discount,
-    )  # fmt: skip
-    first = rollout.responses.bytes[: rl.source.envs[index].num_envs * rl.num_samples : rl.num_samples]
-    return rollout, jax.vmap(game.parse)(first)
-
-
-def hard_actions(env: Batch, states: Any, is_legal: Array, actions: Array, key: Key) -> Array:
-    """The actions of `hard_play`, int32[B], from those of `play` and the legality of all responses, bool[B, n].
-
-    Where some responses are illegal, it is the invalid action: the state returns. It counts as a step, so an episode
-    that is stuck is still truncated. Where all are illegal, no response is better than another and a random legal move
-    is taken.
-    """
-    kept = jnp.where(jnp.any(is_legal, axis=1), env.game.invalid_action, env.sample_actions(states, key))
-    return jnp.where(jnp.all(is_legal, axis=1), actions, kept)
+        policy, params, table, game, of_game, key, weights=weight, num_steps=rl.num_steps, discount=rl.discount, **parts
+    )
+    first = rollout.responses.bytes[: rl.source.envs[indices[0]].num_envs * rl.num_samples : rl.num_samples]
+    return [(rollout, jax.vmap(game.parse)(first))]
 
 
 def _norm(params: Params) -> Array:

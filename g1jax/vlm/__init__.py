@@ -5,13 +5,14 @@ from g1jax.vlm import lora, master_weights, sharding
 from g1jax.vlm.accumulation import accumulated_grad
 from g1jax.vlm.config import SPECIAL_TOKENS, Config, TextConfig, VisionConfig, preset, preset_names
 from g1jax.vlm.config_hf import from_hf, to_hf
-from g1jax.vlm.generation import Response, generate
+from g1jax.vlm.generation import Response, as_computed, generate, generate_from
 from g1jax.vlm.model import (
     VLM,
     Frames,
     ParamPath,
     Params,
     Prefilled,
+    alternating,
     apply,
     bind,
     check_prompts,
@@ -52,13 +53,16 @@ __all__ = [
     "VisionConfig",
     "WeightsError",
     "accumulated_grad",
+    "alternating",
     "apply",
+    "as_computed",
     "bind",
     "check_prompts",
     "check_tokenizer",
     "count_params",
     "from_hf",
     "generate",
+    "generate_from",
     "grid_of",
     "init",
     "left_pad",

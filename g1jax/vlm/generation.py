@@ -23,7 +23,7 @@ from g1jax.typing import Array, ArrayLike, Keys
 from g1jax.vlm.attention import CACHE_BLOCK, Filled
 from g1jax.vlm.config import Config
 from g1jax.vlm.decoder import Cache
-from g1jax.vlm.model import VLM, Frames, Params, bind, check_length, left_pad
+from g1jax.vlm.model import VLM, Frames, Params, Prefilled, bind, check_length, left_pad
 from g1jax.vlm.rotary import text_positions
 from g1jax.vlm.row_selection import batch_sizes, put_rows, running_first, take_rows
 from g1jax.vlm.sampling import PLAIN, Sampling, sample, typed_key
@@ -81,31 +81,69 @@ def generate(
     Raises:
         ConfigError: prompt and new tokens exceed the context length, or the keys do not match the responses.
     """
+    _check(config, prompt_tokens.shape, key, max_new_tokens, num_samples)
+    params = as_computed(config, params)
+    prompts = bind(config, params).prefill(*left_pad(prompt_tokens, prompt_mask), frames)
+    return generate_from(
+        config, params, prompts, key, max_new_tokens=max_new_tokens, sampling=sampling, stop_tokens=stop_tokens,
+        pad_token=pad_token, num_samples=num_samples, compact_every=compact_every,
+    )  # fmt: skip
+
+
+def generate_from(
+    config: Config,
+    params: Params,
+    prompts: Prefilled,
+    key: ArrayLike,
+    *,
+    max_new_tokens: int,
+    sampling: Sampling = PLAIN,
+    stop_tokens: tuple[int, ...] = (),
+    pad_token: int = 0,
+    num_samples: int = 1,
+    compact_every: int = 0,
+    limits: Int32[ArrayLike, "n"] | None = None,
+) -> Response:
+    """As `generate`, from prompts that are prefilled, with params of `as_computed`.
+
+    limits: the most new tokens of each prompt's responses, where they differ; none is above `max_new_tokens`.
+    """
+    key = _check(config, prompts.mask.shape, key, max_new_tokens, num_samples)
+    model = bind(config, params)
+    logits = model.logits(prompts.hidden)
+    logits, next_position, prompt_mask = (
+        jnp.repeat(x, num_samples, axis=0) for x in (logits, prompts.next_position, prompts.mask)
+    )
+    cache = jax.tree.map(lambda x: jnp.repeat(x, num_samples, axis=-4), prompts.cache)
+    if compact_every and not key.ndim:
+        key = jax.random.split(key, len(logits))
+    limits = None if limits is None else jnp.repeat(jnp.asarray(limits), num_samples)
+    generator = _Generator(
+        model, prompt_mask, next_position, key, limits, max_new_tokens, sampling, stop_tokens, pad_token, compact_every
+    )
+    is_read_in_blocks = config.attention == "blockwise" and max_new_tokens > FIRST_STAGE
+    return generator.run(generator.start(logits, cache), max_new_tokens if is_read_in_blocks else FIRST_STAGE)
+
+
+def as_computed(config: Config, params: Params) -> Params:
+    """The params in the type of the model's computations: cast once, not in every step of a loop."""
+    dtype = jnp.dtype(config.dtype)
+    computed: Params = jax.tree.map(lambda x: x.astype(dtype), params)
+    return computed
+
+
+def _check(config: Config, prompts: tuple[int, ...], key: ArrayLike, max_new_tokens: int, num_samples: int) -> Keys:
+    """The key, typed, if it suits prompts of this shape."""
     ConfigError.require(
         max_new_tokens > 0 and num_samples > 0,
         f"max_new_tokens={max_new_tokens}, num_samples={num_samples}: expected 1 or more",
     )
-    check_length(config, prompt_tokens.shape[1], max_new_tokens)
-    key, rows = typed_key(key), prompt_tokens.shape[0] * num_samples
+    check_length(config, prompts[1], max_new_tokens)
+    key, rows = typed_key(key), prompts[0] * num_samples
     ConfigError.require(
         key.shape in ((), (rows,)), f"key{list(key.shape)}: expected one for all, or one for each of {rows} responses"
     )
-    dtype = jnp.dtype(config.dtype)  # cast once, not in every step of the loop
-    model = bind(config, jax.tree.map(lambda x: x.astype(dtype), params))
-    prompt_tokens, prompt_mask = left_pad(prompt_tokens, prompt_mask)
-    prefilled = model.prefill(prompt_tokens, prompt_mask, frames)
-    logits = model.logits(prefilled.hidden)
-    logits, next_position, prompt_mask = (
-        jnp.repeat(x, num_samples, axis=0) for x in (logits, prefilled.next_position, prompt_mask)
-    )
-    cache = jax.tree.map(lambda x: jnp.repeat(x, num_samples, axis=-4), prefilled.cache)
-    if compact_every and not key.ndim:
-        key = jax.random.split(key, rows)
-    generator = _Generator(
-        model, prompt_mask, next_position, key, max_new_tokens, sampling, stop_tokens, pad_token, compact_every
-    )
-    is_read_in_blocks = config.attention == "blockwise" and max_new_tokens > FIRST_STAGE
-    return generator.run(generator.start(logits, cache), max_new_tokens if is_read_in_blocks else FIRST_STAGE)
+    return key
 
 
 @dataclass(frozen=True)
@@ -116,6 +154,7 @@ class _Generator:
     prompt_mask: Bool[Array, "B P"]
     next_position: Int32[Array, "B"]  # the position of the first new token
     key: Keys
+    limits: Int32[Array, "B"] | None  # new tokens of each row; None: `max_new_tokens`
     max_new_tokens: int
     sampling: Sampling
     stop_tokens: tuple[int, ...]
@@ -185,8 +224,9 @@ class _Generator:
         return out
 
     def _of_rows(self, index: Int32[Array, "shards b"]) -> "_Generator":
-        mask, position, key = (take_rows(x, index) for x in (self.prompt_mask, self.next_position, self.key))
-        return dataclasses.replace(self, prompt_mask=mask, next_position=position, key=key)
+        of_rows = (self.prompt_mask, self.next_position, self.key, self.limits)
+        mask, position, key, limits = jax.tree.map(lambda x: take_rows(x, index), of_rows)
+        return dataclasses.replace(self, prompt_mask=mask, next_position=position, key=key, limits=limits)
 
     def _forward(self, state: _DecodeState) -> tuple[_DecodeState, Array]:
         """The state with the last tokens in its cache, and the logits of the next."""
@@ -216,6 +256,8 @@ class _Generator:
             put(state.response.logprobs, logprobs[:, None], i, axis=1),
         )
         is_stop = jnp.any(tokens[:, None] == jnp.array(self.stop_tokens, jnp.int32)[None], axis=1)
+        if self.limits is not None:
+            is_stop |= i + 1 >= self.limits
         return _DecodeState(i + 1, tokens, state.is_done | is_stop, state.cache, response)
 
 

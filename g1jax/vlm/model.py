@@ -73,6 +73,31 @@ class Prefilled:
         return Prefilled(cache, *(take(x) for x in (self.hidden, self.next_position, self.mask)))
 
 
+def alternating(prompts: Sequence[Prefilled]) -> Prefilled:
+    """The prompts of several batches of equal size in one, padded on the left to the longest.
+
+    `[a b], [c d] -> [a c b d]`: sharded rows stay on their devices.
+    """
+    longest = max(of_batch.mask.shape[1] for of_batch in prompts)
+
+    def put(*parts: Array, axis: int, padded: int | None = None) -> Array:
+        axis %= parts[0].ndim
+        if padded is not None:
+            widths = [[(0, 0)] * x.ndim for x in parts]
+            for x, width in zip(parts, widths, strict=True):
+                width[padded] = (longest - x.shape[padded], 0)
+            parts = tuple(map(jnp.pad, parts, widths))
+        together = jnp.stack(parts, axis=axis + 1)
+        return together.reshape(*parts[0].shape[:axis], -1, *parts[0].shape[axis + 1 :])
+
+    return Prefilled(
+        jax.tree.map(functools.partial(put, axis=-4, padded=-2), *(of_batch.cache for of_batch in prompts)),
+        put(*(of_batch.hidden for of_batch in prompts), axis=0),
+        put(*(of_batch.next_position for of_batch in prompts), axis=0),
+        put(*(of_batch.mask for of_batch in prompts), axis=0, padded=1),
+    )
+
+
 class VLM(nnx.Module):
     """The whole policy. It is created with zeros; `bind` sets params from `init` or `weights.load`."""
 

@@ -17,7 +17,7 @@ from g1jax.envs.response import compose
 from g1jax.errors import ConfigError
 from g1jax.rl.policy import Policy
 from g1jax.rl.rewards import RewardWeights
-from g1jax.rl.rollout import play_on, respond_and_branch, rollout_metrics
+from g1jax.rl.rollout import play_on, respond_and_branch, respond_and_branch_jointly, rollout_metrics
 from g1jax.sft.batch import tokenize
 from g1jax.teachers import token_budgets
 from g1jax.teachers.budget import sample_responses
@@ -157,6 +157,30 @@ def test_one_step_from_each_state() -> None:
     metrics = rollout_metrics(rollout)
     assert {"reward", "perception", "reasoning", "format", "length"} <= set(metrics)
     assert float(metrics["length"]) == pytest.approx(float(rollout.responses.mask.sum(axis=1).mean()), rel=1e-6)
+
+
+@pytest.mark.parametrize("num_parts", [1, 2])
+def test_games_decoded_jointly_equal_each_alone(num_parts: int) -> None:
+    """Prompts, frames and budgets of different sizes; the shorter budget ends its responses."""
+    games = (envs.make("game_2048", rows=2, cols=3), tiny.GAMES[1])
+    budgets = ((games[0], 7), (games[1], 12))
+    policy = dataclasses.replace(tiny.POLICY, budgets=budgets, compact_every=4)  # keys for each response
+    keys = list(jax.random.split(jax.random.key(1), 2))
+    states = [states_of(game, 4) for game in games]
+    settings: dict[str, Any] = {"num_samples": SAMPLES, "num_parts": num_parts}
+    alone = [
+        jax.jit(functools.partial(respond_and_branch, policy, weights=WEIGHTS, **settings), static_argnums=2)(
+            params(), TABLE, *of_game
+        )
+        for of_game in zip(games, states, keys, strict=True)
+    ]
+    jointly = functools.partial(respond_and_branch_jointly, policy, weights=(WEIGHTS, WEIGHTS), **settings)
+    together = jax.jit(jointly, static_argnums=2)(params(), TABLE, games, states, keys)
+    assert not bool(jnp.all(jnp.any(alone[0][0].responses.tokens == tiny.TOKENIZER.stop_tokens[0], axis=1))), "all stop"
+    for (_, budget), (expected, actions), (found, found_actions) in zip(budgets, alone, together, strict=True):
+        assert found.responses.tokens.shape == (4 * SAMPLES, budget)
+        np.testing.assert_array_equal(found_actions, actions)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
 
 
 def test_episodes_of_several_steps() -> None:

@@ -193,7 +193,7 @@ def test_recomputed_logprobs_weigh_tokens_by_what_the_sampler_did() -> None:
     params, _, rollouts = of_one_game()
     rollout, responses = rollouts[0], rollouts[0].responses
     inputs = (params, tiny.GAMES[0], rollout.frames, responses.tokens, responses.mask)
-    logprobs = tiny.POLICY.score(*inputs).logprobs
+    logprobs = jax.jit(tiny.POLICY.score, static_argnums=1)(*inputs).logprobs
 
     def step(logprobs: jax.Array, **changes: Any) -> tuple[vlm.Params, dict[str, jax.Array]]:
         sampled = dataclasses.replace(rollout, responses=dataclasses.replace(responses, logprobs=logprobs))

@@ -14,7 +14,8 @@ from g1jax.envs.batch import Batch
 from g1jax.errors import ExperimentError
 from g1jax.training.config import check_experiment
 from g1jax.training.setup import Setup, load_params, make_setup
-from g1jax.training.steps import hard_actions, init_state, start_rl, walk
+from g1jax.training.state_source import hard_actions, walk
+from g1jax.training.steps import init_state, start_rl
 from tests.training import tiny
 
 
@@ -72,9 +73,10 @@ def test_hard_play_stays_where_responses_differ(name: str) -> None:
     assert np.asarray(after.num_steps).tolist() == [1, 1, 1]
 
 
-def test_hard_play_learns_from_single_steps(tmp_path: Path) -> None:
-    experiment = tiny.make_experiment("nano", tmp_path, rl__source="hard_play")
+@pytest.mark.parametrize(("setting", "value"), [("source", "hard_play"), ("decoding", "joint")])
+def test_settings_for_single_steps(setting: str, value: str, tmp_path: Path) -> None:
+    experiment = tiny.make_experiment("nano", tmp_path, **{f"rl__{setting}": value})
     check_experiment(experiment)
     several = dataclasses.replace(experiment, rl=dataclasses.replace(experiment.rl, num_steps=2))
-    with pytest.raises(ExperimentError, match=r"rl\.source=hard_play: it needs rl\.num_steps=1, not 2"):
+    with pytest.raises(ExperimentError, match=rf"rl\.{setting}={value}: it needs rl\.num_steps=1, not 2"):
         check_experiment(several)

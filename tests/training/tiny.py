@@ -47,12 +47,14 @@ FEW: dict[str, Any] = {
 }
 """Changes of `make_experiment`: few steps, on several devices."""
 EVERY = FEW | {
+    "games": BOTH,
     "is_remat": True,
     "is_scanned": True,
     "attention": "blockwise",
     "rl__states": 16,
     "rl__compact_every": 4,
     "rl__rollout_parts": 2,
+    "rl__decoding": "joint",
     "rl__minibatching": Minibatching(microbatches=2, length_buckets=3),
 }
 """And every setting that large models need."""
