@@ -226,6 +226,7 @@ def test_moves_with_other_levels_replay(size: tuple[int, int], num_kinds: int, l
     assert len(assert_replays(game, move_once(game, boards, **level))) > 50
 
 
+@pytest.mark.slow
 def test_moves_of_any_play_replay() -> None:
     game = envs.make("swap")
     played = helpers.play(game, *PLAY)

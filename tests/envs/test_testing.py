@@ -64,6 +64,7 @@ def test_the_game_of_the_docs() -> None:
     assert scope["frames"].shape == (1024, 140, 140, 3)
 
 
+@pytest.mark.slow
 def test_the_page_about_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     page = (_DOCS / "batches.md").read_text("utf-8")
     printed: list[Any] = []

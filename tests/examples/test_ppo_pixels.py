@@ -26,6 +26,7 @@ def _settings() -> Iterator[None]:
         jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.mark.slow
 def test_a_tiny_run_prints_its_table_and_keeps_to_the_mask(capsys: pytest.CaptureFixture[str]) -> None:
     tiny = ppo_pixels.Settings(
         game="shisen_sho",

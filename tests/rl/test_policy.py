@@ -27,6 +27,7 @@ from tests.rl import tiny
 STATES, SAMPLES = 3, 2
 TABLE = tiny.POLICY.table()
 WEIGHTS = RewardWeights()
+ONE_AND_SLOWLY_BOTH = [tiny.GAMES[0], pytest.param(tiny.GAMES[1], marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +63,7 @@ def test_a_temperature_as_part_of_the_weights() -> None:
             fold_temperature(params(), wrong)
 
 
-@pytest.mark.parametrize("game", tiny.GAMES, ids=lambda game: game.id)
+@pytest.mark.parametrize("game", ONE_AND_SLOWLY_BOTH, ids=lambda game: game.id)
 def test_responses_are_scored_as_they_were_sampled(game: Game[Any]) -> None:
     frames = jax.vmap(game.render)(states_of(game))
     respond = jax.jit(functools.partial(tiny.POLICY.respond, num_samples=SAMPLES), static_argnums=2)
@@ -77,7 +78,7 @@ def test_responses_are_scored_as_they_were_sampled(game: Game[Any]) -> None:
         assert text.decode(responses.bytes[row]) == tiny.TOKENIZER.decode(tokens).rstrip("\0")
 
 
-@pytest.mark.parametrize("game", tiny.GAMES, ids=lambda game: game.id)
+@pytest.mark.parametrize("game", ONE_AND_SLOWLY_BOTH, ids=lambda game: game.id)
 def test_responses_are_tokens_and_back(game: Game[Any]) -> None:
     policy = Policy(tiny.CONFIG, tiny.TOKENIZER, budgets=token_budgets(tiny.TOKENIZER, [game]))
     responses = sample_responses(game, 8)
@@ -97,7 +98,7 @@ def test_a_response_that_does_not_fit() -> None:
         tokenize(tiny.POLICY, tiny.GAMES[0], sample_responses(tiny.GAMES[0], 2))
 
 
-@pytest.mark.parametrize("game", tiny.GAMES, ids=lambda game: game.id)
+@pytest.mark.parametrize("game", ONE_AND_SLOWLY_BOTH, ids=lambda game: game.id)
 def test_given_perception(game: Game[Any]) -> None:
     """A response that starts with the true board has an exact perception, whatever follows."""
     states = states_of(game)

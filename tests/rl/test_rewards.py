@@ -68,13 +68,18 @@ def test_a_reward_of_zero_is_no_success() -> None:
     assert (plain.game, shapes.game, bool(plain.is_success)) == (-1, 0, False)
 
 
+@jax.jit
+def play_for_worth(response: Array) -> tuple[rl.Reward, Array]:
+    state, action = GAME.from_text(text.encode(BOARD)), GAME.parse(response)
+    _, result = GAME.step(state, action, jax.random.key(0))
+    weights = rl.RewardWeights(game_shape="worth")
+    return rl.reward(GAME, response, state, result, weights), GAME.worth(state, action, result)
+
+
 @pytest.mark.parametrize(("answer", "worth"), [(LEFT, 1.0), ("nowhere", -1.0), (4, -1.0)])
 def test_the_worth_of_a_move_as_its_reward(answer: object, worth: float) -> None:
-    response, state = to_bytes(FULL.format(BOARD, answer)), GAME.from_text(BOARD)
-    action = GAME.parse(response)
-    _, result = GAME.step(state, action, jax.random.key(0))
-    found = rl.reward(GAME, response, state, result, rl.RewardWeights(game_shape="worth"))
-    assert found.game == worth == GAME.worth(state, action, result)
+    found, own = play_for_worth(to_bytes(FULL.format(BOARD, answer)))
+    assert found.game == worth == own
     assert found.total == worth + 2
 
 

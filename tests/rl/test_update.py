@@ -134,10 +134,9 @@ def test_microbatches_change_nothing() -> None:
     algorithm = rl.make_algorithm("grpo")
     args = of_one_game()
     whole = learn(algorithm, Minibatching(), jax.random.key(0), *args)
-    for microbatches in (2, 4):
-        parts = learn(algorithm, Minibatching(microbatches=microbatches), jax.random.key(0), *args)
-        assert max_difference(parts[0], whole[0]) < 1e-6
-        assert max_difference(parts[2], whole[2]) < 1e-5
+    parts = learn(algorithm, Minibatching(microbatches=2), jax.random.key(0), *args)
+    assert max_difference(parts[0], whole[0]) < 1e-6
+    assert max_difference(parts[2], whole[2]) < 1e-5
 
 
 def shortened(rollouts: tuple[Rollout, ...]) -> tuple[Rollout, ...]:
@@ -152,7 +151,7 @@ def shortened(rollouts: tuple[Rollout, ...]) -> tuple[Rollout, ...]:
     return tuple(map(shorten, rollouts))
 
 
-@pytest.mark.parametrize("parts", [pytest.param((1, 2), marks=pytest.mark.slow), (2, 2)])
+@pytest.mark.parametrize("parts", [(1, 2), pytest.param((2, 2), marks=pytest.mark.slow)])
 def test_length_buckets_change_nothing(parts: tuple[int, int]) -> None:
     algorithm = rl.make_algorithm("grpo")
     params, reference, rollouts = of_one_game()
@@ -189,7 +188,7 @@ def test_the_first_length_that_holds_all_tokens(longest: int, length: int) -> No
 
 
 def test_recomputed_logprobs_weigh_tokens_by_what_the_sampler_did() -> None:
-    """A sampler that gave every token a quarter of its probability: each counts 4 times, but no more than the cap."""
+    """A sampler that gave every token 1/n of its probability: each counts n times, but no more than the cap."""
     params, _, rollouts = of_one_game()
     rollout, responses = rollouts[0], rollouts[0].responses
     inputs = (params, tiny.GAMES[0], rollout.frames, responses.tokens, responses.mask)
@@ -205,8 +204,8 @@ def test_recomputed_logprobs_weigh_tokens_by_what_the_sampler_did() -> None:
 
     expected, _ = step(logprobs)
     assert max_difference(expected, jax.tree.map(jnp.zeros_like, params)) > 1e-3
-    for cap, weight in ((10.0, 4.0), (1.5, 1.5)):
-        found, metrics = step(logprobs - np.float32(np.log(4)), old_logprobs="recomputed", importance_cap=cap)
+    for times, weight in ((1.25, 1.25), (4.0, 1.5)):
+        found, metrics = step(logprobs - np.float32(np.log(times)), old_logprobs="recomputed", importance_cap=1.5)
         assert float(metrics["ratio"]) == pytest.approx(1, abs=1e-5), "to the policy before the update"
         assert max_difference(found, jax.tree.map(lambda leaf, w=weight: w * leaf, expected)) < 3e-6
 

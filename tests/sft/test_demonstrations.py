@@ -23,7 +23,7 @@ def texts(column: Any) -> list[str]:
 
 
 def test_a_uniform_choice_changes_the_moves_alone() -> None:
-    env = Batch(envs.make("game_2048"), 32, max_steps=10)
+    env = Batch(envs.make("game_2048"), 256, max_steps=10)
     states = (env.reset(jax.random.key(0)),)
     (taught, shown), (free, uniform) = (
         next_demonstrations((env,), 0.5, states, jax.random.key(1), choice=choice) for choice in CHOICES
