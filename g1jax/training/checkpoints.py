@@ -11,7 +11,7 @@ import errno
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ from g1jax.training.steps import RunState
 
 METADATA = "_CHECKPOINT_METADATA"  # Orbax's, with the time of creation; still changes after the checksums are written
 _SHOWN = 3
+State = TypeVar("State", RunState, dict[str, Any])
+"""A run's state, or a dict of some of its fields."""
 
 
 class Checkpoints:
@@ -82,13 +84,13 @@ class Checkpoints:
             checkpointer.save_async(step, state, force=True)
         self.last = step
 
-    def restore(self, template_of: Callable[[int], RunState], warn: Callable[[str], None]) -> RunState | None:
+    def restore(self, template_of: Callable[[int], State], warn: Callable[[str], None]) -> State | None:
         """The newest intact state, or None if there are no checkpoints.
 
         A damaged checkpoint is reported and the one before it is tried. Once one has been loaded, the damaged ones are
         moved to `checkpoints_damaged`, next to the folder; a reader leaves them in place.
 
-        `template_of`: the shapes, dtypes and shardings of the state after a step.
+        `template_of`: the shapes, dtypes and shardings of the state after a step, or of some of its fields.
 
         Raises:
             ExperimentError: all are damaged, or the newest intact one cannot be loaded. Nothing was changed.
@@ -115,8 +117,8 @@ class Checkpoints:
         self.last = None
         return None
 
-    def load(self, step: int, template: RunState, warn: Callable[[str], None] = lambda line: None) -> RunState:
-        """The state after a step.
+    def load(self, step: int, template: State, warn: Callable[[str], None] = lambda line: None) -> State:
+        """The state after a step, or the fields of it that the template has.
 
         Raises:
             DamagedError: it is missing, or its files differ from what was written.
@@ -128,8 +130,8 @@ class Checkpoints:
         if not is_checked:
             warn(f"checkpoint {step} has no checksums, as an earlier version wrote it: damage may go unnoticed")
         wanted = template
-        if template.reference is not None and not _has_reference(path):  # of a cold start that RL was added to
-            wanted = dataclasses.replace(template, reference=None)
+        if isinstance(template, RunState) and template.reference is not None and not _has_reference(path):
+            wanted = dataclasses.replace(template, reference=None)  # a cold start that RL was added to
         mismatch = _mismatch(path, wanted)
         ExperimentError.require(
             not mismatch,
@@ -137,12 +139,13 @@ class Checkpoints:
             "another --workdir",
         )
         try:
-            state: RunState = ocp.load(path, wanted)
+            with _loading(is_partial=isinstance(wanted, dict)):
+                state: State = ocp.load(path, wanted)
             # Orbax gives the sharding of a key another form, for which a step would be compiled again.
             state = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), state, wanted)
-            if wanted is template:
-                return state
-            return dataclasses.replace(state, reference=jax.tree.map(jnp.copy, without_heads(state.trained)))
+            if isinstance(state, RunState) and wanted is not template:
+                return dataclasses.replace(state, reference=jax.tree.map(jnp.copy, without_heads(state.trained)))
+            return state
         except Exception as error:  # Orbax has no common class for loading errors
             raise _reason(path, error, is_checked) from error
 
@@ -242,6 +245,15 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
+@contextlib.contextmanager
+def _loading(*, is_partial: bool) -> Iterator[None]:
+    """Orbax's settings for loading all arrays of a checkpoint, or only those of the template."""
+    context = ocp.Context()
+    context.pytree_options.loading.partial_load = is_partial
+    with context:
+        yield
+
+
 # Reasons why a checkpoint does not load
 
 
@@ -259,7 +271,7 @@ def _check_metadata(file: Path) -> None:
         raise DamagedError(f"{file} is not a JSON object")
 
 
-def _mismatch(path: Path, template: RunState) -> str:
+def _mismatch(path: Path, template: RunState | dict[str, Any]) -> str:
     """How the arrays of a checkpoint differ from a state's; empty if they do not, or its metadata is damaged."""
     try:
         tree = ocp.metadata(path).metadata
@@ -269,7 +281,7 @@ def _mismatch(path: Path, template: RunState) -> str:
     wanted = _specs(template)
     kinds = {
         "missing": [name for name in wanted if name not in found],
-        "unknown": [name for name in found if name not in wanted],
+        "unknown": [name for name in found if name not in wanted and not isinstance(template, dict)],
         "different": [
             f"{name} is {found[name]}, not {spec}" for name, spec in wanted.items() if found.get(name, spec) != spec
         ],

@@ -29,6 +29,8 @@ ALL_SIZES = (
     *(f"swap:{size}x{size}" for size in (4, 5, 6, 7, 9, 10)),
 )
 """All square boards from 4×4 to 10×10, besides the games' own. Shisen-Sho needs an even number of cells."""
+SIX_COLUMNS = ("swap:4x6", "swap:5x6", "swap:8x6")
+"""What a model has to learn together with `swap:6x6`, once it has failed to: see docs/lab_notes.md."""
 CARELESS = 0.6
 """Share of the base model's demonstrations that take the first row or direction."""
 _SHARP = Sampling(temperature=0.5)
@@ -205,9 +207,10 @@ def all_sizes() -> Experiment:
     experiment = sizes()
     cold = experiment.cold_start
     optimizer = dataclasses.replace(cold.optimizer, lr=1e-3)
-    mixed = {**cold.mixed_levels, **dict.fromkeys(ALL_SIZES, ({},))}
+    one_look = (*ALL_SIZES, *SIX_COLUMNS)
+    mixed = {**cold.mixed_levels, **dict.fromkeys(one_look, ({},))}
     cold = dataclasses.replace(cold, steps=300, states=8, mixed_levels=mixed, optimizer=optimizer)
-    plain: dict[str, Mapping[str, Any]] = {game: {} for game in ALL_SIZES}
+    plain: dict[str, Mapping[str, Any]] = {game: {} for game in one_look}
     return dataclasses.replace(
         experiment,
         name="all_sizes",

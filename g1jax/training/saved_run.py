@@ -19,7 +19,7 @@ from g1jax.training.bucket import checkpoints_of, local_copy
 from g1jax.training.checkpoints import METADATA, Checkpoints
 from g1jax.training.run_folder import read_config
 from g1jax.training.setup import Setup, make_setup
-from g1jax.training.steps import RunState, frozen_of, template
+from g1jax.training.steps import frozen_of, template, trained_template
 from g1jax.vlm import Params, lora, master_weights
 from g1jax.vlm.config import DType
 
@@ -40,8 +40,8 @@ class SavedRun:
             ExperimentError: the checkpoint is missing or cannot be read.
         """
         with _reading(self.folder, self.setup) as checkpoints:
-            state = checkpoints.load(step, template(self.setup, step))
-        return _complete(self.setup, state, self.setup.policy.config.param_dtype)
+            part = checkpoints.load(step, trained_template(self.setup))
+        return _complete(self.setup, part["trained"], self.setup.policy.config.param_dtype)
 
     def mark(self, step: int) -> str:
         """A fingerprint that differs for every checkpoint written, of this run or another; a copy has the same."""
@@ -86,14 +86,19 @@ def policy_of_run(
     """
     folder = local_copy(folder)
     setup = open_setup(folder)
-    with _reading(folder, setup) as checkpoints:
-        state = checkpoints.restore(functools.partial(template, setup), warn)
-    ExperimentError.require(state is not None, f"{folder} has no checkpoint that can be read")
-    assert state is not None
     policy = setup.policy
+    with _reading(folder, setup) as checkpoints:
+        if param_dtype in (None, policy.config.param_dtype):
+            part = checkpoints.restore(lambda _: trained_template(setup), warn)
+            trained = None if part is None else part["trained"]
+        else:
+            state = checkpoints.restore(functools.partial(template, setup), warn)
+            trained = None if state is None else master_weights.weights_of(state.trained, state.opt_state)
+    if trained is None:
+        raise ExperimentError(f"{folder} has no checkpoint that can be read")
     if param_dtype:
         policy = dataclasses.replace(policy, config=dataclasses.replace(policy.config, param_dtype=param_dtype))
-    return policy, _complete(setup, state, policy.config.param_dtype)
+    return policy, _complete(setup, trained, policy.config.param_dtype)
 
 
 @contextmanager
@@ -107,12 +112,9 @@ def _reading(folder: Path, setup: Setup) -> Iterator[Checkpoints]:
         checkpoints.close(is_quiet=True)
 
 
-def _complete(setup: Setup, state: RunState, dtype: str) -> Params:
+def _complete(setup: Setup, trained: Params, dtype: str) -> Params:
     """The weights of the plain model, cast to a type."""
-    trained, frozen = state.trained, frozen_of(setup).frozen
-    if dtype != setup.policy.config.param_dtype:
-        trained = master_weights.weights_of(trained, state.opt_state)
-    trained = without_heads(trained)
+    trained, frozen = without_heads(trained), frozen_of(setup).frozen
 
     def cast(params: Params) -> Params:
         return jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), params)

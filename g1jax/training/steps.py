@@ -101,11 +101,7 @@ def template(setup: Setup, step: int) -> RunState:
     The programs that make these states are traced for it, with the arguments of the later call, which is not traced
     again.
     """
-    placement = setup.placement
-    params = vlm.param_shapes(setup.policy.config)
-    if setup.lora is not None:
-        params = jax.eval_shape(functools.partial(lora.init, setup.policy.config, setup.lora), jax.random.key(0))
-    params = with_shardings(params, placement.param_shardings(params))
+    placement, params = setup.placement, _trained_shapes(setup)
     levels = jax.eval_shape(lambda: setup.cold_levels)
     levels = with_shardings(levels, jax.tree.map(lambda _: placement.sharding(), levels))
     cold_steps = setup.experiment.cold_start.steps
@@ -116,6 +112,20 @@ def template(setup: Setup, step: int) -> RunState:
             shapes = _start_rl.eval_shape(_rl_phase(setup), _kept_for_rl(shapes))
             shapes = with_shardings(shapes, shardings(placement, shapes))
     return cast(RunState, shapes)
+
+
+def trained_template(setup: Setup) -> dict[str, Params]:
+    """The part of `template`, after any step, that a reader of the weights needs. Traces no program."""
+    return {"trained": _trained_shapes(setup)}
+
+
+def _trained_shapes(setup: Setup) -> Params:
+    """The trained params, without the heads that a cold start may have."""
+    params = vlm.param_shapes(setup.policy.config)
+    if setup.lora is not None:
+        params = jax.eval_shape(functools.partial(lora.init, setup.policy.config, setup.lora), jax.random.key(0))
+    shapes: Params = with_shardings(params, setup.placement.param_shardings(params))
+    return shapes
 
 
 def with_shardings(shapes: Pytree, shardings: Pytree) -> Pytree:

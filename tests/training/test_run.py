@@ -9,18 +9,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from g1jax import evaluation, vlm
 from g1jax.evaluation.report import read_curves
 from g1jax.evaluation.results import as_json
 from g1jax.training import ExperimentError, TrainingError, loop, policy_of_run, run, run_evaluation, steps
 from g1jax.training import setup as training_setup
+from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.config import Experiment, Optimizer
 from g1jax.training.progress import Progress
 from g1jax.training.run_folder import RunFolder, read_config, read_metrics
+from g1jax.training.saved_run import open_setup
 from g1jax.training.setup import load_params, make_setup
 from tests.training import tiny
 
@@ -249,6 +253,22 @@ def small(model: str, workdir: Path, **changes: object) -> Experiment:
         "evaluation__episodes": 0,
     } | changes
     return tiny.make_experiment(model, workdir, games=("game_2048",), **changes)
+
+
+def test_reading_weights_reads_and_traces_nothing_else(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup, read = open_setup(whole), list[list[str]]()
+    with Checkpoints(whole / "checkpoints", keep=1, is_reader=True) as checkpoints:
+        state = checkpoints.load(checkpoints.steps[-1], steps.template(setup, setup.experiment.num_steps))
+    load = ocp.load
+
+    def recorded(path: Path, wanted: Any) -> Any:
+        read.append(list(wanted))
+        return load(path, wanted)
+
+    monkeypatch.setattr("g1jax.training.saved_run.template", None)
+    monkeypatch.setattr(ocp, "load", recorded)
+    chex.assert_trees_all_equal(policy_of_run(whole)[1], state.trained)
+    assert read == [["trained"]]
 
 
 def test_levels_of_the_cold_start_alternate(model: str, tmp_path: Path) -> None:
