@@ -38,6 +38,16 @@ def walk(source: StateSource, index: int, key: Key) -> BatchState:
     return env.random_walk(state, walk_key, lengths, legal=is_legal) if num_steps else state
 
 
+def continue_play(
+    source: StateSource, index: int, envs: BatchState, is_legal: Array, actions: Array, key: Key, escape_key: Key
+) -> BatchState:
+    """A game's environments after these actions, int32[B]. `is_legal`: of all responses to their states, bool[B*n]."""
+    env = source.envs[index]
+    if source.name == "hard_play":
+        actions = hard_actions(env, envs.states, is_legal.reshape(env.num_envs, -1), actions, escape_key)
+    return env.step(envs, actions, key)[0]
+
+
 def hard_actions(env: Batch, states: Any, is_legal: Array, actions: Array, key: Key) -> Array:
     """The actions of `hard_play`, int32[B], from those of `play` and the legality of all responses, bool[B, n].
 

@@ -22,7 +22,7 @@ from g1jax.sft.fact_loss import HEADS, init_heads, without_heads
 from g1jax.sft.step import supervised_step
 from g1jax.training.placement import Placement
 from g1jax.training.setup import ColdStep, Learner, RLStep, Setup, load_params
-from g1jax.training.state_source import StateSource, hard_actions, walk
+from g1jax.training.state_source import StateSource, continue_play, walk
 from g1jax.typing import Array, Key, Pytree
 from g1jax.vlm import Params, TokenBytes, lora, master_weights
 from g1jax.vlm.lora import LoRA
@@ -295,35 +295,30 @@ def roll_out(rl: RLStep, state: RunState, constants: Constants) -> tuple[tuple[R
     )
     params = rollout_params(rl.learner, rl.gathers_weights, state.trained, constants.frozen)
     indices = range(len(source.envs))
+    done: Pytree = ()  # what all loops so far lead to: they run in order, see `vlm.ordering`
     rollouts: list[Rollout] = []
     play_envs: list[BatchState] = []
     for together in [tuple(indices)] if rl.is_decoded_jointly else [(i,) for i in indices]:
-        if rollouts:  # games run in order: see `vlm.ordering`
-            of_step = (states_key, rollout_key, play_key, escape_key)
-            states_key, rollout_key, play_key, escape_key = after(_results(rollouts, play_envs), of_step)
         starts: list[BatchState] = []
         for i in together:
-            walk_key = keys.of_game(after(starts[-1].states.terminated, states_key) if starts else states_key, i)
-            starts.append(state.play_envs[i] if source.is_play else walk(source, i, walk_key))
+            if source.is_play:
+                starts.append(state.play_envs[i])
+            else:
+                starts.append(walk(source, i, keys.of_game(after(done, states_key), i)))
+                done = starts[-1].states.terminated
+        states = after(done, [envs.states for envs in starts])
         of_games = [keys.of_game(rollout_key, i) for i in together]
-        results = _roll_out(rl, together, params, constants.table, [envs.states for envs in starts], of_games)
+        results = _roll_out(rl, together, params, constants.table, states, of_games)
+        done = results[-1][0].returns
         for i, envs, (rollout, actions) in zip(together, starts, results, strict=True):
             rollouts.append(rollout)
             if source.is_play:
-                env = source.envs[i]
-                if source.name == "hard_play":
-                    is_legal = rollout.is_legal.reshape(env.num_envs, -1)
-                    actions = hard_actions(env, envs.states, is_legal, actions, keys.of_game(escape_key, i))
-                play_envs.append(env.step(envs, actions, keys.of_game(play_key, i))[0])
-    done = _results(rollouts, play_envs)
+                step_key, own_escape_key = (keys.of_game(key, i) for key in after(done, (play_key, escape_key)))
+                play_envs.append(continue_play(source, i, envs, rollout.is_legal, actions, step_key, own_escape_key))
+                done = rollout.returns, play_envs[-1].states
     # The update's collectives wait for the last game's.
     held = [dataclasses.replace(after(done, rollout), frames=rollout.frames) for rollout in rollouts]
     return tuple(held), tuple(play_envs)
-
-
-def _results(rollouts: Sequence[Rollout], play_envs: Sequence[BatchState]) -> Pytree:
-    """What all loops of the last game lead to."""
-    return rollouts[-1].returns, [envs.states for envs in play_envs[-1:]]
 
 
 def rollout_params(learner: Learner, gathers_weights: bool, trained: Params, frozen: Params | None) -> Params:
