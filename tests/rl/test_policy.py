@@ -160,7 +160,7 @@ def test_one_step_from_each_state() -> None:
     assert float(metrics["length"]) == pytest.approx(float(rollout.responses.mask.sum(axis=1).mean()), rel=1e-6)
 
 
-@pytest.mark.parametrize("num_parts", [1, 2])
+@pytest.mark.parametrize("num_parts", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_games_decoded_jointly_equal_each_alone(num_parts: int) -> None:
     """Prompts, frames and budgets of different sizes; the shorter budget ends its responses."""
     games = (envs.make("game_2048", rows=2, cols=3), tiny.GAMES[1])
