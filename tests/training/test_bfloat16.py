@@ -80,7 +80,7 @@ def masters(folder: Path | str) -> Any:
 
 @pytest.mark.slow
 def test_the_papers_recipe_changes_all_weights(start: str, narrow: Path) -> None:
-    first, last = vlm.load(start)[1], masters(narrow)
+    first, last = vlm.stack_layers(vlm.load(start)[1]), masters(narrow)
     assert changed(first, last) > 0.999
     chex.assert_trees_all_equal(policy_of_run(narrow)[1], in_bfloat16(last))
     assert (
@@ -91,7 +91,7 @@ def test_the_papers_recipe_changes_all_weights(start: str, narrow: Path) -> None
 @pytest.mark.slow
 def test_it_changes_as_many_weights_as_in_float32(start: str, narrow: Path, tmp_path: Path) -> None:
     """The same holds for the rounded weights."""
-    first, last = vlm.load(start)[1], masters(narrow)
+    first, last = vlm.stack_layers(vlm.load(start)[1]), masters(narrow)
     wide = masters(run(paper(start, tmp_path, "float32")))
     assert changed(first, last) == pytest.approx(changed(first, wide), abs=1e-3)
     rounded = [changed(in_bfloat16(first), in_bfloat16(tree)) for tree in (last, wide)]
