@@ -55,7 +55,7 @@ def respond_and_branch(
     responded to one after the other, which takes less memory. Also returns the actions.
     """
     generate_key, step_key = jax.random.split(key)
-    frames, boards = show(policy, game, states)
+    frames, boards = _show(policy, game, states)
     respond = functools.partial(policy.respond, params, table, game, num_samples=num_samples)
     responses = _in_parts(respond, frames, boards, generate_key, num_samples, num_parts)
     return _branch(game, states, frames, boards, responses, step_key, num_samples=num_samples, weights=weights)
@@ -74,7 +74,7 @@ def respond_and_branch_jointly(
     weights: Sequence[RewardWeights],
 ) -> list[tuple[Rollout, Int32[Array, "_ {num_samples}"]]]:
     """`respond_and_branch` for several games, whose responses are decoded in one loop: see `Policy.respond_jointly`."""
-    shown = [show(policy, game, of_game) for game, of_game in zip(games, states, strict=True)]
+    shown = [_show(policy, game, of_game) for game, of_game in zip(games, states, strict=True)]
     pairs = [jax.random.split(key) for key in keys]
 
     def respond(frames: Any, keys: Any, boards: Any) -> tuple[Responses, ...]:
@@ -92,7 +92,9 @@ def respond_and_branch_jointly(
     return results
 
 
-def show(policy: Policy, game: Game[Any], states: Pytree) -> tuple[UInt8[Array, "b H W 3"], UInt8[Array, "b L"] | None]:
+def _show(
+    policy: Policy, game: Game[Any], states: Pytree
+) -> tuple[UInt8[Array, "b H W 3"], UInt8[Array, "b L"] | None]:
     """The frames of some states, and the board texts of captions."""
     return jax.vmap(game.render)(states), policy.boards(game, states)
 
@@ -144,7 +146,7 @@ def play_on(
 
     def step(states: Pytree, key: Key) -> tuple[Pytree, tuple[Rollout, Array]]:
         generate_key, step_key = jax.random.split(key)
-        frames, boards = show(policy, game, states)
+        frames, boards = _show(policy, game, states)
         respond = functools.partial(policy.respond, params, table, game)
         responses = _in_parts(respond, frames, boards, generate_key, 1, num_parts)
         actions = jax.vmap(game.parse)(responses.bytes)

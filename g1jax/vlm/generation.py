@@ -81,7 +81,6 @@ def generate(
     Raises:
         ConfigError: prompt and new tokens exceed the context length, or the keys do not match the responses.
     """
-    _check(config, prompt_tokens.shape, key, max_new_tokens, num_samples)
     params = as_computed(config, params)
     prompts = bind(config, params).prefill(*left_pad(prompt_tokens, prompt_mask), frames)
     return generate_from(
@@ -107,8 +106,19 @@ def generate_from(
     """As `generate`, from prompts that are prefilled, with params of `as_computed`.
 
     limits: the most new tokens of each prompt's responses, where they differ; none is above `max_new_tokens`.
+
+    Raises:
+        ConfigError: as `generate`.
     """
-    key = _check(config, prompts.mask.shape, key, max_new_tokens, num_samples)
+    ConfigError.require(
+        max_new_tokens > 0 and num_samples > 0,
+        f"max_new_tokens={max_new_tokens}, num_samples={num_samples}: expected 1 or more",
+    )
+    check_length(config, prompts.mask.shape[1], max_new_tokens)
+    key, rows = typed_key(key), len(prompts.mask) * num_samples
+    ConfigError.require(
+        key.shape in ((), (rows,)), f"key{list(key.shape)}: expected one for all, or one for each of {rows} responses"
+    )
     model = bind(config, params)
     logits = model.logits(prompts.hidden)
     logits, next_position, prompt_mask = (
@@ -116,7 +126,7 @@ def generate_from(
     )
     cache = jax.tree.map(lambda x: jnp.repeat(x, num_samples, axis=-4), prompts.cache)
     if compact_every and not key.ndim:
-        key = jax.random.split(key, len(logits))
+        key = jax.random.split(key, rows)
     limits = None if limits is None else jnp.repeat(jnp.asarray(limits), num_samples)
     generator = _Generator(
         model, prompt_mask, next_position, key, limits, max_new_tokens, sampling, stop_tokens, pad_token, compact_every
@@ -130,20 +140,6 @@ def as_computed(config: Config, params: Params) -> Params:
     dtype = jnp.dtype(config.dtype)
     computed: Params = jax.tree.map(lambda x: x.astype(dtype), params)
     return computed
-
-
-def _check(config: Config, prompts: tuple[int, ...], key: ArrayLike, max_new_tokens: int, num_samples: int) -> Keys:
-    """The key, typed, if it suits prompts of this shape."""
-    ConfigError.require(
-        max_new_tokens > 0 and num_samples > 0,
-        f"max_new_tokens={max_new_tokens}, num_samples={num_samples}: expected 1 or more",
-    )
-    check_length(config, prompts[1], max_new_tokens)
-    key, rows = typed_key(key), prompts[0] * num_samples
-    ConfigError.require(
-        key.shape in ((), (rows,)), f"key{list(key.shape)}: expected one for all, or one for each of {rows} responses"
-    )
-    return key
 
 
 @dataclass(frozen=True)
