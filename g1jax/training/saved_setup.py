@@ -2,6 +2,7 @@
 
     setup/model/          the model's config.json, tokenizer and prompts; under LoRA also the frozen weights, linked
     setup/levels.json     the level of each game, presets resolved
+    setup/budgets.json    the maximum tokens of a response, by game, where they were measured
     setup/pictures/       the pictures of games that show some
     setup/sources.json    the paths of the base weights and the dataset, with checksums and fingerprints
 
@@ -33,9 +34,10 @@ from g1jax.training.run_folder import SETUP
 from g1jax.training.saved_model import save_prompts
 from g1jax.untrusted import read_object
 
-MODEL, LEVELS, PICTURES, SOURCES = (
+MODEL, LEVELS, BUDGETS, PICTURES, SOURCES = (
     f"{SETUP}/model",
     f"{SETUP}/levels.json",
+    f"{SETUP}/budgets.json",
     f"{SETUP}/pictures",
     f"{SETUP}/sources.json",
 )
@@ -105,6 +107,7 @@ def _write(
     save_prompts(policy, model)
     levels = {game.id: keys_of(game.level) for game in games}
     write_atomically(folder / "levels.json", _as_text(levels))
+    write_atomically(folder / "budgets.json", _as_text({game.id: tokens for game, tokens in policy.budgets}))
     sources["pictures"] = {}
     for game in games:
         if (pictures := getattr(game, "pictures", None)) is not None:
@@ -155,6 +158,19 @@ def resolved(game: Game[Any]) -> Game[Any]:
     """The same game, with the name of the pictures that `auto` finds in its level."""
     pictures = getattr(game, "pictures", None)
     return game.with_keys(images=pictures.name) if pictures and game.level.images == "auto" else game
+
+
+def read_budgets(folder: Path, games: Sequence[Game[Any]]) -> tuple[tuple[Game[Any], int], ...]:
+    """The saved token budgets of those games that have one; a run of an earlier version saved none.
+
+    Raises:
+        ExperimentError: the file is damaged.
+    """
+    file = folder / BUDGETS
+    saved = read_object(file, error=ExperimentError) if file.is_file() else {}
+    for name, tokens in saved.items():
+        ExperimentError.require(type(tokens) is int and tokens > 0, f"{file}: {name}: expected a number of tokens")
+    return tuple((game, saved[game.id]) for game in games if game.id in saved)
 
 
 # Base weights and dataset, which are too large to copy

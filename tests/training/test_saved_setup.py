@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from g1jax.training.checkpoints import Checkpoints
 from g1jax.training.config import Experiment
 from g1jax.training.run_folder import RunFolder, read_config
 from g1jax.training.saved_run import open_run, open_setup
-from g1jax.training.saved_setup import has_setup, resolved
+from g1jax.training.saved_setup import BUDGETS, has_setup, resolved
 from g1jax.training.setup import load_params, make_setup, weights_folder
 from g1jax.training.steps import init_state
 from g1jax.vlm.lora import LoRA
@@ -118,6 +119,29 @@ def started(experiment: Experiment) -> Path:
     setup, folder = make_setup(experiment), Path(experiment.workdir)
     RunFolder(experiment).create(lambda: tiny.save_setup(folder, setup, weights_folder(setup)))
     return folder.resolve()
+
+
+def test_token_budgets_are_measured_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An existing run reads them, whatever the teacher says now; one of an earlier version measures them."""
+    experiment = dataclasses.replace(experiment_of(), max_new_tokens=0)
+    folder = started(experiment)
+    (game,) = make_setup(experiment).games
+    (tokens,) = json.loads((folder / BUDGETS).read_text()).values()
+    measured: list[Any] = []
+
+    def measure(_: Any, games: Sequence[Any]) -> tuple[tuple[Any, int], ...]:
+        measured.extend(games)
+        return tuple((game, 8) for game in games)
+
+    monkeypatch.setattr("g1jax.training.setup.token_budgets", measure)
+    assert open_setup(folder).policy.max_new_tokens(game) == tokens > 8
+    assert not measured
+    (folder / BUDGETS).unlink()
+    assert open_setup(folder).policy.max_new_tokens(game) == 8
+    assert measured == [game]
+    (folder / BUDGETS).write_text('{"game_2048": "many"}')
+    with pytest.raises(ExperimentError, match=r"budgets.json: game_2048: expected a number of tokens"):
+        open_setup(folder)
 
 
 def test_frozen_weights_are_linked(place: Path) -> None:
