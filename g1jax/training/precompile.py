@@ -81,7 +81,7 @@ def batches_template(setup: Setup) -> tuple[SFTBatch, ...]:
     for game, env in zip(setup.games, setup.cold_envs, strict=True):
         n, facts = setup.policy.max_new_tokens(game), None
         if cold.facts_weight and not cold.dataset:
-            states = jax.eval_shape(env.reset, jax.random.key(0)).states
+            states = jax.eval_shape(lambda env=env: env.reset(jax.random.key(0)).states)
             shapes = jax.eval_shape(functools.partial(facts_of, game), states)
             facts = jax.tree.map(lambda leaf: rows(leaf.dtype, *leaf.shape[1:]), shapes)
         tokens = rows(jnp.int32, n), rows(bool, n), rows(bool, n)
