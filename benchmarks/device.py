@@ -37,13 +37,15 @@ class Part:
 
 _LARGE = ("--models=3B", "--turns=3")
 _NANO = ("--models=nano", "--turns=1", "--batch=2", "--no-torch")
+_WRITE = ("--tables=speed", "--rows=generate,score")
+_TRAIN = ("--tables=memory,speed", "--rows=train")
 PARTS = (
     Part("iteration", "train.py", ("--no-first-steps", "--turns=5"),
-         ("--no-first-steps", "--turns=1", "--games=game_2048", "--states=2", "--samples=2", "--microbatches=1"), 180),
-    Part("large", "vlm.py", (*_LARGE, "--tables=speed"), (*_NANO, "--tables=speed"), 240),
-    Part("large-cudnn", "vlm.py", (*_LARGE, "--tables=speed", "--no-torch", "--attention=cudnn"),
-         (*_NANO, "--tables=speed", "--attention=blockwise"), 150),
-    Part("memory", "vlm.py", (*_LARGE, "--tables=memory"), (*_NANO, "--tables=memory"), 120),
+         ("--no-first-steps", "--turns=1", "--games=game_2048", "--states=2", "--samples=2", "--microbatches=1"), 240),
+    Part("large", "vlm.py", (*_LARGE, *_WRITE), (*_NANO, *_WRITE), 240),
+    Part("large-update", "vlm.py", (*_LARGE, *_TRAIN, "--no-torch"), (*_NANO, *_TRAIN), 150),
+    Part("large-update-cudnn", "vlm.py", (*_LARGE, *_TRAIN, "--no-torch", "--attention=cudnn"),
+         (*_NANO, *_TRAIN, "--attention=blockwise"), 150),
     Part("frames", "envs.py", ("--tables=games", "--batches=16384"),
          ("--tables=games", "--batches=64", "--games=game_2048", "--quick", "--small-pages"), 120),
 )  # fmt: skip

@@ -10,6 +10,7 @@ uses its `sdpa` attention; both use float32 on a CPU and bfloat16 on a GPU.
 """
 
 import argparse
+import dataclasses
 import functools
 import gc
 import os
@@ -30,6 +31,7 @@ from g1jax.programs.machine import use_cores
 from g1jax.vlm.sharding import make_mesh
 
 TABLES = ("speed", "memory", "budget", "compiling")
+ROWS = ("generate", "score", "train")
 LONG_BUDGET = 1024
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12}  # dense bfloat16 FLOP/s
 
@@ -42,12 +44,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--turns", type=int, help="default: 7, of --quick 3")
     parser.add_argument("--tables", default=",".join(TABLES), help="which to print (default: %(default)s)")
+    parser.add_argument("--rows", default=",".join(ROWS), help="of the table speed (default: %(default)s)")
     parser.add_argument("--attention", choices=("xla", "blockwise", "cudnn"), help="ours (default: xla)")
     parser.add_argument("--no-torch", action="store_true", help="only our own numbers")
     parser.add_argument("--compile-times", metavar="MODEL", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not set(args.tables.split(",")) <= set(TABLES):
         parser.error(f"--tables={args.tables}: {','.join(TABLES)}")
+    if not set(args.rows.split(",")) <= set(ROWS):
+        parser.error(f"--rows={args.rows}: {','.join(ROWS)}")
     use_cores(args.batch)
     with jax.set_mesh(make_mesh(data=len(jax.devices()))):
         if args.compile_times:
@@ -61,14 +66,14 @@ def print_all(args: argparse.Namespace) -> None:
     models = (args.models or ("nano" if args.quick else "nano,micro")).split(",")
     tables = args.tables.split(",")
     print_machine()
+    if "memory" in tables:  # first: it reads the peak of the process so far
+        rows = [memory_row(name, make_case(name, args.batch, args.attention)) for name in models]
+        print_table(f"Memory of a training step, batch {args.batch}", MEMORY_HEADER, rows)
     if "speed" in tables:
         torch = None if args.no_torch else import_torch()
         for name in models:
-            rows = speed_rows(make_case(name, args.batch, args.attention), turns, torch)
+            rows = speed_rows(make_case(name, args.batch, args.attention), args.rows.split(","), turns, torch)
             print_table(f"{name}, batch {args.batch}", SPEED_HEADER, rows)
-    if "memory" in tables:
-        rows = [memory_row(name, make_case(name, args.batch, args.attention)) for name in models]
-        print_table(f"Memory of a training step, batch {args.batch}", MEMORY_HEADER, rows)
     if "budget" in tables:
         print_table("64 tokens under a long budget", BUDGET_HEADER, budget_rows(models, args.batch, turns))
     if "compiling" in tables:
@@ -91,15 +96,17 @@ def import_torch() -> Any:
 SPEED_HEADER = ("what", "ours, ms", "tokens/s", "model FLOP/s", "of peak", "torch, ms", "tokens/s", "ours is")
 
 
-def speed_rows(case: Case, turns: int, torch: Any) -> list[Row]:
-    """Generation, scoring and training, with both sides alternating."""
+def speed_rows(case: Case, whats: Sequence[str], turns: int, torch: Any) -> list[Row]:
+    """Generation, scoring and training, with both sides alternating; prints each as it is measured."""
     batch = len(case.tokens)
     sides: dict[str, Any] = {"ours": Ours(case)}
     if torch is not None:
         sides["theirs"] = Theirs(torch, case)
         check_agreement(case, sides["theirs"])
     rows: list[Row] = []
-    for what, flops in step_flops(case).items():
+    all_flops = step_flops(case)
+    for what in whats:
+        flops = all_flops[what]
         medians = take_turns({side: getattr(it, what) for side, it in sides.items()}, turns)
         ours, tokens = medians["ours"], batch * NEW_TOKENS
         row = [what, f"{ours * 1e3:.1f}", count(tokens / ours), count(flops / ours), share_of_peak(flops / ours)]
@@ -107,17 +114,20 @@ def speed_rows(case: Case, turns: int, torch: Any) -> list[Row]:
             theirs = medians["theirs"]
             row += [f"{theirs * 1e3:.1f}", count(tokens / theirs), f"{theirs / ours:.2f}×"]
         rows.append(tuple(row + [""] * (len(SPEED_HEADER) - len(row))))
+        print("; ".join(f"{title}: {cell}" for title, cell in zip(SPEED_HEADER, rows[-1], strict=True)), flush=True)
+    print()
     sides.clear()
     gc.collect()
     return rows
 
 
 def check_agreement(case: Case, theirs: Theirs) -> None:
-    """Checks that both sides compute the same."""
+    """Checks that both sides compute the same, and prints how nearly."""
     batch = (case.tokens, case.mask, case.response, case.response_mask, case.frames)
     errors = np.abs(np.asarray(score(case.config, case.params, *batch).logprobs) - theirs.logprobs())
     # bfloat16 rounds each of 36 layers: single tokens differ by up to 0.2, their mean by much less
     error, limit = (errors.max(), 1e-3) if case.config.dtype == "float32" else (errors.mean(), 0.05)
+    print(f"log-probabilities of both sides differ by {errors.mean():.2g} on average, {errors.max():.2g} at most\n")
     assert error < limit, f"log-probabilities differ by {error}"
 
 
@@ -135,9 +145,8 @@ def take_turns(functions: Mapping[str, Callable[[], Any]], turns: int) -> dict[s
 def step_flops(case: Case) -> dict[str, float]:
     """Minimal FLOPs of the model's matrix products; a training step counts as 3 forward passes."""
     text, vision = case.config.text, case.config.vision
-    sizes = {
-        part: sum(x.size for x in jax.tree.leaves(case.params[part]) if x.ndim == 2) for part in ("model", "visual")
-    }
+    shapes = vlm.param_shapes(dataclasses.replace(case.config, is_scanned=False))
+    sizes = {part: sum(x.size for x in jax.tree.leaves(shapes[part]) if x.ndim == 2) for part in ("model", "visual")}
     layers = sizes["model"] - text.vocab_size * text.hidden_size
     rows, prompt = case.tokens.shape
     length = prompt + NEW_TOKENS

@@ -41,7 +41,7 @@ def make_config(name: str, attention: str | None = None) -> vlm.Config:
     changes: dict[str, Any] = {"dtype": "bfloat16", "param_dtype": "bfloat16"} if jax.default_backend() == "gpu" else {}
     changes |= {"attention": attention} if attention else {}
     if name in ("3B", "7B"):
-        return qwen.shape_of(name, **changes, is_remat=True)
+        return qwen.shape_of(name, **changes, is_remat=True, is_scanned=True)  # as in experiments/qwen2_5_vl_7b.py
     config = vlm.preset(name, **changes)
     return dataclasses.replace(
         config, vision=dataclasses.replace(config.vision, num_places=0)
@@ -110,8 +110,7 @@ class Ours:
     def __init__(self, case: Case) -> None:
         self.case, self.num_calls = case, 0
         self.batch = (case.tokens, case.mask, case.response, case.response_mask, case.frames)
-        self.params = jax.tree.map(jnp.copy, case.params)
-        self.state = OPTIMIZER.init(self.params)
+        self.trained: tuple[Any, Any] | None = None  # from the first training step on
 
     def generate(self) -> None:
         case, self.num_calls = self.case, self.num_calls + 1
@@ -124,9 +123,11 @@ class Ours:
 
     def train(self) -> None:
         case = self.case
+        if self.trained is None:
+            params = jax.tree.map(jnp.copy, case.params)
+            self.trained = params, OPTIMIZER.init(params)
         batch = (*self.batch, case.advantages)
-        self.params, self.state = train_step(case.config, num_parts(case), self.params, self.state, batch)
-        jax.block_until_ready(self.params)
+        self.trained = jax.block_until_ready(train_step(case.config, num_parts(case), *self.trained, batch))
 
 
 # Torch
