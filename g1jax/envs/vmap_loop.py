@@ -3,6 +3,7 @@
 They change how a batch is computed, never its results.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,22 +18,25 @@ from g1jax.typing import Array, Pytree
 _SHARE = 16  # `loop_while` advances a 16th of a batch per pass, so that one slow environment costs little
 
 
-def fenced(function: Callable[..., Any]) -> Callable[..., Any]:
+def fenced(function: Callable[..., Any], on_cuda: Callable[..., Any] | None = None) -> Callable[..., Any]:
     """The same function, not fused into the consumers of its result.
 
     XLA's CPU compiler fuses a cheap producer into every consumer and recomputes it for each of their elements. Here the
     function is inside a branch that is always taken, which the compiler cannot know unless the first element of the
-    first integer argument is a constant. On accelerators the function is unchanged.
+    first integer argument is a constant. On accelerators the function is unchanged, or on NVIDIA GPUs `on_cuda`, which
+    computes the same in another way.
     """
+    cuda = {} if on_cuda is None else {"cuda": on_cuda}
 
     @custom_vmap
     def run(*args: Any) -> Any:
-        return lax.platform_dependent(*args, cpu=lambda *args: _in_branch(function, *args), default=function)
+        return lax.platform_dependent(*args, cpu=lambda *args: _in_branch(function, *args), default=function, **cuda)
 
     @run.def_vmap
     def _(axis_size: int, in_batched: Sequence[Any], *args: Any) -> tuple[Any, Any]:
         in_axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, tuple(in_batched))
-        out = fenced(jax.vmap(function, in_axes, axis_size=axis_size))(*args)
+        batched = functools.partial(jax.vmap, in_axes=in_axes, axis_size=axis_size)
+        out = fenced(batched(function), None if on_cuda is None else batched(on_cuda))(*args)
         return out, jax.tree.map(lambda _: True, out)
 
     return lambda *args: run(*args)

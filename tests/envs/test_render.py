@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from g1jax import envs
-from g1jax.envs import appearance
+from g1jax.envs import appearance, render
 from g1jax.typing import Array
 from tests.envs import helpers
 
@@ -284,3 +285,17 @@ def test_appearance_changes_no_meaning_and_is_constant_in_an_episode(game_id: st
     np.testing.assert_array_equal(later_seeds, seeds)
     assert len(np.unique(seeds)) == 16
     assert varied.prompt == plain.prompt
+
+
+@pytest.mark.parametrize("cell_size", [28, 20, 6])
+def test_gpus_read_words_where_segments_have_whole_ones(cell_size: int) -> None:
+    game = envs.make("game_2048", cell_size=cell_size, frame_size=(4 * cell_size, 4 * cell_size))
+    states = jax.vmap(game.reset)(jax.random.split(jax.random.key(0), 3))
+    text = jax.jit(jax.vmap(game.render)).trace(states).lower(lowering_platforms=("cuda",)).as_text()
+    has_words = cell_size * 3 % 4 == 0
+    assert (re.search(r"stablehlo.bitcast_convert .*xui32>\) -> tensor<.*x4xui8>", text) is not None) == has_words
+    if has_words:
+        atlas = game.renderer.cut(cell_size)
+        segments = jnp.arange(12, dtype=jnp.int32).reshape(3, 4)
+        words, read = (f(atlas, jnp.uint32(0), segments) for f in (render._read_words, render._read_bytes))
+        np.testing.assert_array_equal(words, read)
