@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Bool, Float, Int32
 
 from g1jax.typing import Array
+from g1jax.vlm.cache import CachedLayer
 from g1jax.vlm.config import Config
 
 _MASKED_SCORE = float(np.finfo(np.float32).min)
@@ -76,13 +77,19 @@ def attend(
 
     Scores and softmax are float32. A fully masked query gets the mean of some values, which is finite but meaningless.
     """
-    if config.attention == "blockwise":
-        if isinstance(mask, Filled) and key.shape[2] % CACHE_BLOCK == 0:
-            return _attend_cache(query, key, value, mask)
-        if query.shape[2] > _BLOCK and (mask is None or isinstance(mask, Causal)):
-            return _attend_blockwise(query, key, value, mask)
+    if config.attention == "blockwise" and query.shape[2] > _BLOCK and (mask is None or isinstance(mask, Causal)):
+        return _attend_blockwise(query, key, value, mask)
     dense = mask.dense() if isinstance(mask, Causal | Filled) else mask
     return (_attend_fused if config.attention == "cudnn" else _attend_plain)(query, key, value, dense)
+
+
+def attend_to_cache(
+    config: Config, query: Float[Array, "B h S d"], cache: CachedLayer, mask: Mask
+) -> Float[Array, "B h S d"]:
+    """Attention over a cache, as `attend`; `blockwise` reads only its filled blocks."""
+    if config.attention == "blockwise" and isinstance(mask, Filled) and cache.length % CACHE_BLOCK == 0:
+        return _attend_blocks(query, cache, mask)
+    return attend(config, query, *cache.read(), mask)
 
 
 def _attend_plain(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
@@ -132,32 +139,32 @@ def _attend_span(query: Array, key: Array, value: Array, is_token: Array | None,
     return out.reshape(batch, num_heads, -1, size)[:, :, :length]
 
 
-def _attend_cache(query: Array, key: Array, value: Array, mask: Filled) -> Array:
+def _attend_blocks(query: Array, cache: CachedLayer, mask: Filled) -> Array:
     """Softmax over the filled blocks of a cache, one after the other, with a running maximum and sum.
 
     Milakov & Gimelshein 2018, arXiv 1805.02867, algorithm 3.
     """
     batch, num_heads, _, size = query.shape
-    groups = key.shape[1]
+    groups = cache.key_value[0].shape[-3]
     query = query.reshape(batch, groups, num_heads // groups, size)
 
     def add_block(i: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         highest, total, out = sums
         start = i * CACHE_BLOCK
-        keys, values = (lax.dynamic_slice_in_dim(x, start, CACHE_BLOCK, axis=2) for x in (key, value))
+        keys, values = cache.read(start, CACHE_BLOCK)
         is_token = lax.dynamic_slice_in_dim(mask.is_token, start, CACHE_BLOCK, axis=1)[:, None, None]
         scores = jnp.einsum("bgsd,bgtd->bgst", query, keys, preferred_element_type=jnp.float32) * size**-0.5
         scores = jnp.where(is_token, scores, _MASKED_SCORE)
         new = jnp.maximum(highest, jnp.max(scores, axis=-1))
         weights, scale = jnp.exp(scores - new[..., None]), jnp.exp(highest - new)
-        added = jnp.einsum("bgst,bgtd->bgsd", weights.astype(value.dtype), values, preferred_element_type=jnp.float32)
+        added = jnp.einsum("bgst,bgtd->bgsd", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
         return new, total * scale + jnp.sum(weights, axis=-1), out * scale[..., None] + added
 
     shape = query.shape[:-1]
     start = (jnp.full(shape, _MASKED_SCORE), jnp.zeros(shape, jnp.float32), jnp.zeros(query.shape, jnp.float32))
     num_blocks = (mask.length + CACHE_BLOCK - 1) // CACHE_BLOCK
     _, total, out = lax.fori_loop(0, num_blocks, add_block, start)
-    return (out / total[..., None]).astype(value.dtype).reshape(batch, num_heads, 1, size)
+    return (out / total[..., None]).astype(query.dtype).reshape(batch, num_heads, 1, size)
 
 
 def _attend_fused(query: Array, key: Array, value: Array, mask: Array | None) -> Array:

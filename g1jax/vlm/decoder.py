@@ -10,19 +10,13 @@ from jaxtyping import Float, Float32, Int32
 
 from g1jax.typing import Array, Pytree
 from g1jax.vlm.accumulation import is_narrow
-from g1jax.vlm.attention import Causal, Filled, Mask, attend
+from g1jax.vlm.attention import Causal, Filled, Mask, attend, attend_to_cache
+from g1jax.vlm.cache import Cache, CachedLayer, KeyValue, Prefix, PrefixKeyValue
 from g1jax.vlm.config import Config
-from g1jax.vlm.layers import Embed, Linear, RMSNorm, SwiGLU, join_heads, split_heads
+from g1jax.vlm.layers import Embed, Linear, RMSNorm, SwiGLU, join_heads, separate, split_heads
 from g1jax.vlm.rotary import rotate, text_angles
 from g1jax.vlm.sharding import BATCH, constrain
 
-KeyValue = tuple[Float[Array, "*layers B g T d"], Float[Array, "*layers B g T d"]]
-"""The keys and values of one layer, or stacked ones of all layers: T tokens, g heads."""
-Cache = tuple[KeyValue, ...]
-"""The keys and values of each layer; of a scanned decoder, a single stacked pair."""
-PrefixKeyValue = tuple[Float[Array, "*layers n g P d"], Float[Array, "*layers n g P d"]]
-"""The same of the P tokens of n prompts, each for B / n adjacent rows."""
-Prefix = tuple[PrefixKeyValue, ...]
 Rotation = tuple[Float32[Array, "B 1 S half"], Float32[Array, "B 1 S half"]]
 """Cosine and sine of the tokens' rotary angles, one for each pair of a head's numbers."""
 
@@ -44,7 +38,7 @@ class SelfAttention(nnx.Module):
         x: Float[Array, "B S D"],
         rotation: Rotation,
         mask: Mask,
-        cache: KeyValue | None,
+        cache: CachedLayer | None,
         slot: Int32[Array, ""] | int,
         start: int = 0,
         prefix: PrefixKeyValue | None = None,
@@ -56,15 +50,17 @@ class SelfAttention(nnx.Module):
         new ones; each of its rows is that of B / n adjacent rows.
         """
         text = self.config.text
+        for_query, for_key, for_value = (x, x, x) if cache is None else separate(x, 3)
         query = rotate(
-            split_heads(self.q_proj(x[:, start:]), text.num_heads), *(part[:, :, start:] for part in rotation)
+            split_heads(self.q_proj(for_query[:, start:]), text.num_heads), *(part[:, :, start:] for part in rotation)
         )
-        key = rotate(split_heads(self.k_proj(x), text.num_kv_heads), *rotation)
-        value = split_heads(self.v_proj(x), text.num_kv_heads)
+        key = rotate(split_heads(self.k_proj(for_key), text.num_kv_heads), *rotation)
+        value = split_heads(self.v_proj(for_value), text.num_kv_heads)
         query, key, value = (constrain(part, BATCH, "tensor", None, None) for part in (query, key, value))
         if cache is not None:
-            key = jax.lax.dynamic_update_slice_in_dim(cache[0], key, slot, axis=2)
-            value = jax.lax.dynamic_update_slice_in_dim(cache[1], value, slot, axis=2)
+            cache = cache.write(key, value, slot)
+            attended = attend_to_cache(self.config, query, cache, _from(mask, start))
+            return self.o_proj(join_heads(attended)), cache.key_value
         if prefix is not None:
             key, value = (_after(before, new) for before, new in zip(prefix, (key, value), strict=True))
         return self.o_proj(join_heads(attend(self.config, query, key, value, _from(mask, start)))), (key, value)
@@ -85,7 +81,7 @@ class DecoderLayer(nnx.Module):
         x: Float[Array, "B S D"],
         rotation: Rotation,
         mask: Mask,
-        cache: KeyValue | None,
+        cache: CachedLayer | None,
         slot: Int32[Array, ""] | int,
         start: int = 0,
         prefix: PrefixKeyValue | None = None,
@@ -93,7 +89,8 @@ class DecoderLayer(nnx.Module):
         """As `SelfAttention`."""
         attended, key_value = self.self_attn(self.input_layernorm(x), rotation, mask, cache, slot, start, prefix)
         x = constrain(x[:, start:] + attended, BATCH, None, None)
-        return constrain(x + self.mlp(self.post_attention_layernorm(x)), BATCH, None, None), key_value
+        x = x + self.mlp(self.post_attention_layernorm(x), is_step=cache is not None)
+        return constrain(x, BATCH, None, None), key_value
 
 
 class Decoder(nnx.Module):
@@ -135,7 +132,8 @@ class Decoder(nnx.Module):
             return self.norm(x[:, start:]), (stacked,)
         key_values = []
         for i, layer in enumerate(self.layers):
-            layer_cache, layer_prefix = (None if given is None else given[i] for given in (cache, prefix))
+            layer_cache = None if cache is None else CachedLayer(cache[i])
+            layer_prefix = None if prefix is None else prefix[i]
             first = start if i == self.config.text.num_layers - 1 else 0
             x, key_value = self._run(layer, x, rotation, mask, layer_cache, slot, first, layer_prefix)
             key_values.append(key_value)
@@ -147,7 +145,7 @@ class Decoder(nnx.Module):
         x: Array,
         rotation: Rotation,
         mask: Mask,
-        cache: KeyValue | None,
+        cache: CachedLayer | None,
         slot: Array | int,
         start: int,
         prefix: PrefixKeyValue | None,
@@ -182,11 +180,7 @@ class Decoder(nnx.Module):
         def run(carry: tuple[Array, KeyValue], layer: tuple[Array, Pytree]) -> tuple[tuple[Array, KeyValue], None]:
             x, cache = carry
             i, state = layer
-            layer_cache = jax.tree.map(lambda part: jax.lax.dynamic_index_in_dim(part, i, keepdims=False), cache)
-            x, layer_cache = nnx.merge(graph, state)(x, rotation, mask, layer_cache, slot)
-            update = jax.lax.dynamic_update_index_in_dim
-            cache = jax.tree.map(lambda part, new: update(part, new, i, 0), cache, layer_cache)
-            return (x, cache), None
+            return nnx.merge(graph, state)(x, rotation, mask, CachedLayer(cache, i), slot), None
 
         indices = jnp.arange(self.config.text.num_layers, dtype=jnp.int32)
         carry, _ = jax.lax.scan(run, (x, cache), (indices, state))

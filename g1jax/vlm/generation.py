@@ -21,8 +21,8 @@ from jaxtyping import Bool, Float32, Int32
 from g1jax.errors import ConfigError
 from g1jax.typing import Array, ArrayLike, Keys
 from g1jax.vlm.attention import CACHE_BLOCK, Filled
+from g1jax.vlm.cache import Cache
 from g1jax.vlm.config import Config
-from g1jax.vlm.decoder import Cache
 from g1jax.vlm.model import VLM, Frames, Params, Prefilled, bind, check_length, left_pad
 from g1jax.vlm.rotary import text_positions
 from g1jax.vlm.row_selection import batch_sizes, put_rows, running_first, take_rows
@@ -172,8 +172,8 @@ class _Generator:
         """Decodes until all rows are done, with a cache for `capacity` new tokens, and larger ones if needed."""
         capacity = min(capacity, self.max_new_tokens)
         length = self.prompt_mask.shape[1] + capacity
-        if self.model.config.attention == "blockwise":
-            length += -length % CACHE_BLOCK
+        # GPUs multiply whole groups of 8, and would copy a cache of another length for every token
+        length += -length % (CACHE_BLOCK if self.model.config.attention == "blockwise" else 8)
         state = dataclasses.replace(state, cache=jax.tree.map(lambda x: _pad_to(x, length), state.cache))
         with jax.named_scope(DECODE):
             if self.compact_every:

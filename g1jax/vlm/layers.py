@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jaxtyping import Float, Float32, Int32
 
 from g1jax.typing import Array
@@ -85,10 +86,24 @@ class SwiGLU(nnx.Module):
         self.up_proj = Linear(config, size, inner, use_bias=use_bias)
         self.down_proj = Linear(config, inner, size, use_bias=use_bias)
 
-    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        """The map of each vector."""
+    def __call__(self, x: Float[Array, "*B D"], *, is_step: bool = False) -> Float[Array, "*B D"]:
+        """The map of each vector; `is_step`: of one new token a sequence, see `separate`."""
         flat = x.reshape(-1, x.shape[-1])
-        return self.down_proj(nnx.silu(self.gate_proj(flat)) * self.up_proj(flat)).reshape(x.shape)
+        for_gate, for_up = separate(flat, 2) if is_step else (flat, flat)
+        return self.down_proj(nnx.silu(self.gate_proj(for_gate)) * self.up_proj(for_up)).reshape(x.shape)
+
+
+def separate(x: Float[Array, "*n"], count: int) -> list[Float[Array, "*n"]]:
+    """The same array several times, as arrays that XLA does not know to be equal.
+
+    XLA for GPUs merges products of one array with several weights into one product with the concatenated weights. Where
+    few tokens are decoded at a time, reading the weights is all that a product costs, and concatenating them for every
+    token costs twice as much again.
+    """
+    out = [x]
+    while len(out) < count:
+        out.append(lax.optimization_barrier(out[-1]))
+    return out
 
 
 def split_heads(x: Float[Array, "B S size"], num_heads: int) -> Float[Array, "B {num_heads} S size//{num_heads}"]:

@@ -21,8 +21,9 @@ from g1jax.errors import ConfigError
 from g1jax.typing import Array, ArrayLike, Key
 from g1jax.vlm.accumulation import is_narrow
 from g1jax.vlm.attention import Causal
+from g1jax.vlm.cache import Cache, Prefix
 from g1jax.vlm.config import Config
-from g1jax.vlm.decoder import Cache, Decoder, Prefix
+from g1jax.vlm.decoder import Decoder
 from g1jax.vlm.layers import Linear, project
 from g1jax.vlm.preprocess import grid_of, patches
 from g1jax.vlm.rotary import text_positions, token_positions

@@ -56,7 +56,7 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, *, devices: Sequenc
 
 def num_slices(devices: Sequence[Any]) -> int:
     """The number of TPU slices that devices belong to; 1 for other devices."""
-    return len({device.slice_index for device in devices}) if devices[0].platform == "tpu" else 1
+    return len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
 
 
 def grid_of_slices(shape: tuple[int, int, int], devices: Sequence[Any]) -> np.ndarray:

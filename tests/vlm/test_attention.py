@@ -10,7 +10,8 @@ import pytest
 
 from g1jax import vlm
 from g1jax.vlm import attention, generation
-from g1jax.vlm.attention import Causal, Filled, Mask, attend, even_lengths
+from g1jax.vlm.attention import Causal, Filled, Mask, attend, attend_to_cache, even_lengths
+from g1jax.vlm.cache import CachedLayer
 from tests.vlm.shapes import TINY, make_params
 
 BLOCKWISE = dataclasses.replace(TINY, attention="blockwise")
@@ -71,9 +72,26 @@ def test_the_filled_part_of_a_cache(length: int) -> None:
     key, value = (jnp.where(is_read[None, None, :, None], x, jnp.nan) for x in (key, value))
     is_token = (jnp.arange(48)[None] >= jnp.array([[0], [0], [min(5, length - 1)]])) & (jnp.arange(48)[None] < length)
     mask = Filled(is_token, jnp.int32(length))
-    found = attend(BLOCKWISE, query, key, value, mask)
     expected = attend(TINY, query, jnp.nan_to_num(key), jnp.nan_to_num(value), mask)
-    np.testing.assert_allclose(found, expected, atol=2e-6, rtol=1e-5)
+    stacked = CachedLayer((jnp.stack([jnp.full_like(key, jnp.nan), key]), jnp.stack([key, value])), jnp.int32(1))
+    for layer in (CachedLayer((key, value)), stacked):
+        found = attend_to_cache(BLOCKWISE, query, layer, mask)
+        np.testing.assert_allclose(found, expected, atol=2e-6, rtol=1e-5)
+
+
+def test_a_layer_in_a_stack_is_written_and_read_like_one_alone() -> None:
+    _, key, value = make_inputs(1, 48)
+    new_key, new_value = key[:, :, :2] + 1, value[:, :, :2] + 1
+    alone = CachedLayer((key, value)).write(new_key, new_value, jnp.int32(7))
+    stack = CachedLayer((jnp.stack([key, key]), jnp.stack([value, value])), jnp.int32(1))
+    written = stack.write(new_key, new_value, jnp.int32(7))
+    assert alone.length == written.length == 48
+    for part, among in zip(alone.key_value, written.key_value, strict=True):
+        np.testing.assert_array_equal(among[1], part)
+    np.testing.assert_array_equal(alone.key_value[0][:, :, 7:9], new_key)
+    np.testing.assert_array_equal(written.key_value[0][0], key)  # the other layer is as before
+    for start, size in ((0, None), (16, 16)):
+        jax.tree.map(np.testing.assert_array_equal, written.read(start, size), alone.read(start, size))
 
 
 def test_the_sampler_is_the_scorer_and_writes_what_plain_attention_writes() -> None:
