@@ -28,8 +28,12 @@ COLD = 20
 
 
 def paper(model: str, workdir: Path, dtype: Any, **changes: Any) -> Experiment:
-    """The paper's recipe for a few steps on a tiny board."""
+    """The paper's recipe for a few steps on a tiny board.
+
+    With a bonus for entropy, as after so few steps all rewards are equal and RL would have no other gradient.
+    """
     e = recipes.paper("paper", games=("game_2048",), model=model)
+    algorithm = dataclasses.replace(e.rl.algorithm, entropy_coefficient=0.01)
     return dataclasses.replace(
         e,
         levels=tiny.LEVELS,
@@ -40,7 +44,12 @@ def paper(model: str, workdir: Path, dtype: Any, **changes: Any) -> Experiment:
         max_new_tokens=48,
         cold_start=dataclasses.replace(e.cold_start, steps=COLD, states=4),
         rl=dataclasses.replace(
-            e.rl, iterations=3, states=4, minibatching=Minibatching(microbatches=2), walk_steps={"game_2048": 2}
+            e.rl,
+            iterations=3,
+            states=4,
+            minibatching=Minibatching(microbatches=2),
+            walk_steps={"game_2048": 2},
+            algorithm=algorithm,
         ),
         evaluation=Evaluation(episodes=0),
         log=Log(samples_every=0, checkpoint_every=8),
@@ -60,7 +69,7 @@ def in_bfloat16(tree: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def start(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a policy whose rewards differ, with weights that bfloat16 represents exactly."""
+    """The folder of a policy with weights that bfloat16 represents exactly."""
     folder = tmp_path_factory.mktemp("start")
     policy, params = policy_of_run(whole, param_dtype="bfloat16")
     vlm.save(policy.config, params, folder)
