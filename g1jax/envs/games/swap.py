@@ -313,17 +313,28 @@ def renew(
     Shuffles the board's own tiles. If `most_shuffles` tries fail, since these may not allow one, it draws new tiles.
     """
 
-    def try_once(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+    def is_unfit(board: Int8[Array, "R C"]) -> Bool[Array, ""]:
+        return jnp.any(runs(board)) | ~has_legal_swap(board)
+
+    def shuffle(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         board, _, tries, source = carry
         bits, source = source.bits(board.size)
-        shuffled = board.reshape(-1)[prng.shuffled(bits)].reshape(board.shape)
-        filled = source.kind(fill_without_runs(bits, source.colors * source.shapes, board.shape), num_shapes)
-        fresh = fence(jnp.where(tries < most_shuffles, shuffled, filled))
-        is_unfit = jnp.any(runs(fresh)) | ~has_legal_swap(fresh)
-        is_last_shuffle = tries + 1 >= most_shuffles
-        return jnp.where(is_unfit & ~is_last_shuffle, board, fresh), is_unfit, tries + 1, source
+        fresh = fence(board.reshape(-1)[prng.shuffled(bits)].reshape(board.shape))
+        is_next = is_unfit(fresh)
+        return jnp.where(is_next & (tries + 1 < most_shuffles), board, fresh), is_next, tries + 1, source
 
-    return loop_while(lambda carry: carry[1], try_once, (board, is_wanted, jnp.int32(0), source))[0]
+    def draw(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        board, _, source = carry
+        bits, source = source.bits(board.size)
+        numbers = fill_without_runs(bits, source.colors * source.shapes, board.shape)
+        fresh = fence(source.kind(numbers, num_shapes))
+        return fresh, is_unfit(fresh), source
+
+    # Two loops: under `vmap` one would draw a board, cell by cell, in every pass, though nearly all passes shuffle.
+    if most_shuffles:
+        start = (board, is_wanted, jnp.int32(0), source)
+        board, is_wanted, _, source = loop_while(lambda carry: carry[1] & (carry[2] < most_shuffles), shuffle, start)
+    return loop_while(lambda carry: carry[1], draw, (board, is_wanted, source))[0]
 
 
 def fill_without_runs(
