@@ -55,7 +55,10 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, *, devices: Sequenc
 
 
 def num_slices(devices: Sequence[Any]) -> int:
-    """The number of TPU slices that devices belong to; 1 for other devices."""
+    """The number of TPU slices that devices belong to; 1 for other devices.
+
+    The devices of a single slice that programs are only compiled for have no index.
+    """
     return len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -100,6 +101,7 @@ def test_each_slice_has_its_share_of_data() -> None:
     ]
     assert sharding.num_slices(chips) == 2
     assert sharding.num_slices(jax.devices()) == 1
+    assert sharding.num_slices([SimpleNamespace(platform="tpu")] * 8) == 1  # of a topology without devices
     for shape in ((2, 4, 2), (4, 4, 1), (16, 1, 1)):
         grid = sharding.grid_of_slices(shape, chips)
         assert grid.shape == shape
