@@ -30,8 +30,10 @@ def main() -> None:
     """Runs every step with this interpreter; pytest's summary is printed last."""
     print_flags = "import os, tests; print(os.environ['XLA_FLAGS'])"  # programs compile as fast as tests do
     xla_flags = subprocess.check_output([sys.executable, "-c", print_flags], cwd=ROOT, text=True).strip()
-    # CI: half of Hypothesis's examples, always the same ones.
+    # CI: half of Hypothesis's examples, always the same ones. Bytecode is written, which some environments turn off:
+    # tests start some hundred processes, which would each compile all modules.
     environment = {"CI": "1", **os.environ, "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
+    environment |= {"PYTHONDONTWRITEBYTECODE": ""}
     fast = environment | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": xla_flags}
     with tempfile.TemporaryDirectory() as temporary:
         # Types take half a minute of one core, which compiling the main job leaves free.
