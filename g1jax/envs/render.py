@@ -139,7 +139,7 @@ def reader(atlas: UInt8[np.ndarray, "n w"]) -> Read:
 
     The gather is fenced: XLA's CPU compiler would fuse the reshape to pixels into it and then divide once per pixel to
     find its segment, which is five times slower. On GPUs it reads words of four bytes where segments have whole ones:
-    frames are written three times as fast (docs/benchmarks.md).
+    the gather is three times as fast on an H100 (docs/benchmarks.md).
     """
     has_words = atlas.shape[1] % 4 == 0
     gather = fenced(functools.partial(_read_bytes, atlas), functools.partial(_read_words, atlas) if has_words else None)

@@ -71,8 +71,7 @@ def policy_player(
 def prepared(policy: Policy, temperature: float, games: Sequence[Game[Any]]) -> Policy:
     """The policy for evaluation: at this temperature, with a token budget for each of these games."""
     sampling = dataclasses.replace(policy.sampling, temperature=temperature)
-    missing = [game for game in games if not policy.budget and game not in dict(policy.budgets)]
-    budgets = policy.budgets + token_budgets(policy.tokenizer, missing)
+    budgets = policy.budgets if policy.budget else token_budgets(policy.tokenizer, games, policy.budgets)
     return dataclasses.replace(policy, sampling=sampling, budgets=budgets)
 
 

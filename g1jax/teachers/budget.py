@@ -18,9 +18,16 @@ _NUM_STATES = 64
 _MARGIN = 1.25
 
 
-def token_budgets(tokenizer: Tokenizer, games: Sequence[Game[Any]]) -> tuple[tuple[Game[Any], int], ...]:
-    """The maximum tokens of a response, by game: 1.25 times the longest of 64 demonstrations, rounded up to eights."""
-    return tuple((game, _budget(tokenizer, game)) for game in games)
+Budgets = tuple[tuple[Game[Any], int], ...]
+
+
+def token_budgets(tokenizer: Tokenizer, games: Sequence[Game[Any]], known: Budgets = ()) -> Budgets:
+    """The maximum tokens of a response, by game: 1.25 times the longest of 64 demonstrations, rounded up to eights.
+
+    Measuring one compiles the teacher's program of its game; those that are `known` come first, as they are.
+    """
+    measured = dict(known)
+    return known + tuple((game, _budget(tokenizer, game)) for game in games if game not in measured)
 
 
 @functools.lru_cache(maxsize=256)

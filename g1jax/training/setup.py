@@ -269,22 +269,14 @@ def _make_policy(e: Experiment, games: tuple[Game[Any], ...], run_folder: Path |
         config = dataclasses.replace(vlm.load_config(folder), **changes)
     if run_folder is None and e.image_size:
         config = dataclasses.replace(config, vision=dataclasses.replace(config.vision, image_size=e.image_size))
-    budgets = () if e.max_new_tokens else _make_budgets(tokenizer, games, run_folder)
+    saved = () if run_folder is None else saved_setup.read_budgets(run_folder, games)
+    budgets = () if e.max_new_tokens else token_budgets(tokenizer, games, saved)
     templates = () if folder is None else prompts_of(folder)
     observation = PICTURE if folder is None else observation_of(folder)
     if run_folder is None:
         templates = override(templates, read_templates(e.prompts))
         observation = Observation.of(e.observation) if e.observation else observation
     return Policy(config, tokenizer, e.sampling, e.max_new_tokens, budgets, templates, observation, e.rl.compact_every)
-
-
-def _make_budgets(
-    tokenizer: vlm.Tokenizer, games: tuple[Game[Any], ...], run_folder: Path | None
-) -> tuple[tuple[Game[Any], int], ...]:
-    """Measuring one compiles the teacher's program of its game, so an existing run has them saved."""
-    saved = () if run_folder is None else saved_setup.read_budgets(run_folder, games)
-    known = dict(saved)
-    return saved + token_budgets(tokenizer, [game for game in games if game not in known])
 
 
 def _make_envs(games: tuple[Game[Any], ...], num_states: int, max_steps: int) -> tuple[Batch, ...]:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +128,11 @@ def test_token_budgets_are_measured_once(place: Path, monkeypatch: pytest.Monkey
     (tokens,) = json.loads((folder / BUDGETS).read_text()).values()
     measured: list[Any] = []
 
-    def measure(_: Any, games: Sequence[Any]) -> tuple[tuple[Any, int], ...]:
-        measured.extend(games)
-        return tuple((game, 8) for game in games)
+    def measure(_: Any, game: Any) -> int:
+        measured.append(game)
+        return 8
 
-    monkeypatch.setattr("g1jax.training.setup.token_budgets", measure)
+    monkeypatch.setattr("g1jax.teachers.budget._budget", measure)
     assert open_setup(folder).policy.max_new_tokens(game) == tokens > 8
     assert not measured
     (folder / BUDGETS).unlink()
